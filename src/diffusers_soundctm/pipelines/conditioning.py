@@ -1,0 +1,106 @@
+"""From a prompt to what the network wants: one small class a teacher family, used by the pipeline and by training."""
+
+import torch
+import torch.nn.functional as F
+
+# Tokenizers without a limit of their own report a huge number; text encoders of these families were trained on at most this.
+MAX_TOKENS = 512
+
+
+def conditioning_for(unet, text_encoder=None, tokenizer=None) -> "PromptConditioning":
+    """The conditioning that `unet.config` asks for; without a text encoder only `network_kwargs` can be used."""
+    widths = unet.config.cross_attention_dim
+    # AudioLDM's "cross-attention" is as wide as the block it sits in because it attends to the block itself, not to text.
+    attends_to_itself = isinstance(widths, (list, tuple)) and list(widths) == list(unet.config.block_out_channels)
+    family = ClassLabelConditioning if attends_to_itself else CrossAttentionConditioning
+    return family(unet.config, text_encoder, tokenizer)
+
+
+class PromptConditioning:
+    """Encodes prompts once, then turns the stored tensors into keyword arguments of the network.
+
+    `prompt_embeds_ndim` is the rank of the tensor `encode` returns, `width` its last dimension where the network fixes it.
+    """
+
+    prompt_embeds_ndim: int
+    width: int | None
+
+    def __init__(self, unet_config, text_encoder=None, tokenizer=None):
+        self.config = unet_config
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+
+    def encode(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Prompts → (prompt_embeds, attention_mask or None), in the text encoder's dtype."""
+        raise NotImplementedError
+
+    def network_kwargs(
+        self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        """Keyword arguments for `unet(sample, timestep, ...)`: a pure function of these tensors and `unet.config`."""
+        raise NotImplementedError
+
+    def _tokenize(self, prompts: list[str], device: torch.device):
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError("Prompts need a text_encoder and a tokenizer; load both or pass `prompt_embeds` instead.")
+        max_length = min(self.tokenizer.model_max_length, MAX_TOKENS)
+        tokens = self.tokenizer(prompts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        return tokens.input_ids.to(device), tokens.attention_mask.to(device)
+
+
+class CrossAttentionConditioning(PromptConditioning):
+    """T5- or BERT-like hidden states (B, L, width) with a boolean mask (B, L), attended to by the network (Tango, embedded).
+
+    A network with `class_embed_type="simple_projection"` also gets the sentence embedding, the L2-normalised masked mean of
+    the hidden states, as its class label.
+    """
+
+    prompt_embeds_ndim = 3
+
+    @property
+    def width(self) -> int | None:
+        projected = self.config.encoder_hid_dim
+        widths = self.config.cross_attention_dim if projected is None else projected
+        return widths if isinstance(widths, int) else widths[0]
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        input_ids, attention_mask = self._tokenize(prompts, device)
+        hidden_states = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state
+        return hidden_states, attention_mask.bool()
+
+    def network_kwargs(
+        self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        kwargs = {"encoder_hidden_states": prompt_embeds, "encoder_attention_mask": attention_mask}
+        if self.config.class_embed_type == "simple_projection":
+            kwargs["class_labels"] = sentence_embedding(prompt_embeds, attention_mask)
+        return kwargs
+
+
+class ClassLabelConditioning(PromptConditioning):
+    """AudioLDM: the L2-normalised CLAP text embedding (B, width) is the class label; there is no cross-attention and no mask."""
+
+    prompt_embeds_ndim = 2
+
+    @property
+    def width(self) -> int | None:
+        return self.config.projection_class_embeddings_input_dim
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, None]:
+        input_ids, attention_mask = self._tokenize(prompts, device)
+        return F.normalize(self.text_encoder(input_ids, attention_mask=attention_mask).text_embeds, dim=-1), None
+
+    def network_kwargs(
+        self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        return {"encoder_hidden_states": None, "class_labels": prompt_embeds}
+
+
+def sentence_embedding(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """L2-normalised mean over the tokens the mask keeps, (B, L, width) and (B, L) → (B, width), summed in float32."""
+    weights = hidden_states.new_ones(hidden_states.shape[:2]) if attention_mask is None else attention_mask
+    weights = weights[..., None].float()
+    mean = (hidden_states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    return F.normalize(mean, dim=-1).to(hidden_states.dtype)
