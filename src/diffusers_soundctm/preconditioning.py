@@ -33,8 +33,8 @@ def check_prediction_type(prediction_type: str) -> None:
 
 def at_least_float32(value: Sigma | Sequence[float], device: torch.device | None = None) -> torch.Tensor:
     """`value` as a float32 tensor, or float64 if it is one already."""
-    value = torch.as_tensor(value, device=device)
-    return value if value.dtype == torch.float64 else value.float()
+    dtype = torch.float64 if getattr(value, "dtype", None) == torch.float64 else torch.float32
+    return torch.as_tensor(value, dtype=dtype, device=device)
 
 
 def per_sample(sigma: Sigma, sample: torch.Tensor) -> torch.Tensor:
@@ -84,6 +84,16 @@ def c_noise(sigma: Sigma, prediction_type: str = "edm", log_sigmas: torch.Tensor
     left = torch.searchsorted(knots, log_sigma.contiguous()).clamp(1, len(knots) - 1) - 1
     fraction = (log_sigma - knots[left]) / (knots[left + 1] - knots[left])
     return left + fraction.clamp(0, 1)
+
+
+def noise_level(timestep: Sigma, prediction_type: str = "edm", log_sigmas: torch.Tensor | None = None) -> torch.Tensor:
+    """t of a network's `timestep`, the inverse of `c_noise`, shape of `timestep`."""
+    timestep = at_least_float32(timestep)
+    if prediction_type == "edm":
+        return (4 * timestep).exp()
+    knots = log_sigmas.to(timestep)
+    left = timestep.long().clamp(0, len(knots) - 2)
+    return torch.lerp(knots[left], knots[left + 1], (timestep - left).clamp(0, 1)).exp()
 
 
 def vp_log_sigmas(

@@ -1,0 +1,56 @@
+"""The authors' released 16 kHz UNets, student and teacher, as diffusers models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
+
+from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
+
+_STUDENT_ONLY = "s_time_embedding."
+
+
+def convert_soundctm_unet(
+    state_dict: Mapping[str, torch.Tensor], config: Mapping[str, Any]
+) -> CTMUNet2DConditionModel | UNet2DConditionModel:
+    """Build the network a released 16 kHz checkpoint holds; one with an embedding of s is a student, else a teacher.
+
+    Args:
+        state_dict: names `ctm_unet.*` (whole student), `unet.*` (teacher) or bare (the EMA file). Tensors outside the
+            network, such as `text_encoder.*`, are ignored. The model takes the tensors over without copying them.
+        config: the released UNet configuration, with diffusers' keys.
+
+    Returns:
+        The model in the checkpoint's dtype, in eval mode.
+
+    Raises:
+        ValueError: lists every missing, unexpected and mis-shaped tensor.
+    """
+    prefix = next((p for p in ("ctm_unet.", "unet.") if any(name.startswith(p) for name in state_dict)), "")
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state_dict.items()
+        if name.startswith(prefix) and not name.startswith("text_encoder.")
+    }
+    is_student = any(name.startswith(_STUDENT_ONLY) for name in tensors)
+    tensors = {name.replace(_STUDENT_ONLY, "time_embedding.target_embedding."): t for name, t in tensors.items()}
+
+    with init_empty_weights():
+        model = (CTMUNet2DConditionModel if is_student else UNet2DConditionModel).from_config(dict(config))
+    expected = model.state_dict()
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        raise ValueError(
+            f"`state_dict` does not fit `config` as a {type(model).__name__}; take both from the same release.\n  "
+            + "\n  ".join(problems)
+        )
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
