@@ -1,0 +1,190 @@
+"""Model folders on disk and on the Hub: what to download, what must be there, and what a pushed repo carries."""
+
+import json
+import tempfile
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import create_repo, get_cached_repo_tree, snapshot_download, upload_folder
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from .pipelines.pipeline_soundctm import SoundCTMPipeline
+
+INDEX = "model_index.json"
+DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_download", "local_files_only")
+
+# The stock `DiffusionPipeline` resolves classes from outside diffusers through a .py file next to each component.
+REMOTE_CODE = "from diffusers_soundctm import *  # noqa: F403  (pip install diffusers-soundctm)\n"
+
+CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-audio
+tags: [soundctm, text-to-audio, sound-effects, diffusers]
+{license}---
+
+# {name}
+
+A [SoundCTM](https://arxiv.org/abs/2405.18503) model: text to sound in 1 to 16 steps.
+
+```python
+from diffusers_soundctm import SoundCTMPipeline  # pip install diffusers-soundctm
+
+pipe = SoundCTMPipeline.from_pretrained("{name}")
+audio = pipe("rain on a tin roof", num_inference_steps=4).audios[0]  # ({channels}, samples) at {sampling_rate} Hz
+```
+
+Without importing the package's class, `DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)` gives the
+same pipeline. Range of `guidance_scale` (ω) in training: {guidance_scale_range}.
+"""
+
+
+def components(folder: Path) -> dict[str, tuple[str, str]]:
+    """Name → (library, class) of the components that `model_index.json` in `folder` lists and does not leave out."""
+    index = json.loads((folder / INDEX).read_text())
+    return {
+        name: tuple(value)
+        for name, value in index.items()
+        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    }
+
+
+def check_index(folder: Path) -> None:
+    """Raise `OSError` unless `folder` holds a readable `model_index.json`."""
+    if not (folder / INDEX).is_file():
+        raise OSError(f"{folder} has no {INDEX}; pass a model written by `SoundCTMPipeline.save_pretrained`.")
+    try:
+        components(folder)
+    except ValueError as error:
+        raise OSError(f"{folder / INDEX} is not valid JSON ({error}); download or copy the model again.") from error
+
+
+def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
+    """Raise `OSError` naming what is missing from a pipeline's folder; components in `passed` are not needed."""
+    check_index(folder)
+    for name in components(folder):
+        if name not in passed and not (folder / name).is_dir():
+            raise OSError(
+                f"{folder} lacks the component `{name}`; download or copy the model again, or pass `{name}=`."
+            )
+
+
+def wanted_files(filenames: Iterable[str], names: Iterable[str], variant: str | None = None) -> list[str]:
+    """The files of a repo that a load needs: configs, tokenizers, and of each component one set of safetensors weights.
+
+    A component's `variant` weights are taken where it has them, else its plain ones.
+    """
+    wanted = [INDEX]
+    for name in names:
+        files = [file.removeprefix(f"{name}/") for file in filenames if file.startswith(f"{name}/")]
+        weights = [file for file in files if file.endswith(".safetensors")]
+        chosen = [file for file in weights if variant is not None and f".{variant}" in file]
+        chosen = chosen or [file for file in weights if file.count(".") == 1]
+        texts = [file for file in files if file.endswith((".json", ".txt", ".model"))]
+        wanted += [f"{name}/{file}" for file in (*chosen, *texts)]
+    return wanted
+
+
+def download(
+    repo_id: str,
+    skip: Collection[str] = (),
+    variant: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> str:
+    """Folder of the cached snapshot of `repo_id` with everything a load needs; components in `skip` are not fetched.
+
+    Without a connection the cached copy is used.
+
+    Raises:
+        OSError: no such repo, no pipeline in it, or no connection and no complete cached copy.
+    """
+    where = {
+        "token": token,
+        "cache_dir": cache_dir,
+        "force_download": force_download,
+        "local_files_only": bool(local_files_only),
+    }
+    try:
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[INDEX], **where))
+        check_index(folder)
+        commit = folder.name
+        filenames = [file.path for file in get_cached_repo_tree(repo_id, revision=commit, cache_dir=cache_dir)]
+        files = wanted_files(filenames, [name for name in components(folder) if name not in skip], variant)
+        return snapshot_download(repo_id, revision=commit, allow_patterns=files, **where)
+    except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError) as error:
+        raise OSError(
+            f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
+            f"({str(error).splitlines()[0]}). Check the spelling and the connection."
+        ) from error
+
+
+def holds_only_our_code(folder: Path) -> bool:
+    """Whether every Python file of a model folder is the one line that `push_to_hub` writes, which is safe to run."""
+    return all(file.read_text() == REMOTE_CODE for file in folder.rglob("*.py"))
+
+
+def model_card(pipe: "SoundCTMPipeline", repo_id: str, license: str | None = None) -> str:
+    """README of a pushed repo; `license` is an SPDX id for the metadata block."""
+    omega = pipe.config.guidance_scale_range
+    return CARD.format(
+        name=repo_id,
+        license=f"license: {license}\n" if license else "",
+        channels=1,
+        sampling_rate=pipe.sampling_rate,
+        guidance_scale_range=f"{omega[0]:g} to {omega[1]:g}" if omega else "not recorded",
+    )
+
+
+def push_to_hub(
+    pipe: "SoundCTMPipeline",
+    repo_id: str,
+    *,
+    license: str | None = None,
+    card: str | None = None,
+    variant: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload `pipe` to the Hub repo `repo_id`, created if need be, with a model card.
+
+    The repo also loads through the stock `DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)`.
+
+    Args:
+        license: SPDX id for the card written by `model_card`; `card` is a README of your own in its place.
+
+    Returns:
+        URL of the commit (or of the pull request with `create_pr`).
+    """
+    repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        pipe.save_pretrained(folder, variant=variant)
+        (folder / "README.md").write_text(card or model_card(pipe, repo_id, license))
+        index = json.loads((folder / INDEX).read_text())
+        index["_class_name"] = ["pipeline", index["_class_name"]]
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "pipeline.py").write_text(REMOTE_CODE)
+        for name, (library, _) in components(folder).items():
+            if library == __package__:
+                (folder / name / f"{library}.py").write_text(REMOTE_CODE)
+        return str(
+            upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                token=token,
+                commit_message=commit_message or f"Upload {type(pipe).__name__}",
+                create_pr=create_pr,
+            )
+        )

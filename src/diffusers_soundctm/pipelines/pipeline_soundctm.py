@@ -1,0 +1,657 @@
+"""Text to sound with a SoundCTM student: prompt → latents → a few jumps along the trajectory → mel → waveform."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
+from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .. import audio, hub
+from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
+from ..preconditioning import karras_sigma
+from ..schedulers.scheduling_ctm import CTMScheduler
+from .conditioning import PromptConditioning, conditioning_for
+
+logger = logging.get_logger(__name__)
+
+MAX_AUDIO_LENGTH_IN_S = 30.0
+DEFAULT_STRENGTH = 0.5
+EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
+
+
+class SoundCTMPipeline(DiffusionPipeline):
+    """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, Tango and the embedded model.
+
+    Args:
+        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width).
+        text_encoder: T5- or BERT-like encoder (cross-attention families) or `ClapTextModelWithProjection` (AudioLDM).
+        tokenizer: its tokenizer.
+        unet: the student; it takes (s, ω) as `timestep_cond`.
+        scheduler: noise levels, targets and the jump.
+        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples).
+        guidance_scale_range: smallest and largest ω the student was distilled with; empty when unknown.
+
+    `vae`, `text_encoder`, `tokenizer` and `vocoder` may be None for calls that do not need them.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae->vocoder"
+    _optional_components = ["vae", "text_encoder", "tokenizer", "vocoder"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        unet: CTMUNet2DConditionModel,
+        scheduler: CTMScheduler,
+        vocoder: torch.nn.Module,
+        guidance_scale_range: Sequence = (),
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, vocoder=vocoder
+        )
+        self.register_to_config(guidance_scale_range=list(guidance_scale_range))
+
+    @classmethod
+    def from_embedded(cls, **kwargs: Any) -> "SoundCTMPipeline":
+        """The model that ships inside the package, in float32 unless `torch_dtype` (or `dtype`) says otherwise.
+
+        Raises:
+            FileNotFoundError: this copy of the package has no weights.
+        """
+        if not (EMBEDDED_FOLDER / cls.config_name).is_file() or not list(EMBEDDED_FOLDER.glob("unet/*.safetensors")):
+            raise FileNotFoundError(
+                f"The embedded model is missing from {EMBEDDED_FOLDER}. Reinstall diffusers-soundctm from a release or a "
+                "full clone, or load another model with `SoundCTMPipeline.from_pretrained(folder_or_repo)`."
+            )
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
+        return cls.from_pretrained(EMBEDDED_FOLDER, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *, use_safetensors: bool = True, **kwargs: Any
+    ) -> "SoundCTMPipeline":
+        """Load from a local folder or a Hub id; arguments as `DiffusionPipeline.from_pretrained`. No pickles by default.
+
+        Raises:
+            OSError: no such folder or repo, or a component's files are missing or damaged; the message names it.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        hub.check_folder(folder, passed=kwargs)
+        kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
+        try:
+            pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"A weight file in {folder} is damaged ({error}). Download or copy the model again."
+            ) from error
+        pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipe
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Folder of the cached snapshot of a Hub repo, fetched if need be: configs and one set of safetensors weights.
+
+        The stock method refuses repos whose components live outside diffusers and transformers.
+        """
+        passed = {k for k in cls._get_signature_keys(cls)[0] if k in kwargs}
+        arguments = {k: v for k, v in kwargs.items() if k in hub.DOWNLOAD_ARGUMENTS}
+        return hub.download(pretrained_model_name, skip=passed, **arguments)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Upload the pipeline with a model card; see `diffusers_soundctm.hub.push_to_hub`."""
+        return hub.push_to_hub(self, repo_id, **kwargs)
+
+    @property
+    def guidance_scale(self) -> float:
+        """ω of the running call."""
+        return self._guidance_scale
+
+    @property
+    def nu(self) -> float:
+        """ν of the running call."""
+        return self._nu
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of network steps of the last call."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `_interrupt` to True in a callback to skip the remaining steps."""
+        return self._interrupt
+
+    @property
+    def conditioning(self) -> PromptConditioning:
+        """How this model's family turns prompts into network arguments."""
+        return conditioning_for(self.unet, self.text_encoder, self.tokenizer)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples a second of the generated waveforms."""
+        return self.vocoder.config.sampling_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a mel frame."""
+        hop_length = getattr(self.vocoder.config, "hop_length", None)
+        return hop_length or math.prod(self.vocoder.config.upsample_rates)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Mel frames (and mel bands) a latent position."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def default_audio_length_in_s(self) -> float:
+        """Length the network was trained with, from `unet.config.sample_size`, in seconds."""
+        size = self.unet.config.sample_size
+        time = size[0] if isinstance(size, (list, tuple)) else size
+        return time * self.vae_scale_factor * self.hop_length / self.sampling_rate
+
+    def latent_shape(self, num_samples: int) -> tuple[int, int, int]:
+        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to what VAE and UNet divide evenly."""
+        frames = math.ceil(num_samples / self.hop_length)
+        multiple = 2**self.unet.num_upsamplers
+        time = math.ceil(frames / self.vae_scale_factor / multiple) * multiple
+        return self.unet.config.in_channels, time, self.vocoder.config.model_in_dim // self.vae_scale_factor
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None,
+        device: torch.device | None = None,
+        num_waveforms_per_prompt: int = 1,
+        do_nu_sampling: bool = True,
+        negative_prompt: str | list[str] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        negative_attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Prompt and, for ν ≠ 1, negative prompt ("" by default), in one pass of the text encoder.
+
+        Returns:
+            `(prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask)`: embeddings (B, L, width)
+            and boolean masks (B, L), or (B, width) and None for AudioLDM, B being prompts × waveforms, each prompt's
+            waveforms next to each other. The negative pair is None without `do_nu_sampling`.
+        """
+        device = device or self._execution_device
+        conditioning = self.conditioning
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""]
+
+        texts = [] if prompts is None else list(prompts)
+        encode_negatives = do_nu_sampling and negative_prompt_embeds is None
+        if encode_negatives:
+            texts += negatives
+        if texts:
+            embeds, mask = conditioning.encode(texts, device)
+            if prompts is not None:
+                prompt_embeds = embeds[: len(prompts)]
+                attention_mask = None if mask is None else mask[: len(prompts)]
+            if encode_negatives:
+                negative_prompt_embeds = embeds[-len(negatives) :]
+                negative_attention_mask = None if mask is None else mask[-len(negatives) :]
+
+        batch_size = prompt_embeds.shape[0]
+        pairs = [(prompt_embeds, attention_mask)]
+        if do_nu_sampling:
+            pairs.append((negative_prompt_embeds, negative_attention_mask))
+        if conditioning.prompt_embeds_ndim == 3:
+            length = max(embeds.shape[1] for embeds, _ in pairs)
+            pairs = [_pad_tokens(embeds, mask, length) for embeds, mask in pairs]
+
+        encoded = []
+        for embeds, mask in pairs:
+            repeats = num_waveforms_per_prompt * (batch_size // embeds.shape[0])
+            embeds = embeds.to(device, self.unet.dtype).repeat_interleave(repeats, dim=0)
+            encoded += [embeds, None if mask is None else mask.to(device, torch.bool).repeat_interleave(repeats, dim=0)]
+        return tuple(encoded) if do_nu_sampling else (*encoded, None, None)
+
+    def prepare_latents(
+        self,
+        shape: tuple[int, ...],
+        sigma: torch.Tensor,
+        device: torch.device,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        initial_latents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """z at noise level `sigma`: σ·ε, plus the latents of a sound to start from; float32 (B, C, time, width).
+
+        `latents` is ε, of unit variance, drawn from `generator` when it is None.
+        """
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        latents = latents.to(device, torch.float32) * sigma.to(device)
+        return latents if initial_latents is None else initial_latents + latents
+
+    def encode_audio(
+        self, waveforms: torch.Tensor, sampling_rate: int, num_samples: int, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """Latents z_0 (B, C, time, width), float32, of waveforms (B, channels, samples).
+
+        The sound is mixed to mono, resampled, scaled to the peak the models were trained with, cut or padded with
+        silence to `num_samples` (at the model's rate) and to the end of the last latent position.
+        """
+        device = device or self._execution_device
+        _, time, _ = self.latent_shape(num_samples)
+        frames = time * self.vae_scale_factor
+        mono = audio.resample(waveforms.float().mean(dim=1), sampling_rate, self.sampling_rate)[:, :num_samples]
+        mono = torch.nn.functional.pad(audio.peak_normalize(mono), (0, frames * self.hop_length - mono.shape[1]))
+        mel = audio.log_mel(mono.to(device))[:, None, :frames]
+        return self.vae.encode(mel.to(self.vae.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable."""
+        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+
+    def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
+        """Log-mels (B, 1, frames, n_mels) → waveforms (B, 1, samples), float32; differentiable."""
+        return self.vocoder(mel_spectrogram.squeeze(1)).float()[:, None]
+
+    def check_inputs(
+        self,
+        prompt,
+        audio_length_in_s,
+        num_inference_steps,
+        guidance_scale,
+        nu,
+        gamma,
+        negative_prompt,
+        num_waveforms_per_prompt,
+        sigmas,
+        generator,
+        latents,
+        prompt_embeds,
+        negative_prompt_embeds,
+        attention_mask,
+        negative_attention_mask,
+        initial_audio_waveforms,
+        initial_audio_sampling_rate,
+        strength,
+        output_type,
+        callback_on_step_end_tensor_inputs,
+    ) -> None:
+        """Raise `ValueError` or `TypeError`, naming argument, value and remedy, before any work is done."""
+        self._check_prompts(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, attention_mask, negative_attention_mask
+        )
+        for name, value in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_waveforms_per_prompt", num_waveforms_per_prompt),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
+        for name, value in (("guidance_scale", guidance_scale), ("nu", nu), ("gamma", gamma)):
+            if not _is_finite_number(value):
+                raise ValueError(f"`{name}` is {value!r}; it must be a finite number.")
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"`gamma` is {gamma}; choose it in [0, 1], 0 for deterministic sampling.")
+        if self.config.guidance_scale_range:
+            low, high = self.config.guidance_scale_range
+            if not low <= guidance_scale <= high:
+                logger.warning(
+                    f"`guidance_scale` is {guidance_scale}, outside [{low}, {high}], the range this model was trained on; "
+                    "expect worse sounds."
+                )
+        if negative_prompt is not None and nu == 1:
+            logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
+
+        if audio_length_in_s is not None and not (
+            _is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= MAX_AUDIO_LENGTH_IN_S
+        ):
+            raise ValueError(
+                f"`audio_length_in_s` is {audio_length_in_s!r}; it must be more than 0 and at most "
+                f"{MAX_AUDIO_LENGTH_IN_S:g} seconds."
+            )
+        if output_type not in ("np", "pt", "latent"):
+            raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
+        needed = [] if output_type == "latent" and latents is not None else ["vae", "vocoder"]
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`."
+                )
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; choose from {self._callback_tensor_inputs}."
+            )
+
+        batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(
+                f"`generator` is a list of {len(generator)}, but the call makes {batch_size} sounds; pass one a sound."
+            )
+        if latents is not None:
+            self._check_latents(latents, batch_size, audio_length_in_s)
+        self._check_initial_audio(
+            initial_audio_waveforms, initial_audio_sampling_rate, strength, sigmas, _batch_size(prompt, prompt_embeds)
+        )
+
+    def _check_prompts(
+        self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, attention_mask, negative_attention_mask
+    ) -> None:
+        if (prompt is None) == (prompt_embeds is None):
+            raise ValueError("Pass either `prompt` or `prompt_embeds`, one of the two.")
+        if negative_prompt is not None and negative_prompt_embeds is not None:
+            raise ValueError("Pass either `negative_prompt` or `negative_prompt_embeds`, not both.")
+        for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if value is None or isinstance(value, str):
+                continue
+            if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+                raise TypeError(f"`{name}` is {value!r}; it must be a string or a list of strings.")
+            if not value:
+                raise ValueError(f"`{name}` is an empty list; pass at least one string.")
+        batch_size = _batch_size(prompt, prompt_embeds)
+        if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
+            raise ValueError(
+                f"`negative_prompt` has {len(negative_prompt)} strings for {batch_size} prompts; pass one string or one a "
+                "prompt."
+            )
+        conditioning = self.conditioning
+        for name, embeds, mask in (
+            ("prompt_embeds", prompt_embeds, attention_mask),
+            ("negative_prompt_embeds", negative_prompt_embeds, negative_attention_mask),
+        ):
+            if embeds is None:
+                if mask is not None:
+                    raise ValueError(f"An attention mask needs the `{name}` it belongs to.")
+                continue
+            shape = tuple(embeds.shape)
+            expected = "(batch, tokens, width)" if conditioning.prompt_embeds_ndim == 3 else "(batch, width)"
+            if len(shape) != conditioning.prompt_embeds_ndim or shape[-1] != conditioning.width:
+                raise ValueError(f"`{name}` has shape {shape}; expected {expected} with width {conditioning.width}.")
+            if shape[0] not in (1, batch_size):
+                raise ValueError(f"`{name}` has batch size {shape[0]}; expected 1 or {batch_size}.")
+            if mask is not None and tuple(mask.shape) != shape[:2]:
+                raise ValueError(f"The attention mask of `{name}` has shape {tuple(mask.shape)}; expected {shape[:2]}.")
+
+    def _check_latents(self, latents, batch_size, audio_length_in_s) -> None:
+        if not isinstance(latents, torch.Tensor):
+            raise TypeError(f"`latents` is a {type(latents).__name__}; pass a tensor of unit-variance noise.")
+        channels = self.unet.config.in_channels
+        shape = tuple(latents.shape)
+        if self.vae is None or self.vocoder is None:
+            fits = len(shape) == 4 and shape[:2] == (batch_size, channels)
+            expected = f"({batch_size}, {channels}, time, width)"
+        else:
+            time, width = "time", self.latent_shape(1)[2]
+            if audio_length_in_s is not None:
+                time = self.latent_shape(round(audio_length_in_s * self.sampling_rate))[1]
+            fits = len(shape) == 4 and shape == (batch_size, channels, shape[2] if time == "time" else time, width)
+            expected = f"({batch_size}, {channels}, {time}, {width})"
+        if not fits:
+            raise ValueError(f"`latents` has shape {shape}; this call needs {expected}.")
+        if not torch.isfinite(latents).all():
+            raise ValueError("`latents` holds NaN or infinite values; pass finite unit-variance noise.")
+
+    def _check_initial_audio(self, waveforms, sampling_rate, strength, sigmas, num_prompts) -> None:
+        if waveforms is None:
+            if strength is not None or sampling_rate is not None:
+                name = "strength" if strength is not None else "initial_audio_sampling_rate"
+                raise ValueError(f"`{name}` only makes sense with `initial_audio_waveforms`; pass both or neither.")
+            return
+        if not isinstance(waveforms, (torch.Tensor, np.ndarray)):
+            raise TypeError(
+                f"`initial_audio_waveforms` is a {type(waveforms).__name__}; pass a tensor or array of shape "
+                "(batch, channels, samples)."
+            )
+        shape = tuple(waveforms.shape)
+        if not 1 <= len(shape) <= 3 or 0 in shape:
+            raise ValueError(
+                f"`initial_audio_waveforms` has shape {shape}; it must be (samples,), (batch, samples) or "
+                "(batch, channels, samples) and not empty."
+            )
+        if not bool(torch.isfinite(torch.as_tensor(waveforms)).all()):
+            raise ValueError("`initial_audio_waveforms` holds NaN or infinite values; pass finite samples in [-1, 1].")
+        if len(shape) > 1 and shape[0] not in (1, num_prompts):
+            raise ValueError(f"`initial_audio_waveforms` has batch size {shape[0]}; expected 1 or {num_prompts}.")
+        if not isinstance(sampling_rate, int) or sampling_rate <= 0:
+            raise ValueError(
+                f"`initial_audio_sampling_rate` is {sampling_rate!r}; pass the samples a second of "
+                "`initial_audio_waveforms`, for example 44100."
+            )
+        if strength is not None and not (_is_finite_number(strength) and 0 < strength <= 1):
+            raise ValueError(f"`strength` is {strength!r}; choose it in (0, 1], 1 forgets the initial sound.")
+        if strength is not None and sigmas is not None:
+            raise ValueError("`strength` and `sigmas` both choose the first noise level; pass one of them.")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        audio_length_in_s: float | None = None,
+        num_inference_steps: int = 1,
+        guidance_scale: float = 3.5,
+        nu: float = 1.0,
+        gamma: float = 0.0,
+        negative_prompt: str | list[str] | None = None,
+        num_waveforms_per_prompt: int = 1,
+        sigmas: Sequence[float] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        negative_attention_mask: torch.Tensor | None = None,
+        initial_audio_waveforms: torch.Tensor | np.ndarray | None = None,
+        initial_audio_sampling_rate: int | None = None,
+        strength: float | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict] | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> AudioPipelineOutput | tuple:
+        """Generate sounds.
+
+        Args:
+            prompt: what to hear, one string or a list.
+            audio_length_in_s: seconds of sound, in (0, 30]; by default what the network was trained with, or the length
+                of `initial_audio_waveforms` or `latents`.
+            num_inference_steps: jumps, 1 to 16 are useful; with γ = 0 more steps refine the same sound.
+            guidance_scale: ω, the teacher's guidance strength the student imitates; outside
+                `config.guidance_scale_range` a warning is given.
+            nu: ν, mixes the conditional and the unconditional student, F = F_∅ + ν·(F_c − F_∅); 1 needs one network
+                evaluation a step, any other value a batch of two.
+            gamma: γ in [0, 1], 0 deterministic, 1 re-noises at every step like a consistency model.
+            negative_prompt: takes the place of the empty prompt ∅ in the ν mix.
+            num_waveforms_per_prompt: sounds a prompt.
+            sigmas: own noise levels, decreasing, n + 1 values for n steps; replaces `num_inference_steps`.
+            generator: one for the whole batch, or a list with one a sound, which makes each sound the same alone or in
+                any batch.
+            latents: starting noise of unit variance (B, C, time, width); its scaling to the first level is done here.
+            prompt_embeds, negative_prompt_embeds: outputs of `encode_prompt` in place of the prompts.
+            attention_mask, negative_attention_mask: their masks (B, L), True for tokens to use.
+            initial_audio_waveforms: sounds to start from, (samples,), (batch, samples) or (batch, channels, samples).
+            initial_audio_sampling_rate: their samples a second.
+            strength: share of the Karras curve walked from its noisy end, in (0, 1]; 1 starts at σ_max, 0.5 (the
+                default) keeps the outline of the initial sound.
+            output_type: "np" or "pt" for waveforms, float32 (B, 1, samples) in about [-1, 1], "latent" for z_0.
+            return_dict: False for a plain tuple.
+            callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
+            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
+
+        Returns:
+            `AudioPipelineOutput` with `.audios`, or a tuple of it.
+
+        Raises:
+            ValueError, TypeError: an argument is wrong; the message names it.
+
+        Example:
+            >>> from diffusers_soundctm import SoundCTMPipeline
+            >>> pipe = SoundCTMPipeline.from_embedded()
+            >>> audio = pipe("rain on a tin roof", num_inference_steps=4).audios[0]
+        """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        self.check_inputs(
+            prompt,
+            audio_length_in_s,
+            num_inference_steps,
+            guidance_scale,
+            nu,
+            gamma,
+            negative_prompt,
+            num_waveforms_per_prompt,
+            sigmas,
+            generator,
+            latents,
+            prompt_embeds,
+            negative_prompt_embeds,
+            attention_mask,
+            negative_attention_mask,
+            initial_audio_waveforms,
+            initial_audio_sampling_rate,
+            strength,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
+        device = self._execution_device
+        batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
+
+        # 1. Noise levels
+        if initial_audio_waveforms is not None and sigmas is None:
+            strength = DEFAULT_STRENGTH if strength is None else strength
+            positions = torch.linspace(1 - strength, 1, num_inference_steps + 1, dtype=torch.float64)
+            curve = self.scheduler.config
+            sigmas = karras_sigma(positions, curve.sigma_min, curve.sigma_max, curve.rho)
+        self.scheduler.set_timesteps(
+            num_inference_steps if sigmas is None else None, device=device, gamma=gamma, sigmas=sigmas
+        )
+        timesteps, target_sigmas = self.scheduler.timesteps, self.scheduler.target_sigmas
+        self._num_timesteps = len(timesteps)
+
+        # 2. Prompt
+        prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask = self.encode_prompt(
+            prompt,
+            device,
+            num_waveforms_per_prompt,
+            nu != 1,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            attention_mask,
+            negative_attention_mask,
+        )
+
+        # 3. Latents
+        num_samples = self._num_samples(
+            audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
+        )
+        initial_latents = None
+        if initial_audio_waveforms is not None:
+            waveforms = torch.as_tensor(initial_audio_waveforms)
+            shape = {1: (1, 1, -1), 2: (waveforms.shape[0], 1, -1)}.get(waveforms.ndim, waveforms.shape)
+            initial_latents = self.encode_audio(
+                waveforms.reshape(shape), initial_audio_sampling_rate, num_samples, device
+            )
+            initial_latents = initial_latents.repeat_interleave(batch_size // initial_latents.shape[0], dim=0)
+        shape = (batch_size, *self.latent_shape(num_samples)) if latents is None else latents.shape
+        latents = self.prepare_latents(shape, self.scheduler.sigmas[0], device, generator, latents, initial_latents)
+
+        # 4. Jumps from each noise level to the next
+        with self.progress_bar(total=len(timesteps)) as progress_bar:
+            for i, timestep in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                model_output = self._predict(
+                    self.scheduler.scale_model_input(latents, timestep),
+                    timestep,
+                    target_sigmas[i],
+                    (prompt_embeds, attention_mask),
+                    None if nu == 1 else (negative_prompt_embeds, negative_attention_mask),
+                )
+                latents = self.scheduler.step(model_output, timestep, latents, generator=generator).prev_sample
+
+                if callback_on_step_end is not None:
+                    tensors = {
+                        "latents": latents,
+                        "prompt_embeds": prompt_embeds,
+                        "negative_prompt_embeds": negative_prompt_embeds,
+                    }
+                    tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    outputs = callback_on_step_end(self, i, timestep, tensors) or {}
+                    latents = outputs.get("latents", latents)
+                    prompt_embeds = outputs.get("prompt_embeds", prompt_embeds)
+                    negative_prompt_embeds = outputs.get("negative_prompt_embeds", negative_prompt_embeds)
+                progress_bar.update()
+
+        # 5. Waveforms
+        audios = latents
+        if output_type != "latent":
+            audios = self.mel_spectrogram_to_waveform(self.decode_latents(latents))[..., :num_samples]
+            if output_type == "np":
+                audios = audios.cpu().numpy()
+        self.maybe_free_model_hooks()
+        return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+
+    def _num_samples(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
+        """Samples of sound a call makes; None when there is only the network and latents, so that it does not matter."""
+        if self.vae is None or self.vocoder is None:
+            return None
+        if audio_length_in_s is None and latents is not None:
+            return latents.shape[2] * self.vae_scale_factor * self.hop_length
+        if audio_length_in_s is None and waveforms is not None:
+            audio_length_in_s = min(waveforms.shape[-1] / sampling_rate, MAX_AUDIO_LENGTH_IN_S)
+        if audio_length_in_s is None:
+            audio_length_in_s = self.default_audio_length_in_s
+        return max(round(audio_length_in_s * self.sampling_rate), 1)
+
+    def _predict(self, model_input, timestep, target_sigma, positive, negative) -> torch.Tensor:
+        """F, float32: one network call; given a negative branch, of both halves, mixed as F_∅ + ν·(F_c − F_∅).
+
+        G is affine in F, so mixing here equals mixing the jumps.
+        """
+        embeds, mask = positive
+        if negative is not None:
+            model_input = torch.cat([model_input, model_input])
+            embeds = torch.cat([negative[0], embeds])
+            mask = None if mask is None else torch.cat([negative[1], mask])
+        timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, self.guidance_scale)])
+        model_output = self.unet(
+            model_input.to(self.unet.dtype),
+            timestep,
+            timestep_cond=timestep_cond.expand(model_input.shape[0], 2),
+            **self.conditioning.network_kwargs(embeds, mask),
+        ).sample.float()
+        if negative is None:
+            return model_output
+        unconditional, conditional = model_output.chunk(2)
+        return unconditional + self.nu * (conditional - unconditional)
+
+
+def _batch_size(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:
+    if isinstance(prompt, str):
+        return 1
+    return len(prompt) if prompt is not None else prompt_embeds.shape[0]
+
+
+def _pad_tokens(embeds: torch.Tensor, mask: torch.Tensor | None, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token embeddings (B, L, width) and their mask, padded to `length` tokens that are masked out."""
+    if mask is None:
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+    missing = length - embeds.shape[1]
+    return torch.nn.functional.pad(embeds, (0, 0, 0, missing)), torch.nn.functional.pad(mask.bool(), (0, missing))
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
