@@ -1,0 +1,148 @@
+"""What training reads instead of audio and text: latents and prompt embeddings, computed once and kept on disk."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from ..audio import LogMel, normalize_peak
+from ..data import Clips
+from ..pipelines.conditioning import PromptConditioning
+
+logger = logging.getLogger(__name__)
+
+PEAK = 0.5
+
+
+def fingerprint(*parts: object) -> str:
+    """Hexadecimal digest of numbers, strings, arrays and modules' weights: the name of a cache file."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.nn.Module):
+            for name, tensor in part.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()[:24]
+
+
+def save_atomically(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file that is either complete or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def encode_latents(
+    vae,
+    clips: Clips,
+    cache_dir: str | os.PathLike,
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """Scaled latents of every clip, bf16 (N, C, T, F), from `cache_dir` if they were computed before.
+
+    A clip is normalised to a peak of 0.5; the latent is the posterior's mode times the VAE's `scaling_factor`.
+
+    Args:
+        vae: autoencoder of log-mel spectrograms (B, 1, frames, mels); `config.scaling_factor` is read.
+        clips: waveforms int16 (N, samples) at the VAE's rate.
+        cache_dir: folder of the cache; the file is named after the weights and the clips.
+        batch_size, device, dtype: how the encoder is run.
+    """
+    sample = torch.from_numpy(clips.waveforms[:: max(1, len(clips) // 64), ::16].astype("int32"))
+    key = fingerprint(vae, vae.config.scaling_factor, clips.waveforms.shape, sample.tolist())
+    path = Path(cache_dir) / f"latents-{key}.safetensors"
+    if not path.exists():
+        vae = vae.to(device).eval()
+        mel = LogMel().to(device)
+        batches = []
+        for start in tqdm(range(0, len(clips), batch_size), desc="encoding clips", unit="batch"):
+            waveforms = torch.from_numpy(clips.waveforms[start : start + batch_size].astype("float32") / 32768)
+            frames = mel(normalize_peak(waveforms.to(device), PEAK))[:, None]
+            with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+                posterior = vae.encode(frames).latent_dist
+            batches.append((posterior.mode().float() * vae.config.scaling_factor).to(torch.bfloat16).cpu())
+        save_atomically({"latents": torch.cat(batches)}, path)
+    return load_file(path)["latents"]
+
+
+class PromptTable:
+    """Embeddings of every wording of a data set, stored without padding; index 0 is the empty prompt.
+
+    Attributes:
+        wordings: for every clip, the indices of its captions.
+    """
+
+    def __init__(self, states: torch.Tensor, lengths: torch.Tensor, masked: bool, wordings: list[list[int]]):
+        self.states = states
+        self.lengths = lengths
+        self.ends = lengths.cumsum(0)
+        self.masked = masked
+        self.wordings = wordings
+
+    def draw(self, clips: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:
+        """One wording for each clip index (B,), replaced by the empty prompt with probability `dropout`; (B,)."""
+        positions, kept = torch.rand(2, len(clips), generator=generator)
+        options = [self.wordings[clip] for clip in clips.tolist()]
+        chosen = torch.tensor([o[int(p * len(o))] for o, p in zip(options, positions.tolist(), strict=True)])
+        return torch.where(kept < dropout, 0, chosen)
+
+    def embeds(
+        self, indices: torch.Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(prompt_embeds, attention_mask) as `PromptConditioning.encode` gives them, padded with zeros: (B, L, D), (B, L)."""
+        rows = [self.states[self.ends[i] - self.lengths[i] : self.ends[i]] for i in indices.tolist()]
+        if not self.masked:
+            return torch.cat(rows).to(device, dtype), None
+        states = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device, dtype)
+        mask = torch.arange(states.shape[1]) < self.lengths[indices, None]
+        return states, mask.to(device)
+
+
+def embed_captions(
+    conditioning: PromptConditioning,
+    captions: list[list[str]],
+    cache_dir: str | os.PathLike,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> PromptTable:
+    """Embed each wording of `captions` (and the empty prompt) once, fp16 on disk under `cache_dir`.
+
+    Args:
+        conditioning: from `conditioning_for(unet, text_encoder, tokenizer)`.
+        captions: for every clip, its wordings.
+    """
+    prompts = ["", *sorted({wording for wordings in captions for wording in wordings} - {""})]
+    path = Path(cache_dir) / f"prompts-{fingerprint(conditioning.text_encoder, prompts)}.safetensors"
+    if not path.exists():
+        conditioning.text_encoder.to(device).eval()
+        # Prompts of like length share a batch, so that little is padded.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        states: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
+        masked = False
+        for start in tqdm(range(0, len(order), batch_size), desc="embedding captions", unit="batch"):
+            chosen = order[start : start + batch_size]
+            embeds, mask = conditioning.encode([prompts[i] for i in chosen], torch.device(device))
+            masked = mask is not None
+            for row, i in enumerate(chosen):
+                states[i] = (embeds[row][mask[row]] if masked else embeds[row : row + 1]).half().cpu()
+        lengths = torch.tensor([len(rows) for rows in states])
+        save_atomically({"states": torch.cat(states), "lengths": lengths, "masked": torch.tensor(masked)}, path)
+    stored = load_file(path)
+    position = {prompt: i for i, prompt in enumerate(prompts)}
+    wordings = [[position[wording] for wording in options] for options in captions]
+    return PromptTable(stored["states"], stored["lengths"], bool(stored["masked"]), wordings)

@@ -1,0 +1,167 @@
+"""Train a text-conditional EDM denoiser of sound latents, the teacher that `train_ctm.py` distils.
+
+accelerate launch training/train_teacher.py --config training/configs/embedded/teacher.yaml \
+    --dataset_name data --vae runs/autoencoder/vae --text_encoder text_encoder --output_dir runs/teacher
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.optimization import get_scheduler
+from tqdm import tqdm
+from transformers import AutoModel, AutoTokenizer
+
+from diffusers_soundctm import CTMScheduler
+from diffusers_soundctm.data import load_clips
+from diffusers_soundctm.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from diffusers_soundctm.distillation.config import parse_with_config
+from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
+from diffusers_soundctm.distillation.latents import embed_captions, encode_latents
+from diffusers_soundctm.distillation.losses import denoising_loss
+from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.noise_levels import clip_indices, lognormal_sigmas, step_generator
+from diffusers_soundctm.pipelines.conditioning import conditioning_for
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data and frozen parts")
+    data.add_argument("--dataset_name", default=..., help="Hub id or folder, see `load_clips`")
+    data.add_argument("--audio_column", default="audio")
+    data.add_argument("--caption_column", default="caption")
+    data.add_argument("--max_train_samples", type=int, help="use the first so many clips only")
+    data.add_argument("--num_samples", type=int, default=81920, help="length of a clip in samples")
+    data.add_argument("--sampling_rate", type=int, default=16000)
+    data.add_argument("--vae", default=..., help="folder of the autoencoder")
+    data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
+    data.add_argument(
+        "--unet_config", default=..., help="JSON file (or YAML mapping) of UNet2DConditionModel arguments"
+    )
+    data.add_argument("--cache_dir", help="latents and prompt embeddings; default: OUTPUT_DIR/cache")
+    data.add_argument("--output_dir", default=...)
+    loss = parser.add_argument_group("objective")
+    loss.add_argument("--sigma_data", type=float, default=0.5)
+    loss.add_argument("--sigma_min", type=float, default=0.002)
+    loss.add_argument("--sigma_max", type=float, default=80.0)
+    loss.add_argument("--p_mean", type=float, default=-1.2, help="mean of ln sigma in training")
+    loss.add_argument("--p_std", type=float, default=1.2, help="standard deviation of ln sigma in training")
+    loss.add_argument("--caption_dropout", type=float, default=0.1, help="share of empty prompts")
+    run = parser.add_argument_group("optimisation")
+    run.add_argument("--train_batch_size", type=int, default=16, help="of all processes together")
+    run.add_argument("--max_train_steps", type=int, default=10000)
+    run.add_argument("--learning_rate", type=float, default=4e-4)
+    run.add_argument("--lr_scheduler", default="cosine")
+    run.add_argument("--lr_warmup_steps", type=int, default=200)
+    run.add_argument("--weight_decay", type=float, default=0.01)
+    run.add_argument("--max_grad_norm", type=float, default=1.0)
+    run.add_argument("--ema_decay", type=float, default=0.999)
+    run.add_argument("--mixed_precision", choices=["no", "bf16"], default="no")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--checkpointing_steps", type=int, default=500)
+    run.add_argument("--checkpoints_total_limit", type=int, default=2)
+    run.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")
+    return parse_with_config(parser, argv)
+
+
+def build(args: argparse.Namespace, device: torch.device):
+    """The new network and the cached data: (unet, conditioning, latents, prompts)."""
+    config = args.unet_config
+    if not isinstance(config, dict):
+        config = json.loads(Path(config).read_text(encoding="utf-8"))
+    unet = UNet2DConditionModel.from_config(config)
+    text_encoder = AutoModel.from_pretrained(args.text_encoder)
+    conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
+    cache = Path(args.cache_dir or Path(args.output_dir) / "cache")
+    clips = load_clips(
+        args.dataset_name,
+        audio_column=args.audio_column,
+        caption_column=args.caption_column,
+        sampling_rate=args.sampling_rate,
+        num_samples=args.num_samples,
+        max_samples=args.max_train_samples,
+        cache_dir=cache,
+    )
+    latents = encode_latents(AutoencoderKL.from_pretrained(args.vae), clips, cache, device=device)
+    return unet, conditioning, latents, embed_captions(conditioning, clips.captions, cache, device=device)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    if args.train_batch_size % accelerator.num_processes:
+        raise SystemExit(
+            f"--train_batch_size {args.train_batch_size} does not divide by {accelerator.num_processes} processes"
+        )
+    output_dir = Path(args.output_dir)
+    set_seed(args.seed)
+    with accelerator.main_process_first():
+        unet, conditioning, latents, prompts = build(args, accelerator.device)
+    scheduler = CTMScheduler(sigma_min=args.sigma_min, sigma_max=args.sigma_max, sigma_data=args.sigma_data)
+    optimizer = torch.optim.AdamW(unet.parameters(), args.learning_rate, (0.9, 0.99), weight_decay=args.weight_decay)
+    lr_scheduler = get_scheduler(
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=args.lr_warmup_steps,
+        num_training_steps=args.max_train_steps,
+    )
+    average = ema_copy(unet).to(accelerator.device)
+    model, optimizer = accelerator.prepare(unet, optimizer)
+    state = {"unet": accelerator.unwrap_model(model), "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
+
+    first = 0
+    if args.resume_from_checkpoint:
+        checkpoint = args.resume_from_checkpoint
+        checkpoint = latest_checkpoint(output_dir) if checkpoint == "latest" else Path(checkpoint)
+        first = load_checkpoint(checkpoint, state) if checkpoint else 0
+    if accelerator.is_main_process:
+        scheduler.save_pretrained(output_dir / "scheduler")
+    denoise = Denoiser(model, Preconditioning.from_scheduler(scheduler))
+    share = args.train_batch_size // accelerator.num_processes
+    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
+                    disable=not accelerator.is_main_process)  # fmt: skip
+    running, skipped, started = None, 0, time.time()
+    for step in progress:
+        generator = step_generator(args.seed, step)
+        clips = clip_indices(len(latents), args.train_batch_size, step, args.seed)
+        captions = prompts.draw(clips, args.caption_dropout, generator)
+        sigma = lognormal_sigmas(len(clips), generator, args.p_mean, args.p_std)
+        noise = torch.randn(len(clips), *latents.shape[1:], generator=generator)
+
+        clean = latents[clips[mine]].to(accelerator.device, torch.float32)
+        sigma, noise = sigma[mine].to(accelerator.device), noise[mine].to(accelerator.device)
+        condition = conditioning.network_kwargs(*prompts.embeds(captions[mine], accelerator.device))
+        denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma, **condition)
+        loss = denoising_loss(denoised, clean, sigma, args.sigma_data).mean()
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+        if norm.isfinite():
+            optimizer.step()
+            ema_update(average, accelerator.unwrap_model(model), warmed_up_decay(args.ema_decay, step))
+        else:
+            skipped += 1
+        optimizer.zero_grad(set_to_none=True)
+        lr_scheduler.step()
+
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        progress.set_postfix(loss=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skipped)
+        if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
+            save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
+            average.save_pretrained(output_dir / "unet")
+
+    if accelerator.is_main_process:
+        average.save_pretrained(output_dir / "unet")
+        record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skipped, "loss": running,
+                  "seconds": round(time.time() - started), "clips": len(latents)}  # fmt: skip
+        (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
