@@ -1,6 +1,7 @@
 """Model folders on disk and on the Hub: what to download, what must be there, and what a pushed repo carries."""
 
 import json
+import math
 import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_soundctm import SoundCTMPipeline
 
 INDEX = "model_index.json"
+EMBEDDED = Path(__file__).parent / "embedded"
 DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_download", "local_files_only")
 
 # The stock `DiffusionPipeline` resolves classes from outside diffusers through a .py file next to each component.
@@ -126,6 +128,27 @@ def download(
             f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
             f"({str(error).splitlines()[0]}). Check the spelling and the connection."
         ) from error
+
+
+def embedded_folder() -> Path:
+    """Folder of the model that ships inside the package; `FileNotFoundError` if this copy has no weights."""
+    if not (EMBEDDED / INDEX).is_file() or not list(EMBEDDED.glob("unet/*.safetensors")):
+        raise FileNotFoundError(
+            f"The embedded model is missing from {EMBEDDED}. Reinstall diffusers-soundctm from a release or a full "
+            "clone, or load another model by its folder or Hub id."
+        )
+    return EMBEDDED
+
+
+def count_parameters(folder: Path) -> tuple[int, int]:
+    """Numbers held by the safetensors files of a component, and the bytes of these files, from their headers alone."""
+    files = sorted(folder.glob("*.safetensors"))
+    parameters = 0
+    for file in files:
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        parameters += sum(math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
+    return parameters, sum(file.stat().st_size for file in files)
 
 
 def holds_only_our_code(folder: Path) -> bool:

@@ -3,14 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-# Tokenizers without a limit of their own report a huge number; text encoders of these families were trained on at most this.
+# Tokenizers without a limit of their own report a huge number; no text encoder of these families reads more than this.
 MAX_TOKENS = 512
 
 
 def conditioning_for(unet, text_encoder=None, tokenizer=None) -> "PromptConditioning":
     """The conditioning that `unet.config` asks for; without a text encoder only `network_kwargs` can be used."""
     widths = unet.config.cross_attention_dim
-    # AudioLDM's "cross-attention" is as wide as the block it sits in because it attends to the block itself, not to text.
+    # AudioLDM's "cross-attention" is as wide as the block it sits in: it attends to the block itself, not to text.
     attends_to_itself = isinstance(widths, (list, tuple)) and list(widths) == list(unet.config.block_out_channels)
     family = ClassLabelConditioning if attends_to_itself else CrossAttentionConditioning
     return family(unet.config, text_encoder, tokenizer)
@@ -19,11 +19,11 @@ def conditioning_for(unet, text_encoder=None, tokenizer=None) -> "PromptConditio
 class PromptConditioning:
     """Encodes prompts once, then turns the stored tensors into keyword arguments of the network.
 
-    `prompt_embeds_ndim` is the rank of the tensor `encode` returns, `width` its last dimension where the network fixes it.
+    `prompt_embeds_ndim` is the rank of the tensor `encode` returns, `width` its last dimension.
     """
 
     prompt_embeds_ndim: int
-    width: int | None
+    width: int
 
     def __init__(self, unet_config, text_encoder=None, tokenizer=None):
         self.config = unet_config
@@ -49,16 +49,16 @@ class PromptConditioning:
 
 
 class CrossAttentionConditioning(PromptConditioning):
-    """T5- or BERT-like hidden states (B, L, width) with a boolean mask (B, L), attended to by the network (Tango, embedded).
+    """Tango, embedded model: hidden states (B, L, width) of a T5 or BERT, attended to under a boolean mask (B, L).
 
-    A network with `class_embed_type="simple_projection"` also gets the sentence embedding, the L2-normalised masked mean of
-    the hidden states, as its class label.
+    A network with `class_embed_type="simple_projection"` also gets the sentence embedding, the L2-normalised masked
+    mean of the hidden states, as its class label.
     """
 
     prompt_embeds_ndim = 3
 
     @property
-    def width(self) -> int | None:
+    def width(self) -> int:
         projected = self.config.encoder_hid_dim
         widths = self.config.cross_attention_dim if projected is None else projected
         return widths if isinstance(widths, int) else widths[0]
@@ -79,12 +79,12 @@ class CrossAttentionConditioning(PromptConditioning):
 
 
 class ClassLabelConditioning(PromptConditioning):
-    """AudioLDM: the L2-normalised CLAP text embedding (B, width) is the class label; there is no cross-attention and no mask."""
+    """AudioLDM: the L2-normalised CLAP text embedding (B, width) is the class label; no cross-attention, no mask."""
 
     prompt_embeds_ndim = 2
 
     @property
-    def width(self) -> int | None:
+    def width(self) -> int:
         return self.config.projection_class_embeddings_input_dim
 
     @torch.no_grad()

@@ -26,7 +26,6 @@ logger = logging.get_logger(__name__)
 
 MAX_AUDIO_LENGTH_IN_S = 30.0
 DEFAULT_STRENGTH = 0.5
-EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded"
 
 
 class SoundCTMPipeline(DiffusionPipeline):
@@ -71,20 +70,15 @@ class SoundCTMPipeline(DiffusionPipeline):
         Raises:
             FileNotFoundError: this copy of the package has no weights.
         """
-        if not (EMBEDDED_FOLDER / cls.config_name).is_file() or not list(EMBEDDED_FOLDER.glob("unet/*.safetensors")):
-            raise FileNotFoundError(
-                f"The embedded model is missing from {EMBEDDED_FOLDER}. Reinstall diffusers-soundctm from a release or a "
-                "full clone, or load another model with `SoundCTMPipeline.from_pretrained(folder_or_repo)`."
-            )
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
-        return cls.from_pretrained(EMBEDDED_FOLDER, **kwargs)
+        return cls.from_pretrained(hub.embedded_folder(), **kwargs)
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *, use_safetensors: bool = True, **kwargs: Any
     ) -> "SoundCTMPipeline":
-        """Load from a local folder or a Hub id; arguments as `DiffusionPipeline.from_pretrained`. No pickles by default.
+        """Load from a local folder or a Hub id; arguments as `DiffusionPipeline.from_pretrained`, but no pickles.
 
         Raises:
             OSError: no such folder or repo, or a component's files are missing or damaged; the message names it.
@@ -166,7 +160,7 @@ class SoundCTMPipeline(DiffusionPipeline):
         return time * self.vae_scale_factor * self.hop_length / self.sampling_rate
 
     def latent_shape(self, num_samples: int) -> tuple[int, int, int]:
-        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to what VAE and UNet divide evenly."""
+        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to a multiple of the UNet's."""
         frames = math.ceil(num_samples / self.hop_length)
         multiple = 2**self.unet.num_upsamplers
         time = math.ceil(frames / self.vae_scale_factor / multiple) * multiple
@@ -308,8 +302,8 @@ class SoundCTMPipeline(DiffusionPipeline):
             low, high = self.config.guidance_scale_range
             if not low <= guidance_scale <= high:
                 logger.warning(
-                    f"`guidance_scale` is {guidance_scale}, outside [{low}, {high}], the range this model was trained on; "
-                    "expect worse sounds."
+                    f"`guidance_scale` is {guidance_scale}, outside [{low}, {high}], the range this model was trained "
+                    "on; expect worse sounds."
                 )
         if negative_prompt is not None and nu == 1:
             logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
@@ -332,7 +326,8 @@ class SoundCTMPipeline(DiffusionPipeline):
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; choose from {self._callback_tensor_inputs}."
+                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; choose from "
+                f"{self._callback_tensor_inputs}."
             )
 
         batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
@@ -363,8 +358,8 @@ class SoundCTMPipeline(DiffusionPipeline):
         batch_size = _batch_size(prompt, prompt_embeds)
         if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
             raise ValueError(
-                f"`negative_prompt` has {len(negative_prompt)} strings for {batch_size} prompts; pass one string or one a "
-                "prompt."
+                f"`negative_prompt` has {len(negative_prompt)} strings for {batch_size} prompts; pass one string, or "
+                "one a prompt."
             )
         conditioning = self.conditioning
         for name, embeds, mask in (
@@ -605,7 +600,7 @@ class SoundCTMPipeline(DiffusionPipeline):
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
 
     def _num_samples(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
-        """Samples of sound a call makes; None when there is only the network and latents, so that it does not matter."""
+        """Samples of sound a call makes; None when there is no decoder, so that it does not matter."""
         if self.vae is None or self.vocoder is None:
             return None
         if audio_length_in_s is None and latents is not None:

@@ -1,0 +1,236 @@
+"""The `soundctm` command: from a sentence to a sound file."""
+
+import argparse
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .version import __version__
+
+# Imports of torch, diffusers and transformers wait until a command needs them: `--help` and bad input answer at once.
+
+EXTENSIONS = (".wav", ".flac")
+EXAMPLE = 'example: soundctm generate "rain on a tin roof" -o rain.wav --steps 4 --seed 0'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own); the exit code, 2 for bad input."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["evaluate"]:
+        from .evaluation.evaluate import main as evaluate
+
+        return evaluate(argv[1:])
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+        return 0
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"soundctm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("soundctm: stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="soundctm", description="Text to sound in one step, or a few.", epilog=EXAMPLE
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    generate = commands.add_parser("generate", help="write sounds from prompts", epilog=EXAMPLE)
+    generate.set_defaults(command=_generate)
+    generate.add_argument("prompt", nargs="?", help="what to hear")
+    generate.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt a line, instead")
+    generate.add_argument(
+        "-o", "--output", type=Path, default=Path("sound.wav"), help=".wav or .flac; several are numbered (%(default)s)"
+    )
+    generate.add_argument("--force", action="store_true", help="replace existing files")
+    generate.add_argument("--steps", type=int, help="network steps; more refine the same sound (1)")
+    generate.add_argument("--nu", type=float, help="mix with the unconditional student, 1 is none of it (1)")
+    generate.add_argument("--omega", type=float, help="guidance scale the student imitates (3.5)")
+    generate.add_argument("--gamma", type=float, help="0 deterministic to 1 most noise (0)")
+    generate.add_argument("--negative-prompt", help="what the sound is pushed away from when --nu is not 1")
+    generate.add_argument("--seed", type=int, help="of the first sound, each further one adds 1 (drawn at random)")
+    generate.add_argument(
+        "--duration", type=float, metavar="SECONDS", help="up to 30 (what the model was trained with)"
+    )
+    generate.add_argument("--num", type=int, default=1, help="sounds a prompt (%(default)s)")
+    generate.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (cuda if there is one)")
+    generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+
+    info = commands.add_parser("info", help="say what a model is", epilog="example: soundctm info")
+    info.set_defaults(command=_info)
+    for command in (generate, info):
+        command.add_argument("--model", help="folder or Hub id (the embedded model)")
+    commands.add_parser("evaluate", help="measure sounds; see soundctm evaluate --help", add_help=False)
+    return parser
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    prompts = _prompts(arguments.prompt, arguments.prompts)
+    if arguments.num < 1:
+        raise ValueError(f"--num is {arguments.num}; it must be at least 1.")
+    paths = _output_paths(arguments.output, len(prompts) * arguments.num, arguments.force)
+    seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed is {seed}; it must be from 0 to 2^63 - 1.")
+
+    from . import audio
+
+    pipe = _load(arguments.model, arguments.dtype, arguments.device)
+
+    import torch
+    from tqdm import tqdm
+
+    given = {
+        "num_inference_steps": arguments.steps,
+        "nu": arguments.nu,
+        "guidance_scale": arguments.omega,
+        "gamma": arguments.gamma,
+        "negative_prompt": arguments.negative_prompt,
+        "audio_length_in_s": arguments.duration,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    prompts = [prompt for prompt in prompts for _ in range(arguments.num)]
+    progress = tqdm(total=len(paths) * given.get("num_inference_steps", 1), unit="step", disable=None, leave=False)
+
+    def on_step_end(pipe, step, timestep, tensors):
+        progress.update()
+        return tensors
+
+    for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
+        start = time.perf_counter()
+        waveform = pipe(
+            prompt,
+            generator=torch.Generator().manual_seed(seed + i),
+            callback_on_step_end=on_step_end,
+            **given,
+        ).audios[0]
+        seconds = time.perf_counter() - start
+        duration = waveform.shape[-1] / pipe.sampling_rate
+        settings = {
+            "prompt": prompt,
+            "negative_prompt": arguments.negative_prompt,
+            "model": arguments.model or "embedded",
+            "seed": seed + i,
+            "steps": pipe.num_timesteps,
+            "nu": pipe.nu,
+            "omega": pipe.guidance_scale,
+            "gamma": pipe.scheduler.gamma,
+            "duration": duration,
+            "dtype": arguments.dtype,
+            "software": f"diffusers-soundctm {__version__}",
+        }
+        audio.write_audio(path, waveform, pipe.sampling_rate, metadata=settings)
+        speed = f"{seconds:.2f} s, {duration / seconds:.1f} times faster than real time"
+        tqdm.write(f"{path}: {duration:.2f} s of sound made in {speed}, seed {seed + i}")
+    progress.close()
+
+
+def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+    if (prompt is None) == (file is None):
+        raise ValueError(f"Pass a prompt or --prompts FILE, one of the two; {EXAMPLE}")
+    if file is None:
+        return [prompt]
+    try:
+        prompts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts {file} is not a UTF-8 text file.") from error
+    if not prompts:
+        raise ValueError(f"--prompts {file} has no prompts; write one a line.")
+    return prompts
+
+
+def _output_paths(output: Path, count: int, force: bool) -> list[Path]:
+    """Where `count` sounds go; several get numbers. Checked before a model is loaded."""
+    if output.suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"--output {output} must end in {' or '.join(EXTENSIONS)}.")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output {output}: the folder {output.parent} does not exist; create it or choose another.")
+    if not os.access(output.parent, os.W_OK):
+        raise ValueError(f"--output {output}: the folder {output.parent} is not writable; choose another.")
+    digits = len(str(count))
+    paths = [output.with_stem(f"{output.stem}-{i + 1:0{digits}d}") for i in range(count)] if count > 1 else [output]
+    for path in paths:
+        if path.is_dir() or (path.exists() and not force):
+            raise ValueError(f"{path} exists; pass --force to replace it, or choose another --output.")
+    return paths
+
+
+def _load(model: str | None, dtype: str, device: str | None) -> Any:
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--device {device} cannot be used here ({str(error).splitlines()[0]}); try cpu.") from error
+
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+
+    from .pipelines.pipeline_soundctm import SoundCTMPipeline
+
+    dtype = getattr(torch, dtype)
+    if model is None:
+        pipe = SoundCTMPipeline.from_embedded(dtype=dtype)
+    else:
+        pipe = SoundCTMPipeline.from_pretrained(model, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from . import hub
+
+    folder = hub.embedded_folder() if arguments.model is None else Path(arguments.model)
+    if not folder.is_dir():
+        folder = Path(hub.download(arguments.model))
+    hub.check_folder(folder)
+    index = json.loads((folder / hub.INDEX).read_text())
+    print(f"{arguments.model or 'embedded model'} ({folder})")
+    total = 0
+    for name, (library, kind) in hub.components(folder).items():
+        parameters, size = hub.count_parameters(folder / name)
+        total += parameters
+        weights = f"{parameters / 1e6:8.2f} M parameters {size / 1e6:7.1f} MB" if parameters else ""
+        print(f"  {name:13} {library}.{kind:28} {weights}".rstrip())
+    print(f"  {'in all':13} {total / 1e6:.1f} M parameters")
+    for label, value in _facts(folder, index).items():
+        print(f"  {label:13} {value}")
+
+
+def _facts(folder: Path, index: dict[str, Any]) -> dict[str, str]:
+    def config(component: str, name: str = "config.json") -> dict[str, Any]:
+        file = folder / component / name
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    vocoder, scheduler = config("vocoder"), config("scheduler", "scheduler_config.json")
+    facts = {}
+    if vocoder.get("sampling_rate"):
+        facts["sound"] = f"mono, {vocoder['sampling_rate']} Hz, {vocoder.get('model_in_dim')} mel bands"
+    if scheduler.get("sigma_max"):
+        facts["noise levels"] = (
+            f"{scheduler['sigma_min']:g} to {scheduler['sigma_max']:g}, {scheduler['prediction_type']}"
+        )
+    if index.get("guidance_scale_range"):
+        low, high = index["guidance_scale_range"]
+        facts["omega"] = f"{low:g} to {high:g} in training"
+    if (folder / "README.md").is_file():
+        facts["model card"] = str(folder / "README.md")
+    return facts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
