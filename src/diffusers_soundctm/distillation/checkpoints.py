@@ -32,7 +32,7 @@ def save_checkpoint(
             os.fsync(file.fileno())
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if total_limit is not None:
@@ -53,7 +53,8 @@ def load_checkpoint(folder: str | os.PathLike, state: Mapping[str, Any]) -> int:
     stored = torch.load(path, map_location="cpu", weights_only=True)
     if set(stored) != {"step", *state}:
         raise ValueError(
-            f"`resume_from_checkpoint` {str(folder)!r} holds {sorted(stored)}, not {sorted(state)}: another script wrote it."
+            f"`resume_from_checkpoint` {str(folder)!r} holds {sorted(stored)}, not step and {sorted(state)}: it comes "
+            "from another training script."
         )
     for name, part in state.items():
         part.load_state_dict(stored[name])

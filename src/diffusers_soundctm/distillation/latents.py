@@ -1,7 +1,6 @@
 """What training reads instead of audio and text: latents and prompt embeddings, computed once and kept on disk."""
 
 import hashlib
-import logging
 import os
 from pathlib import Path
 
@@ -9,13 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from ..audio import LogMel, normalize_peak
+from ..audio import LogMel, peak_normalize
 from ..data import Clips
 from ..pipelines.conditioning import PromptConditioning
-
-logger = logging.getLogger(__name__)
-
-PEAK = 0.5
 
 
 def fingerprint(*parts: object) -> str:
@@ -37,7 +32,7 @@ def save_atomically(tensors: dict[str, torch.Tensor], path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -71,7 +66,7 @@ def encode_latents(
         batches = []
         for start in tqdm(range(0, len(clips), batch_size), desc="encoding clips", unit="batch"):
             waveforms = torch.from_numpy(clips.waveforms[start : start + batch_size].astype("float32") / 32768)
-            frames = mel(normalize_peak(waveforms.to(device), PEAK))[:, None]
+            frames = mel(peak_normalize(waveforms.to(device)))[:, None]
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
                 posterior = vae.encode(frames).latent_dist
             batches.append((posterior.mode().float() * vae.config.scaling_factor).to(torch.bfloat16).cpu())
@@ -103,7 +98,7 @@ class PromptTable:
     def embeds(
         self, indices: torch.Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(prompt_embeds, attention_mask) as `PromptConditioning.encode` gives them, padded with zeros: (B, L, D), (B, L)."""
+        """(prompt_embeds, attention_mask) as from `PromptConditioning.encode`, padded with zeros: (B, L, D), (B, L)."""
         rows = [self.states[self.ends[i] - self.lengths[i] : self.ends[i]] for i in indices.tolist()]
         if not self.masked:
             return torch.cat(rows).to(device, dtype), None

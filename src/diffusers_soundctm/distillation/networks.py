@@ -18,17 +18,7 @@ class Preconditioning:
     @classmethod
     def from_scheduler(cls, scheduler) -> "Preconditioning":
         """Of a `CTMScheduler`."""
-        config = scheduler.config
-        log_sigmas = None
-        if config.prediction_type != "edm":
-            log_sigmas = preconditioning.vp_log_sigmas(
-                config.beta_start,
-                config.beta_end,
-                config.beta_schedule,
-                config.num_train_timesteps,
-                config.trained_betas,
-            )
-        return cls(config.prediction_type, config.sigma_data, log_sigmas)
+        return cls(scheduler.config.prediction_type, scheduler.config.sigma_data, scheduler.log_sigmas)
 
     def network_input(self, sample: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(c_in(σ)·z, c_noise(σ)) for z (B, ...) and σ (B,), float32."""

@@ -26,7 +26,7 @@ def clip_indices(num_clips: int, batch_size: int, step: int, seed: int) -> torch
 def lognormal_sigmas(
     batch_size: int, generator: torch.Generator, p_mean: float = -1.2, p_std: float = 1.2
 ) -> torch.Tensor:
-    """σ = exp(N(p_mean, p_std²)), (B,): EDM's training distribution, one sample from each of B equally likely strata."""
+    """σ = exp(N(p_mean, p_std²)), (B,): EDM's, one from each of B equally likely strata."""
     strata = torch.randperm(batch_size, generator=generator)
     quantiles = (strata + torch.rand(batch_size, generator=generator, dtype=torch.float64)) / batch_size
     return (p_mean + p_std * torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6))).exp().float()
