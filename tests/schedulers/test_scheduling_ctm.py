@@ -1,0 +1,314 @@
+"""CTMScheduler: the sampler of the spec, and diffusers' scheduler contract."""
+
+import math
+
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+from transformers import AutoTokenizer, T5EncoderModel
+
+import golden
+from diffusers_soundctm import CTMScheduler
+from diffusers_soundctm.preconditioning import PREDICTION_TYPES
+from diffusers_soundctm.schedulers import scheduling_ctm
+
+GAMMA = {"determinisitc": 0.0, "onestep": 0.0, "cm_multistep": 1.0}  # the reference's spelling
+
+
+def noise_like_sample(batch: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, 4, 8, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def run_chain(scheduler: CTMScheduler, generator=None, start: int = 0, sample: torch.Tensor | None = None):
+    """A run with a fixed nonlinear function in the network's place."""
+    sample = scheduler.init_noise_sigma * noise_like_sample() if sample is None else sample
+    for timestep in scheduler.timesteps[start:]:
+        output = torch.tanh(scheduler.scale_model_input(sample, timestep)) + timestep.cos()
+        sample = scheduler.step(output, timestep, sample, generator=generator).prev_sample
+    return sample
+
+
+class TestGolden:
+    @pytest.fixture(scope="class")
+    def encode(self):
+        tokenizer = AutoTokenizer.from_pretrained(golden.FOLDER / "tiny-t5")
+        encoder = T5EncoderModel.from_pretrained(golden.FOLDER / "tiny-t5").eval()
+
+        def encode(prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+            tokens = tokenizer(prompts, padding=True, return_tensors="pt")
+            return encoder(**tokens).last_hidden_state, tokens.attention_mask.bool()
+
+        return encode
+
+    @torch.no_grad()
+    def test_whole_chains_match_the_reference(self, encode, monkeypatch):
+        tensors, cases = golden.read("samplers.safetensors"), golden.read("samplers.json")["cases"]
+        for case in cases:
+            scheduler = CTMScheduler(case["sigma_min"], case["sigma_max"], sigma_data=0.25)
+            steps, sigmas = case["steps"] if case["sampler"] != "onestep" else 1, None
+            if "ts" in case:
+                low, high = 0.002 ** (1 / 7), 80.0 ** (1 / 7)
+                steps, sigmas = None, [(high + i / (steps - 1) * (low - high)) ** 7 for i in case["ts"]]
+            scheduler.set_timesteps(steps, gamma=GAMMA.get(case["sampler"], case.get("gamma")), sigmas=sigmas)
+            draws = iter(tensors[case["noise"]] if "noise" in case else [])
+            monkeypatch.setattr(scheduling_ctm, "randn_tensor", lambda *_, draws=draws, **__: next(draws))
+
+            states, mask = encode(case["cond_order"])
+            sample = tensors[case["x_T"]]
+            for timestep, target in zip(scheduler.timesteps, scheduler.target_sigmas, strict=True):
+                condition = [target] if "omega" not in case else [target, torch.tensor(case["omega"])]
+                output = golden.student()(
+                    scheduler.scale_model_input(sample, timestep).repeat(2, 1, 1, 1),
+                    timestep,
+                    states,
+                    encoder_attention_mask=mask,
+                    timestep_cond=torch.stack(condition).expand(len(states), -1),
+                ).sample
+                conditional, unconditional = output.chunk(2)
+                output = unconditional + case["nu"] * (conditional - unconditional)
+                sample = scheduler.step(output, timestep, sample).prev_sample
+
+            expected = tensors[f"{case['id']}.x0"]
+            error = ((sample - expected).abs().max() / expected.abs().max()).item()
+            assert error < 1e-5, f"{case['id']}: relative error {error:.1e}"
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("steps", [1, 2, 16])
+    def test_deterministic_run_lands_on_the_next_level(self, steps):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(steps)
+        assert len(scheduler.sigmas) == steps + 1 and len(scheduler.timesteps) == steps
+        assert torch.equal(scheduler.target_sigmas, scheduler.sigmas[1:])
+        assert scheduler.init_noise_sigma == 80 and scheduler.sigmas[-1] == torch.tensor(0.002)
+        torch.testing.assert_close(scheduler.timesteps, scheduler.sigmas[:-1].log() / 4)
+
+    def test_gamma_one_always_targets_sigma_min_exactly(self):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(4, gamma=1.0)
+        assert torch.equal(scheduler.target_sigmas, torch.full((4,), 0.002))
+
+    @pytest.mark.parametrize("gamma", [0.3, 0.9, 1.0])
+    def test_added_noise_restores_the_next_level(self, gamma):
+        scheduler = CTMScheduler(sigma_min=0.5, sigma_max=10.0)
+        scheduler.set_timesteps(2, gamma=gamma)
+        sample = torch.zeros(1, 1, 400, 400)
+        # A network whose g is 0 leaves only the noise of the first step behind.
+        after = scheduler.step(sample, scheduler.timesteps[0], sample, generator=torch.Generator().manual_seed(0))
+        expected = math.sqrt(scheduler.sigmas[1] ** 2 - scheduler.target_sigmas[0] ** 2)
+        assert after.prev_sample.std().item() == pytest.approx(expected, rel=0.01)
+        assert scheduler.target_sigmas[0].item() == pytest.approx(
+            math.sqrt(1 - gamma**2) * (scheduler.sigmas[1].item() - 0.5) + 0.5
+        )
+        last = scheduler.step(sample, scheduler.timesteps[1], sample).prev_sample
+        assert torch.equal(last, sample)
+
+    def test_custom_sigmas(self):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(sigmas=[50.0, 3.0, 0.01])
+        assert scheduler.num_inference_steps == 2 and scheduler.init_noise_sigma == 50
+        assert torch.equal(scheduler.sigmas, torch.tensor([50.0, 3.0, 0.01]))
+
+    @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+    def test_vp_range_and_conditioning_come_from_the_teachers_table(self, prediction_type):
+        scheduler = CTMScheduler(prediction_type=prediction_type)
+        alphas = EulerDiscreteScheduler(
+            beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear"
+        ).alphas_cumprod
+        ends = ((1 - alphas[[0, -1]]) / alphas[[0, -1]]).sqrt().tolist()
+        assert [scheduler.config.sigma_min, scheduler.config.sigma_max] == pytest.approx(ends, rel=1e-4)
+        scheduler.set_timesteps(8)
+        assert scheduler.timesteps[0].item() == pytest.approx(999, abs=0.01)
+        assert ((scheduler.timesteps >= 0) & (scheduler.timesteps <= 999)).all()
+
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            ({"num_inference_steps": 0}, "num_inference_steps"),
+            ({"num_inference_steps": 2.5}, "num_inference_steps"),
+            ({}, "num_inference_steps"),
+            ({"num_inference_steps": 4, "gamma": 1.1}, "gamma"),
+            ({"num_inference_steps": 4, "gamma": -0.1}, "gamma"),
+            ({"num_inference_steps": 4, "gamma": math.nan}, "gamma"),
+            ({"sigmas": [1.0, 2.0]}, "decreasing"),
+            ({"sigmas": [2.0, 2.0, 1.0]}, "decreasing"),
+            ({"sigmas": [80.0, math.nan, 1.0]}, "decreasing"),
+            ({"sigmas": [80.0]}, "two or more"),
+            ({"sigmas": [80.0, 0.0]}, "sigma_min"),
+            ({"sigmas": [500.0, 1.0]}, "sigma_max"),
+            ({"num_inference_steps": 3, "sigmas": [80.0, 1.0]}, "num_inference_steps"),
+        ],
+    )
+    def test_bad_schedules_are_named_and_change_nothing(self, arguments, named):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(4)
+        with pytest.raises(ValueError, match=named):
+            scheduler.set_timesteps(**arguments)
+        assert scheduler.num_inference_steps == 4
+
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            ({"sigma_min": 0.0}, "sigma_min"),
+            ({"sigma_min": 5.0, "sigma_max": 1.0}, "sigma_min"),
+            ({"sigma_max": math.nan}, "sigma_max"),
+            ({"sigma_data": 0.0}, "sigma_data"),
+            ({"rho": math.nan}, "rho"),
+            ({"prediction_type": "flow"}, "prediction_type"),
+            ({"prediction_type": "epsilon", "sigma_min": 0.002}, "teacher's noise levels"),
+        ],
+    )
+    def test_bad_configurations_are_named(self, arguments, named):
+        with pytest.raises(ValueError, match=named):
+            CTMScheduler(**arguments)
+
+
+class TestJump:
+    @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+    def test_levels_differ_per_sample(self, prediction_type):
+        scheduler = CTMScheduler(prediction_type=prediction_type)
+        output, sample = noise_like_sample(3, seed=1), noise_like_sample(3)
+        sigma, target = torch.tensor([60.0, 1.0, 0.1]), torch.tensor([1.0, 1.0, 0.05])
+        together = scheduler.jump(output, sample, sigma, target)
+        for i in range(3):
+            alone = scheduler.jump(output[i : i + 1], sample[i : i + 1], sigma[i], target[i])
+            torch.testing.assert_close(together[i : i + 1], alone)
+        assert torch.equal(together[1], sample[1])
+
+    def test_step_is_a_jump_between_scheduled_levels(self):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(3)
+        output, sample = noise_like_sample(seed=1), noise_like_sample()
+        result = scheduler.step(output, scheduler.timesteps[1], sample)
+        sigma, target = scheduler.sigmas[1:3]
+        assert torch.equal(result.prev_sample, scheduler.jump(output, sample, sigma, target))
+        assert torch.equal(result.pred_original_sample, scheduler.denoised(output, sample, sigma))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_output_keeps_a_float32_sample(self, dtype):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(4)
+        output, sample = noise_like_sample(seed=1).to(dtype), 80 * noise_like_sample()
+        result = scheduler.step(output, scheduler.timesteps[0], sample).prev_sample
+        assert result.dtype == torch.float32
+        assert torch.equal(result, scheduler.jump(output.float(), sample, *scheduler.sigmas[:2]))
+        assert scheduler.step(output, scheduler.timesteps[1], sample.to(dtype)).prev_sample.dtype == dtype
+
+
+class TestNoise:
+    def test_each_sample_of_a_batch_is_reproducible_alone(self):
+        scheduler = CTMScheduler()
+
+        def run(seeds, sample):
+            scheduler.set_timesteps(4, gamma=0.5)
+            return run_chain(scheduler, [torch.Generator().manual_seed(seed) for seed in seeds], sample=sample)
+
+        sample = 80 * noise_like_sample()
+        torch.testing.assert_close(run([7, 8], sample)[1:], run([8], sample[1:]))
+
+    def test_one_generator_repeats(self):
+        scheduler = CTMScheduler()
+        results = []
+        for seed in (0, 0, 1):
+            scheduler.set_timesteps(4, gamma=1.0)
+            results.append(run_chain(scheduler, torch.Generator().manual_seed(seed)))
+        assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+    def test_deterministic_run_draws_nothing(self):
+        scheduler, generator = CTMScheduler(), torch.Generator().manual_seed(0)
+        scheduler.set_timesteps(4)
+        before = generator.get_state()
+        run_chain(scheduler, generator)
+        assert torch.equal(before, generator.get_state())
+
+    @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+    def test_add_noise_reaches_the_level_of_each_timestep(self, prediction_type):
+        scheduler = CTMScheduler(prediction_type=prediction_type)
+        scheduler.set_timesteps(5)
+        clean, noise = noise_like_sample(), noise_like_sample(seed=1)
+        noisy = scheduler.add_noise(clean, noise, scheduler.timesteps[[1, 4]])
+        expected = clean + scheduler.sigmas[[1, 4]].reshape(-1, 1, 1, 1) * noise
+        torch.testing.assert_close(noisy, expected, rtol=1e-5, atol=1e-5)
+
+
+class TestContract:
+    """What diffusers' common scheduler tests ask of every scheduler."""
+
+    @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+    def test_save_and_load_give_the_same_scheduler(self, prediction_type, tmp_path):
+        scheduler = CTMScheduler(rho=5.0, prediction_type=prediction_type, beta_schedule="linear")
+        scheduler.save_pretrained(tmp_path)
+        loaded = CTMScheduler.from_pretrained(tmp_path)
+        assert {k: v for k, v in loaded.config.items() if k[0] != "_"} == {
+            k: v for k, v in scheduler.config.items() if k[0] != "_"
+        }
+        for each in (scheduler, loaded):
+            each.set_timesteps(6, gamma=0.4)
+        generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+        assert torch.equal(run_chain(scheduler, generators[0]), run_chain(loaded, generators[1]))
+
+    def test_trained_betas_survive_saving(self, tmp_path):
+        scheduler = CTMScheduler(prediction_type="epsilon", trained_betas=[0.1, 0.2, 0.3])
+        scheduler.save_pretrained(tmp_path)
+        assert torch.equal(CTMScheduler.from_pretrained(tmp_path).timesteps, scheduler.timesteps)
+
+    def test_converts_to_and_from_a_compatible_scheduler(self):
+        teacher = EulerDiscreteScheduler(
+            beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", prediction_type="epsilon"
+        )
+        scheduler = CTMScheduler.from_config(teacher.config)
+        assert scheduler.config.prediction_type == "epsilon" and scheduler.config.sigma_max > 80
+        assert EulerDiscreteScheduler in scheduler.compatibles
+        back = EulerDiscreteScheduler.from_config(CTMScheduler.from_config(teacher.config, rho=3.0).config)
+        assert torch.equal(back.alphas_cumprod, teacher.alphas_cumprod)
+        assert CTMScheduler.from_config(back.config).config.rho == 3.0
+
+    def test_a_new_scheduler_is_ready_for_one_step(self):
+        scheduler, sample = CTMScheduler(), noise_like_sample()
+        assert scheduler.scale_model_input(sample, 0.0).shape == sample.shape
+        assert scheduler.step(sample, scheduler.timesteps[0], sample).prev_sample.shape == sample.shape
+
+    def test_scaled_input_matches_c_in_of_the_level(self):
+        scheduler, sample = CTMScheduler(sigma_data=0.25), noise_like_sample()
+        scheduler.set_timesteps(4)
+        for sigma, timestep in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
+            expected = sample / math.sqrt(sigma**2 + 0.25**2)
+            torch.testing.assert_close(scheduler.scale_model_input(sample, timestep), expected, rtol=1e-5, atol=1e-8)
+        assert scheduler.scale_model_input(sample.bfloat16(), scheduler.timesteps[0]).dtype == torch.bfloat16
+
+    def test_tuple_and_output_agree(self):
+        sample = noise_like_sample()
+        scheduler = CTMScheduler()
+        output = scheduler.step(sample, scheduler.timesteps[0], sample)
+        scheduler.set_timesteps(1)
+        as_tuple = scheduler.step(sample, scheduler.timesteps[0], sample, return_dict=False)
+        assert torch.equal(output.prev_sample, as_tuple[0]) and torch.equal(output[1], as_tuple[1])
+
+    def test_step_and_begin_index(self):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(4)
+        assert scheduler.step_index is None and scheduler.begin_index is None
+        run_chain(scheduler, start=2)
+        assert scheduler.step_index == 4
+        with pytest.raises(ValueError, match="set_timesteps"):
+            run_chain(scheduler)
+
+        scheduler.set_timesteps(4)
+        looked_up = run_chain(scheduler, start=2)
+        scheduler.set_timesteps(4)
+        scheduler.set_begin_index(2)
+        assert scheduler.begin_index == 2
+        assert torch.equal(run_chain(scheduler, start=2), looked_up)
+
+    def test_every_timestep_is_found_and_others_are_refused(self):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(40)
+        for i, timestep in enumerate(scheduler.timesteps):
+            assert scheduler.index_for_timestep(timestep) == scheduler.index_for_timestep(timestep.item()) == i
+        with pytest.raises(ValueError, match="timestep"):
+            scheduler.step(noise_like_sample(), 123.0, noise_like_sample())
+
+    def test_tables_live_on_the_asked_device(self):
+        scheduler = CTMScheduler()
+        scheduler.set_timesteps(4, device="meta")
+        assert {t.device.type for t in (scheduler.sigmas, scheduler.target_sigmas, scheduler.timesteps)} == {"meta"}
