@@ -11,3 +11,19 @@ def denoising_loss(
     """w(σ)·‖g − z_0‖², w = (σ² + σ_data²)/(σ·σ_data)², mean over all but the batch; (B, ...) → (B,), float32."""
     weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     return (per_sample(weight, clean) * (denoised.float() - clean.float()).square()).flatten(1).mean(1)
+
+
+def adaptive_weight(consistency_gradient: torch.Tensor, denoising_gradient: torch.Tensor) -> torch.Tensor:
+    """a = ‖∇L_CTM‖/(‖∇L_DSM‖ + 1e-8) clamped to [0, 1000], from both gradients on the last layer's weight."""
+    return (consistency_gradient.norm() / (denoising_gradient.norm() + 1e-8)).clamp(0, 1000)
+
+
+def l2_distance(sample: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of each sample, (B, ...) → (B,)."""
+    return (sample - other).square().flatten(1).mean(1)
+
+
+def pseudo_huber_distance(sample: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """mean(√(d² + c²) − c), c = 0.00054·√(elements of a sample), as in improved consistency training; (B,)."""
+    c = 0.00054 * sample[0].numel() ** 0.5
+    return (((sample - other).square() + c**2).sqrt() - c).flatten(1).mean(1)

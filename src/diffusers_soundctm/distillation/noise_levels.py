@@ -6,6 +6,8 @@ determine. So a run continues exactly where it stopped, and any number of proces
 
 import torch
 
+from ..preconditioning import karras_sigma
+
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """CPU generator of all draws of `step`."""
@@ -30,3 +32,38 @@ def lognormal_sigmas(
     strata = torch.randperm(batch_size, generator=generator)
     quantiles = (strata + torch.rand(batch_size, generator=generator, dtype=torch.float64)) / batch_size
     return (p_mean + p_std * torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6))).exp().float()
+
+
+def heun_step_count(num_scales: int, generator: torch.Generator) -> int:
+    """k with P(k) ∝ k, k = 1..N−1: how many Heun steps the batch's solver takes."""
+    weights = torch.arange(1.0, num_scales)
+    return int(torch.multinomial(weights, 1, generator=generator)) + 1
+
+
+def start_indices(num_steps: torch.Tensor, num_scales: int, generator: torch.Generator) -> torch.Tensor:
+    """i ~ U{0 .. N−1−k}, one a sample: where on the grid the solver starts, for its steps k (B,)."""
+    return (torch.rand(len(num_steps), generator=generator) * (num_scales - num_steps)).long()
+
+
+def target_indices(
+    solved: torch.Tensor, num_scales: int, generator: torch.Generator, sigma_min_rate: float = 0.0
+) -> torch.Tensor:
+    """j ~ U{i+k .. N−1} given i + k (B,), or N−1, the level σ_min, with probability `sigma_min_rate`."""
+    position, at_end = torch.rand(2, len(solved), generator=generator)
+    uniform = solved + (position * (num_scales - solved)).long()
+    return torch.where(at_end < sigma_min_rate, num_scales - 1, uniform)
+
+
+def denoising_sigmas(
+    batch_size: int,
+    generator: torch.Generator,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    p_mean: float = -1.2,
+    p_std: float = 1.2,
+) -> torch.Tensor:
+    """σ' of denoising score matching, (B,): ⌊B/2⌋ from exp(N(p_mean, p_std²)), the rest from the Karras curve below 70 %."""
+    normal = torch.randn(batch_size // 2, generator=generator)
+    position = 0.7 * torch.rand(batch_size - batch_size // 2, generator=generator)
+    return torch.cat([(p_mean + p_std * normal).exp(), karras_sigma(position, sigma_min, sigma_max, rho)])

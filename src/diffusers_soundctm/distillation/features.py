@@ -1,0 +1,62 @@
+"""The teacher's own feature space, in which the soft consistency loss is measured."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+class _LastFeatureReached(Exception):
+    pass
+
+
+class TeacherFeatures(torch.nn.Module):
+    """A diffusers UNet that returns its feature maps beside its output.
+
+    The maps are the outputs of every down block, the mid block and every up block ("full"), or of the down blocks
+    alone ("half"), where the network also stops, so its output is None.
+    """
+
+    def __init__(self, network: torch.nn.Module, mode: str = "full"):
+        super().__init__()
+        if mode not in ("full", "half"):
+            raise ValueError(f'`mode` is {mode!r}; choose "full" or "half".')
+        self.network = network
+        self.mode = mode
+
+    def forward(self, *args, **kwargs) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """Arguments of the network → (its output F or None, its feature maps, each (B, C, ...))."""
+        features: list[torch.Tensor] = []
+
+        def collect(block: torch.nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
+            features.append(output[0] if isinstance(output, tuple) else output)
+            if block is last:
+                raise _LastFeatureReached
+
+        blocks = list(self.network.down_blocks)
+        last = blocks[-1] if self.mode == "half" else None
+        if self.mode == "full":
+            blocks += [self.network.mid_block, *self.network.up_blocks]
+        hooks = [block.register_forward_hook(collect) for block in blocks]
+        try:
+            return self.network(*args, **kwargs).sample, features
+        except _LastFeatureReached:
+            return None, features
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def feature_distance(features: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Σ_m mean ‖n(a_m) − n(b_m)‖², n the normalisation to unit length along channels (dimension 1); (B,), float32.
+
+    Args:
+        features, others: lists of feature maps of equal shapes (B, C, ...).
+    """
+    return sum(
+        (_unit_length(a) - _unit_length(b)).square().flatten(1).mean(1) for a, b in zip(features, others, strict=True)
+    )
+
+
+def _unit_length(feature: torch.Tensor) -> torch.Tensor:
+    feature = feature.float()
+    return feature / (feature.norm(dim=1, keepdim=True) + 1e-10)
