@@ -126,9 +126,13 @@ def _generate(arguments: argparse.Namespace) -> None:
             "gamma": pipe.scheduler.gamma,
             "duration": duration,
             "dtype": arguments.dtype,
-            "software": f"diffusers-soundctm {__version__}",
         }
-        audio.write_audio(path, waveform, pipe.sampling_rate, metadata=settings)
+        tags = {
+            "title": prompt,
+            "software": f"diffusers-soundctm {__version__}",
+            "comment": json.dumps(settings, ensure_ascii=False),
+        }
+        audio.write_audio(path, waveform, pipe.sampling_rate, tags)
         speed = f"{seconds:.2f} s, {duration / seconds:.1f} times faster than real time"
         tqdm.write(f"{path}: {duration:.2f} s of sound made in {speed}, seed {seed + i}")
     progress.close()

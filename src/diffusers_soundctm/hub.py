@@ -68,13 +68,30 @@ def check_index(folder: Path) -> None:
 
 
 def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
-    """Raise `OSError` naming what is missing from a pipeline's folder; components in `passed` are not needed."""
+    """Raise `OSError` naming what a pipeline's folder lacks or has damaged; components in `passed` are not needed."""
     check_index(folder)
     for name in components(folder):
-        if name not in passed and not (folder / name).is_dir():
-            raise OSError(
-                f"{folder} lacks the component `{name}`; download or copy the model again, or pass `{name}=`."
-            )
+        if name in passed:
+            continue
+        if not (folder / name).is_dir():
+            raise OSError(f"{folder} lacks its component {name}; download or copy the model again, or pass `{name}=`.")
+        for file in (folder / name).glob("*.safetensors"):
+            read_header(file)
+
+
+def read_header(file: Path) -> dict[str, dict]:
+    """Tensor name → dtype, shape and data_offsets of a safetensors file; `OSError` if the file is damaged."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        size = 8 + length + max(tensor["data_offsets"][1] for tensor in header.values())
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise OSError(f"{file} is not a safetensors file; download or copy the model again.") from error
+    if file.stat().st_size != size:
+        raise OSError(f"{file} has {file.stat().st_size} bytes, not {size}; download or copy the model again.")
+    return header
 
 
 def wanted_files(filenames: Iterable[str], names: Iterable[str], variant: str | None = None) -> list[str]:
@@ -142,12 +159,8 @@ def embedded_folder() -> Path:
 
 def count_parameters(folder: Path) -> tuple[int, int]:
     """Numbers held by the safetensors files of a component, and the bytes of these files, from their headers alone."""
-    files = sorted(folder.glob("*.safetensors"))
-    parameters = 0
-    for file in files:
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        parameters += sum(math.prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
+    files = list(folder.glob("*.safetensors"))
+    parameters = sum(math.prod(tensor["shape"]) for file in files for tensor in read_header(file).values())
     return parameters, sum(file.stat().st_size for file in files)
 
 

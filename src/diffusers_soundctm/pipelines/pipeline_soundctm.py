@@ -13,7 +13,6 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import audio, hub
@@ -88,12 +87,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
         hub.check_folder(folder, passed=kwargs)
         kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
-        try:
-            pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"A weight file in {folder} is damaged ({error}). Download or copy the model again."
-            ) from error
+        pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipe
 
@@ -249,7 +243,10 @@ class SoundCTMPipeline(DiffusionPipeline):
         frames = time * self.vae_scale_factor
         mono = audio.resample(waveforms.float().mean(dim=1), sampling_rate, self.sampling_rate)[:, :num_samples]
         mono = torch.nn.functional.pad(audio.peak_normalize(mono), (0, frames * self.hop_length - mono.shape[1]))
-        mel = audio.log_mel(mono.to(device))[:, None, :frames]
+        n_mels = self.vocoder.config.model_in_dim
+        mel = audio.log_mel(
+            mono.to(device), sampling_rate=self.sampling_rate, hop_length=self.hop_length, n_mels=n_mels
+        )[:, None]
         return self.vae.encode(mel.to(self.vae.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:

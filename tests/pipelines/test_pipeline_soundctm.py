@@ -1,0 +1,564 @@
+"""The pipeline's contract, on tiny real components of every family."""
+
+import inspect
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.preconditioning import karras_sigmas
+
+FAMILIES = ("embedded", "tango", "audioldm")
+PROMPTS = ["rain on a tin roof", "a dog barks"]
+# A batch of another size rounds differently, and an epsilon network's output is multiplied by sigma = 80.
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pipe(family, tiny_pipeline):
+    return tiny_pipeline(family)
+
+
+@pytest.fixture(scope="module")
+def embedded(tiny_pipeline):
+    return tiny_pipeline("embedded")
+
+
+def seeded(*seeds):
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return generators if len(generators) > 1 else generators[0]
+
+
+def latents_of(pipe, prompt="rain on a tin roof", *, seed=0, **kwargs):
+    kwargs.setdefault("generator", seeded(*seed) if isinstance(seed, tuple) else seeded(seed))
+    return pipe(prompt, output_type="latent", **kwargs).audios
+
+
+def counting_calls(module):
+    """Batch sizes of the calls made to `module`, filled in as they happen."""
+    sizes = []
+    handle = module.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append((args[0] if args else kwargs["input_ids"]).shape[0]), with_kwargs=True
+    )
+    return sizes, handle
+
+
+# What comes out
+
+
+def test_waveform_types_and_shapes(pipe):
+    as_array = pipe("rain", generator=seeded(0)).audios
+    as_tensor = pipe("rain", generator=seeded(0), output_type="pt", return_dict=False)[0]
+    assert isinstance(as_array, np.ndarray) and as_array.dtype == np.float32
+    assert as_tensor.dtype == torch.float32
+    assert as_array.shape == as_tensor.shape == (1, 1, 32 * 4 * 160)  # sample_size × VAE factor × hop
+    np.testing.assert_allclose(as_array, as_tensor.numpy(), atol=1e-6)
+    assert np.isfinite(as_array).all() and as_array.std() > 0
+    assert latents_of(pipe).shape == (1, 8, 32, 16)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.7, 1.2345, 3])
+def test_length_is_exact(embedded, seconds):
+    audio = embedded("rain", audio_length_in_s=seconds, generator=seeded(0)).audios
+    assert audio.shape == (1, 1, round(seconds * 16000))
+
+
+def test_prompt_guidance_nu_gamma_and_steps_all_matter(pipe):
+    base = latents_of(pipe, num_inference_steps=2)
+    changed = {
+        "prompt": latents_of(pipe, "a dog barks", num_inference_steps=2),
+        "guidance_scale": latents_of(pipe, num_inference_steps=2, guidance_scale=4.5),
+        "nu": latents_of(pipe, num_inference_steps=2, nu=1.5),
+        "gamma": latents_of(pipe, num_inference_steps=2, gamma=0.5),
+        "num_inference_steps": latents_of(pipe, num_inference_steps=3),
+        "seed": latents_of(pipe, num_inference_steps=2, seed=1),
+    }
+    assert [name for name, latents in changed.items() if torch.allclose(latents, base, atol=1e-7)] == []
+
+
+def test_same_seed_same_sound(pipe):
+    torch.testing.assert_close(latents_of(pipe, gamma=1.0), latents_of(pipe, gamma=1.0), rtol=0, atol=0)
+
+
+def test_default_call_uses_karras_levels_and_own_sigmas_replace_them(embedded):
+    levels = karras_sigmas(3)
+    torch.testing.assert_close(
+        latents_of(embedded, sigmas=levels.tolist()), latents_of(embedded, num_inference_steps=3)
+    )
+    assert embedded.num_timesteps == 3
+
+
+# How often the networks run
+
+
+def test_one_network_call_a_step_at_nu_1_and_two_halves_otherwise(pipe):
+    sizes, handle = counting_calls(pipe.unet)
+    latents_of(pipe, PROMPTS, num_inference_steps=3)
+    assert sizes == [2, 2, 2]
+    sizes.clear()
+    latents_of(pipe, PROMPTS, num_inference_steps=3, nu=0.5)
+    assert sizes == [4, 4, 4]
+    handle.remove()
+
+
+@pytest.mark.parametrize("nu", [1.0, 1.5])
+def test_text_encoder_runs_once(pipe, nu):
+    sizes, handle = counting_calls(pipe.text_encoder)
+    latents_of(pipe, PROMPTS, num_inference_steps=3, nu=nu)
+    handle.remove()
+    assert len(sizes) == 1
+
+
+def test_nu_mixes_the_two_students(pipe):
+    conditional = latents_of(pipe)
+    unconditional = latents_of(pipe, nu=0.0)
+    torch.testing.assert_close(unconditional, latents_of(pipe, ""), **CLOSE)
+    mixed = latents_of(pipe, nu=1.7)
+    torch.testing.assert_close(mixed, unconditional + 1.7 * (conditional - unconditional), **CLOSE)
+
+
+def test_negative_prompt_takes_the_place_of_the_empty_one(pipe):
+    negative = latents_of(pipe, nu=0.0, negative_prompt="loud wind")
+    torch.testing.assert_close(negative, latents_of(pipe, "loud wind"), **CLOSE)
+    one_each = latents_of(pipe, PROMPTS, nu=0.0, negative_prompt=["loud wind", "train"], seed=(0, 1))
+    torch.testing.assert_close(one_each[1:], latents_of(pipe, "train", seed=1), **CLOSE)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("settings", [{}, {"nu": 1.5, "gamma": 0.5, "num_inference_steps": 3}])
+def test_each_sound_is_the_same_alone_and_in_a_batch(pipe, settings):
+    prompts = ["rain", "a dog barks and a train on a tin roof", "wind"]
+    batch = latents_of(pipe, prompts, seed=(0, 1, 2), **settings)
+    for i, prompt in enumerate(prompts):
+        alone = latents_of(pipe, prompt, generator=[seeded(i)], **settings)
+        torch.testing.assert_close(batch[i : i + 1], alone, **CLOSE)
+
+
+def test_several_waveforms_a_prompt(pipe):
+    sounds = latents_of(pipe, PROMPTS, seed=(0, 1, 2, 3), num_waveforms_per_prompt=2, nu=1.5)
+    assert sounds.shape[0] == 4
+    torch.testing.assert_close(sounds[1:2], latents_of(pipe, PROMPTS[0], seed=1, nu=1.5), **CLOSE)
+    torch.testing.assert_close(sounds[2:3], latents_of(pipe, PROMPTS[1], seed=2, nu=1.5), **CLOSE)
+
+
+# Inputs in place of others
+
+
+@pytest.mark.parametrize("nu", [1.0, 1.5])
+def test_prompt_embeds_equal_prompts(pipe, nu):
+    expected = latents_of(pipe, PROMPTS, nu=nu, negative_prompt="loud wind and a train on a tin roof")
+    embeds, mask, negative_embeds, negative_mask = pipe.encode_prompt(
+        PROMPTS, negative_prompt="loud wind and a train on a tin roof", do_nu_sampling=nu != 1
+    )
+    given = latents_of(
+        pipe,
+        None,
+        nu=nu,
+        prompt_embeds=embeds,
+        attention_mask=mask,
+        negative_prompt_embeds=negative_embeds,
+        negative_attention_mask=negative_mask,
+    )
+    torch.testing.assert_close(given, expected, **CLOSE)
+
+
+def test_embeddings_of_different_lengths_can_be_mixed(pipe):
+    embeds, mask, *_ = pipe.encode_prompt("rain", do_nu_sampling=False)
+    negative, negative_mask, *_ = pipe.encode_prompt("loud wind and a train", do_nu_sampling=False)
+    given = latents_of(
+        pipe,
+        None,
+        nu=1.5,
+        prompt_embeds=embeds,
+        attention_mask=mask,
+        negative_prompt_embeds=negative,
+        negative_attention_mask=negative_mask,
+    )
+    torch.testing.assert_close(
+        given, latents_of(pipe, "rain", nu=1.5, negative_prompt="loud wind and a train"), **CLOSE
+    )
+
+
+def test_latents_in_are_the_starting_noise(embedded):
+    noise = torch.randn(1, 8, 16, 16, generator=seeded(3))
+    from_noise = embedded("rain", latents=noise, output_type="latent").audios
+    drawn = latents_of(embedded, "rain", seed=3, audio_length_in_s=16 * 4 * 160 / 16000)
+    torch.testing.assert_close(from_noise, drawn)
+    assert embedded("rain", latents=noise).audios.shape == (1, 1, 16 * 4 * 160)
+
+
+def test_network_alone_is_enough_for_latents(embedded):
+    embeds, mask, *_ = embedded.encode_prompt("rain", do_nu_sampling=False)
+    bare = SoundCTMPipeline(None, None, None, embedded.unet, embedded.scheduler, None)
+    bare.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 8, 16, 16, generator=seeded(3))
+    latents = bare(prompt_embeds=embeds, attention_mask=mask, latents=noise, output_type="latent").audios
+    torch.testing.assert_close(latents, embedded("rain", latents=noise, output_type="latent").audios)
+    with pytest.raises(ValueError, match="no `vae`"):
+        bare(prompt_embeds=embeds, attention_mask=mask)
+
+
+# Audio to audio
+
+
+def test_strength_chooses_the_first_noise_level(embedded):
+    seen = []
+
+    def record(pipe, step, timestep, tensors):
+        seen.append(pipe.scheduler.sigmas.clone())
+        return tensors
+
+    waveform = 0.1 * torch.randn(1, 9600, generator=seeded(5))
+    source = {"initial_audio_waveforms": waveform, "initial_audio_sampling_rate": 16000}
+    audio = embedded("rain", num_inference_steps=2, strength=0.25, callback_on_step_end=record, **source).audios
+    assert audio.shape == (1, 1, 9600)
+    torch.testing.assert_close(seen[0], karras_sigmas(8)[[6, 7, 8]])
+
+    clean = embedded.encode_audio(waveform[None], 16000, 9600)
+    near = latents_of(embedded, strength=0.01, **source)
+    far = latents_of(embedded, strength=0.9, **source)
+    assert (near - clean).abs().mean() < 0.1 * (far - clean).abs().mean()
+
+
+@pytest.mark.parametrize("shape", [(4410,), (2, 4410), (2, 2, 4410)])
+def test_initial_audio_is_resampled_mixed_and_repeated(embedded, shape):
+    waveforms = 0.1 * np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    audio = embedded(
+        PROMPTS, initial_audio_waveforms=waveforms, initial_audio_sampling_rate=44100, num_waveforms_per_prompt=2
+    ).audios
+    assert audio.shape == (4, 1, 1600)
+    assert np.isfinite(audio).all()
+
+
+def test_silent_initial_audio_is_fine(embedded):
+    audio = embedded("rain", initial_audio_waveforms=np.zeros(8000), initial_audio_sampling_rate=16000).audios
+    assert np.isfinite(audio).all()
+
+
+# Callbacks
+
+
+def test_callback_sees_and_changes_latents(pipe):
+    steps = []
+
+    def zero_at_the_end(pipe, step, timestep, tensors):
+        steps.append((step, pipe.num_timesteps, pipe.guidance_scale, pipe.nu))
+        if step == 2:
+            tensors["latents"] = torch.zeros_like(tensors["latents"])
+        return tensors
+
+    latents = latents_of(pipe, num_inference_steps=3, guidance_scale=3.0, callback_on_step_end=zero_at_the_end)
+    assert steps == [(i, 3, 3.0, 1.0) for i in range(3)]
+    assert latents.abs().sum() == 0
+
+
+def test_callback_can_interrupt(pipe):
+    steps = []
+
+    def stop(pipe, step, timestep, tensors):
+        steps.append(step)
+        pipe._interrupt = step == 1
+        return tensors
+
+    latents_of(pipe, num_inference_steps=5, callback_on_step_end=stop)
+    assert steps == [0, 1]
+    assert latents_of(pipe, num_inference_steps=2).isfinite().all()  # the next call starts afresh
+    assert not pipe.interrupt
+
+
+class Recorder(PipelineCallback):
+    def __init__(self, name):
+        super().__init__()
+        self.seen = []
+        self.name = name
+
+    @property
+    def tensor_inputs(self):
+        return [self.name]
+
+    def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+        self.seen.append(sorted(callback_kwargs))
+        return callback_kwargs
+
+
+def test_pipeline_callbacks_get_the_tensors_they_name(pipe):
+    first, second = Recorder("latents"), Recorder("prompt_embeds")
+    latents_of(pipe, num_inference_steps=2, callback_on_step_end=first)
+    assert first.seen == [["latents"]] * 2
+    both = MultiPipelineCallbacks([first, second])
+    latents_of(pipe, num_inference_steps=2, callback_on_step_end=both)
+    assert second.seen == [["latents", "prompt_embeds"]] * 2
+
+
+def test_callback_can_change_the_prompt(pipe):
+    other, *_ = pipe.encode_prompt("a dog barks on", do_nu_sampling=False)
+    rain, *_ = pipe.encode_prompt("rain on a tin", do_nu_sampling=False)
+    if rain.shape != other.shape:
+        pytest.skip("prompts have different token counts here")
+
+    def swap(pipe, step, timestep, tensors):
+        return {"prompt_embeds": other}
+
+    changed = latents_of(
+        pipe,
+        "rain on a tin",
+        num_inference_steps=2,
+        callback_on_step_end=swap,
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
+    )
+    assert not torch.allclose(changed, latents_of(pipe, "rain on a tin", num_inference_steps=2))
+
+
+def test_every_callback_tensor_can_be_asked_for(pipe):
+    seen = {}
+
+    def keep(pipe, step, timestep, tensors):
+        seen.update(tensors)
+        return tensors
+
+    names = pipe._callback_tensor_inputs
+    latents_of(pipe, nu=1.5, callback_on_step_end=keep, callback_on_step_end_tensor_inputs=names)
+    assert set(seen) == set(names) and all(isinstance(value, torch.Tensor) for value in seen.values())
+
+
+# diffusers' pipeline contract
+
+
+def test_call_has_the_arguments_diffusers_users_expect():
+    names = inspect.signature(SoundCTMPipeline.__call__).parameters
+    expected = "prompt audio_length_in_s num_inference_steps guidance_scale negative_prompt num_waveforms_per_prompt"
+    expected += " generator latents prompt_embeds negative_prompt_embeds output_type return_dict callback_on_step_end"
+    expected += " callback_on_step_end_tensor_inputs sigmas"
+    assert set(expected.split()) <= set(names)
+
+
+def test_offload_sequence_names_every_model(pipe):
+    models = {name for name, value in pipe.components.items() if isinstance(value, torch.nn.Module)}
+    assert set(pipe.model_cpu_offload_seq.split("->")) == models
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_stays_close_and_gives_float32_sound(family, tiny_pipeline):
+    pipe = tiny_pipeline(family)
+    full = latents_of(pipe, num_inference_steps=2, nu=1.5)
+    pipe.to(dtype=torch.bfloat16)
+    half = latents_of(pipe, num_inference_steps=2, nu=1.5)
+    assert half.dtype == torch.float32
+    # At sigma 80 an epsilon network's rounding error is multiplied by 80.
+    assert (half - full).abs().mean() < 0.1 * full.abs().mean()
+    audio = pipe("rain", generator=seeded(0)).audios
+    assert audio.dtype == np.float32 and np.isfinite(audio).all()
+
+
+def test_progress_bar_has_one_tick_a_step(pipe, capsys):
+    pipe.set_progress_bar_config(disable=False)
+    latents_of(pipe, num_inference_steps=3)
+    pipe.set_progress_bar_config(disable=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+# Saving and loading
+
+
+def test_save_and_load(pipe, tmp_path):
+    expected = latents_of(pipe, num_inference_steps=2, nu=1.5)
+    pipe.save_pretrained(tmp_path)
+    loaded = SoundCTMPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert list(loaded.config.guidance_scale_range) == [2.0, 5.0]
+    assert loaded.dtype == torch.float32
+    torch.testing.assert_close(latents_of(loaded, num_inference_steps=2, nu=1.5), expected)
+    assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.py"))
+
+
+def test_loading_gives_no_warnings(embedded_folder, caplog, capsys):
+    for name in ("diffusers", "transformers"):
+        logging.getLogger(name).propagate = True
+    SoundCTMPipeline.from_pretrained(embedded_folder)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_save_and_load_in_half_precision_with_variant(embedded, embedded_folder, tmp_path):
+    half = SoundCTMPipeline.from_pretrained(embedded_folder, torch_dtype=torch.float16)
+    assert {model.dtype for model in (half.unet, half.vae, half.vocoder, half.text_encoder)} == {torch.float16}
+    half.save_pretrained(tmp_path, variant="fp16")
+    assert (tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    loaded = SoundCTMPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float32)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.text_encoder.dtype == torch.float32
+    reference = latents_of(embedded)
+    assert (latents_of(loaded) - reference).abs().mean() < 0.02 * reference.abs().mean()
+    with pytest.raises((OSError, ValueError)):
+        SoundCTMPipeline.from_pretrained(tmp_path)  # has only the fp16 variant
+
+
+def test_optional_components_may_be_left_out(embedded, tmp_path):
+    embeds, mask, *_ = embedded.encode_prompt("rain", do_nu_sampling=False)
+    components = {**embedded.components, "text_encoder": None, "tokenizer": None}
+    SoundCTMPipeline(**components).save_pretrained(tmp_path)
+    loaded = SoundCTMPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.text_encoder is None and loaded.tokenizer is None
+    torch.testing.assert_close(
+        latents_of(loaded, None, prompt_embeds=embeds, attention_mask=mask), latents_of(embedded, "rain")
+    )
+    with pytest.raises(ValueError, match="text_encoder"):
+        loaded("rain")
+
+
+def test_components_can_be_passed(embedded, embedded_folder):
+    loaded = SoundCTMPipeline.from_pretrained(embedded_folder, unet=embedded.unet, text_encoder=None, tokenizer=None)
+    assert loaded.unet is embedded.unet and loaded.text_encoder is None
+
+
+def test_broken_folders_are_named(embedded_folder, tmp_path):
+    import shutil
+
+    def copy(name):
+        return shutil.copytree(embedded_folder, tmp_path / name)
+
+    with pytest.raises(OSError, match=r"model_index\.json"):
+        SoundCTMPipeline.from_pretrained(tmp_path)
+    no_vae = copy("no-vae")
+    shutil.rmtree(no_vae / "vae")
+    with pytest.raises(OSError, match="vae"):
+        SoundCTMPipeline.from_pretrained(no_vae)
+    no_weights = copy("no-weights")
+    (no_weights / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(OSError, match="unet"):
+        SoundCTMPipeline.from_pretrained(no_weights)
+    no_index = copy("no-json")
+    (no_index / "model_index.json").write_text("{")
+    with pytest.raises(OSError, match=r"model_index\.json"):
+        SoundCTMPipeline.from_pretrained(no_index)
+    for component, file in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        damaged = copy(f"damaged-{len(file)}")
+        weights = damaged / component / f"{file}.safetensors"
+        complete = weights.read_bytes()
+        for content in (complete[:-1], complete[:500], b"\xff" * 100, b""):
+            weights.write_bytes(content)
+            with pytest.raises(OSError, match=f"{component}/{file}"):
+                SoundCTMPipeline.from_pretrained(damaged)
+
+
+def test_pickled_weights_are_refused(embedded, embedded_folder, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(embedded_folder, tmp_path / "model")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(embedded.unet.state_dict(), folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(OSError, match="unet"):
+        SoundCTMPipeline.from_pretrained(folder)
+
+
+def test_embedded_model_without_weights_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("diffusers_soundctm.hub.EMBEDDED", tmp_path)
+    with pytest.raises(FileNotFoundError, match="Reinstall"):
+        SoundCTMPipeline.from_embedded()
+
+
+def test_embedded_model_loads_half_precision_files_in_float32(monkeypatch, embedded_folder, tmp_path):
+    SoundCTMPipeline.from_pretrained(embedded_folder, torch_dtype=torch.float16).save_pretrained(tmp_path)
+    monkeypatch.setattr("diffusers_soundctm.hub.EMBEDDED", tmp_path)
+    pipe = SoundCTMPipeline.from_embedded()
+    assert {model.dtype for model in (pipe.unet, pipe.vae, pipe.vocoder, pipe.text_encoder)} == {torch.float32}
+
+
+# Bad input
+
+NOISE = torch.zeros(1, 8, 32, 16)
+AUDIO = {"initial_audio_waveforms": np.zeros(1600), "initial_audio_sampling_rate": 16000}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("prompt", {"prompt": []}),
+        ("prompt", {"prompt": 3}),
+        ("prompt", {"prompt": ["rain", None]}),
+        ("prompt", {"prompt": None}),
+        ("prompt_embeds", {"prompt_embeds": torch.zeros(1, 3, 16)}),
+        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 17)}),
+        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 16)}),
+        ("negative_prompt_embeds", {"negative_prompt_embeds": torch.zeros(3, 3, 16), "nu": 0.5}),
+        ("mask", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 16), "attention_mask": torch.ones(1, 4)}),
+        ("mask", {"attention_mask": torch.ones(1, 4)}),
+        ("negative_prompt", {"negative_prompt": ["a", "b"], "nu": 0.5}),
+        ("negative_prompt", {"negative_prompt": 1, "nu": 0.5}),
+        ("num_inference_steps", {"num_inference_steps": 0}),
+        ("num_inference_steps", {"num_inference_steps": 1.5}),
+        ("num_waveforms_per_prompt", {"num_waveforms_per_prompt": 0}),
+        ("gamma", {"gamma": -0.1}),
+        ("gamma", {"gamma": 1.1}),
+        ("gamma", {"gamma": float("nan")}),
+        ("guidance_scale", {"guidance_scale": float("inf")}),
+        ("nu", {"nu": "1"}),
+        ("audio_length_in_s", {"audio_length_in_s": 0}),
+        ("audio_length_in_s", {"audio_length_in_s": -1}),
+        ("audio_length_in_s", {"audio_length_in_s": 30.1}),
+        ("audio_length_in_s", {"audio_length_in_s": float("nan")}),
+        ("sigmas", {"sigmas": [80.0]}),
+        ("sigmas", {"sigmas": [1.0, 2.0]}),
+        ("sigmas", {"sigmas": [80.0, 0.0]}),
+        ("generator", {"generator": [torch.Generator()] * 2}),
+        ("latents", {"latents": NOISE * float("nan")}),
+        ("latents", {"latents": NOISE[:, :4]}),
+        ("latents", {"latents": NOISE[0]}),
+        ("latents", {"latents": NOISE[..., :8]}),
+        ("latents", {"latents": NOISE, "audio_length_in_s": 5.12}),
+        ("latents", {"latents": NOISE.numpy()}),
+        ("output_type", {"output_type": "wav"}),
+        ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["noise"]}),
+        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.zeros(0)}),
+        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.full(1600, np.nan)}),
+        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": "rain.wav"}),
+        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.zeros((3, 1600))}),
+        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.zeros((1, 1, 1, 1600))}),
+        ("initial_audio_sampling_rate", {"initial_audio_waveforms": np.zeros(1600)}),
+        ("initial_audio_sampling_rate", {"initial_audio_sampling_rate": 16000}),
+        ("strength", {"strength": 0.5}),
+        ("strength", {**AUDIO, "strength": 0.0}),
+        ("strength", {**AUDIO, "strength": 1.5}),
+        ("strength", {**AUDIO, "strength": 0.5, "sigmas": [80.0, 0.002]}),
+    ],
+)
+def test_bad_input_is_named_before_any_network_runs(embedded, name, arguments):
+    calls, handles = zip(*(counting_calls(model) for model in (embedded.unet, embedded.text_encoder)), strict=True)
+    with pytest.raises((ValueError, TypeError), match=name):
+        embedded(**{"prompt": "rain", **arguments})
+    for handle in handles:
+        handle.remove()
+    assert calls == ([], [])
+
+
+def test_guidance_outside_the_trained_range_warns_and_names_it(embedded, caplog):
+    logging.getLogger("diffusers_soundctm").propagate = True
+    with caplog.at_level(logging.WARNING):
+        latents_of(embedded, guidance_scale=7.5)
+        assert "[2.0, 5.0]" in caplog.text and "7.5" in caplog.text
+        caplog.clear()
+        latents_of(embedded, guidance_scale=5.0)
+        assert caplog.text == ""
+
+
+def test_unused_negative_prompt_warns(embedded, caplog):
+    with caplog.at_level(logging.WARNING):
+        latents_of(embedded, negative_prompt="wind")
+    assert "negative_prompt" in caplog.text
+
+
+def test_config_is_plain_json(embedded_folder):
+    index = json.loads((embedded_folder / "model_index.json").read_text())
+    assert index["unet"] == ["diffusers_soundctm", "CTMUNet2DConditionModel"]
+    assert index["_class_name"] == "SoundCTMPipeline"
