@@ -7,6 +7,7 @@ from .version import __version__
 
 # Public name -> the module that defines it. Loaded on first use, so that `soundctm --help` need not import torch.
 _PUBLIC = {
+    "CTMAudioLDM2UNet2DConditionModel": ".models.unet_audioldm2_ctm",
     "CTMScheduler": ".schedulers.scheduling_ctm",
     "CTMTimestepEmbedding": ".models.embeddings",
     "CTMUNet2DConditionModel": ".models.unet_2d_condition_ctm",
