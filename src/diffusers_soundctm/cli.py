@@ -209,7 +209,7 @@ def _info(arguments: argparse.Namespace) -> None:
         parameters, size = hub.count_parameters(folder / name)
         total += parameters
         weights = f"{parameters / 1e6:8.2f} M parameters {size / 1e6:7.1f} MB" if parameters else ""
-        print(f"  {name:13} {library}.{kind:28} {weights}".rstrip())
+        print(f"  {name:13} {f'{library}.{kind}':43} {weights}".rstrip())
     print(f"  {'in all':13} {total / 1e6:.1f} M parameters")
     for label, value in _facts(folder, index).items():
         print(f"  {label:13} {value}")

@@ -302,22 +302,16 @@ def test_pipeline_callbacks_get_the_tensors_they_name(pipe):
 
 
 def test_callback_can_change_the_prompt(pipe):
-    other, *_ = pipe.encode_prompt("a dog barks on", do_nu_sampling=False)
-    rain, *_ = pipe.encode_prompt("rain on a tin", do_nu_sampling=False)
-    if rain.shape != other.shape:
-        pytest.skip("prompts have different token counts here")
-
-    def swap(pipe, step, timestep, tensors):
-        return {"prompt_embeds": other}
+    def turn_round(pipe, step, timestep, tensors):
+        return {"prompt_embeds": -tensors["prompt_embeds"]}
 
     changed = latents_of(
         pipe,
-        "rain on a tin",
         num_inference_steps=2,
-        callback_on_step_end=swap,
+        callback_on_step_end=turn_round,
         callback_on_step_end_tensor_inputs=["prompt_embeds"],
     )
-    assert not torch.allclose(changed, latents_of(pipe, "rain on a tin", num_inference_steps=2))
+    assert not torch.allclose(changed, latents_of(pipe, num_inference_steps=2))
 
 
 def test_every_callback_tensor_can_be_asked_for(pipe):

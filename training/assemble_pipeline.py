@@ -1,0 +1,61 @@
+"""Put the trained parts together in half precision: a folder that `SoundCTMPipeline.from_pretrained` loads.
+
+Example:
+    python training/assemble_pipeline.py --vae runs/autoencoder/vae --vocoder runs/vocoder/vocoder \
+        --unet runs/student/unet --text_encoder all-MiniLM-L6-v2 --guidance_scale_range 1 5 \
+        --output src/diffusers_soundctm/embedded
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import AutoModel, AutoTokenizer
+
+from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
+
+MAX_BYTES = 95e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for part in ("vae", "vocoder", "unet", "text_encoder"):
+        parser.add_argument(f"--{part}", type=Path, required=True, help=f"folder of the {part}")
+    parser.add_argument("--guidance_scale_range", type=float, nargs=2, required=True, metavar=("MIN", "MAX"))
+    parser.add_argument("--sigma_data", type=float, default=0.5, help="as in training (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
+
+    unet = CTMUNet2DConditionModel.from_pretrained(arguments.unet)
+    pipe = SoundCTMPipeline(
+        vae=AutoencoderKL.from_pretrained(arguments.vae),
+        text_encoder=AutoModel.from_pretrained(arguments.text_encoder),
+        tokenizer=AutoTokenizer.from_pretrained(arguments.text_encoder),
+        unet=unet,
+        scheduler=CTMScheduler(prediction_type=unet.config.prediction_type, sigma_data=arguments.sigma_data),
+        vocoder=ISTFTVocoder.from_pretrained(arguments.vocoder),
+        guidance_scale_range=arguments.guidance_scale_range,
+    )
+    pipe.to(dtype=torch.float16)
+    for name, model in pipe.components.items():
+        if isinstance(model, torch.nn.Module):
+            too_large = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+            if too_large:
+                raise ValueError(
+                    f"{name} has weights beyond half precision: {too_large[:3]}; train it with weight decay."
+                )
+    pipe.save_pretrained(arguments.output)
+
+    total = 0
+    for path in sorted(arguments.output.rglob("*")):
+        if path.is_file():
+            total += path.stat().st_size
+            print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(arguments.output)}")
+    print(f"{total / 1e6:8.2f} MB  in all")
+    if total > MAX_BYTES:
+        raise SystemExit(f"The folder exceeds {MAX_BYTES / 1e6:.0f} MB; make the network or the text encoder smaller.")
+
+
+if __name__ == "__main__":
+    main()
