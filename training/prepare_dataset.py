@@ -1,0 +1,333 @@
+"""Render the audio-caption data set that the embedded model is trained on.
+
+    apt install fluid-soundfont-gm fluid-soundfont-gs sonic-pi-samples openttd-opensfx freedoom endless-sky-data
+    pip install --no-deps tinysoundfont
+    python training/prepare_dataset.py --output_dir data/embedded
+
+The result is a folder of parquet files (splits train and test) that `datasets.load_dataset` and every training script
+here read, with a card that credits each source. The same seed gives the same clips.
+"""
+
+import argparse
+import io
+import multiprocessing
+import os
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import soundfile
+from tqdm.auto import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent))  # also found by worker processes
+
+from sources import recordings
+from sources.captions import mixture_captions, single_captions
+from sources.classes import CLASSES, File, SoundClass
+from sources.rendering import HELDOUT_SHIFTS, SAMPLING_RATE, Part, Renderer, split_voices
+
+NUM_SAMPLES = 81920
+WORDINGS = {"train": 6, "test": 4}
+UNSEEN_PAIRS = 0.2
+ROWS_PER_FILE = 1000
+# A 50 ms frame counts as sounding above this share of the loudest frame; at least so many should sound.
+SOUNDING_LEVEL, SOUNDING_SHARE = 0.02, 0.3
+_SPLIT_NUMBER = {"train": 0, "test": 1}
+_FEATURES = ("caption", "label", "source", "recording", "licence", "kind")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Render the audio-caption data set of the embedded model.")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write; must not exist yet")
+    parser.add_argument("--train_clips", type=int, default=12600)
+    parser.add_argument("--test_clips", type=int, default=1520)
+    parser.add_argument("--mixture_share", type=float, default=0.15, help="share of clips with two sounds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num_proc", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    for name in ("train_clips", "test_clips", "num_proc"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; give a positive number.")
+    if not 0 <= args.mixture_share <= 1:
+        parser.error(f"--mixture_share is {args.mixture_share}; give a number from 0 to 1.")
+    if args.output_dir.exists():
+        parser.error(f"--output_dir {args.output_dir} exists already; remove it or name another folder.")
+    return args
+
+
+@lru_cache
+def unseen_pairs(seed: int) -> frozenset[tuple[str, str]]:
+    """The pairs of labels that only test mixtures use."""
+    pairs = list(combinations(sorted(sound.label for sound in CLASSES), 2))
+    chosen = np.random.default_rng(seed).choice(len(pairs), round(UNSEEN_PAIRS * len(pairs)), replace=False)
+    return frozenset(pairs[i] for i in chosen)
+
+
+def plan(split: str, clips: int, mixture_share: float, seed: int) -> list[tuple[str, int, int, str | None]]:
+    """What to render: (split, seed, index, label), every class equally often; a label of None asks for a mixture."""
+    mixtures = round(clips * mixture_share)
+    labels = [CLASSES[i % len(CLASSES)].label for i in range(clips - mixtures)] + [None] * mixtures
+    order = np.random.default_rng([seed, _SPLIT_NUMBER[split]]).permutation(clips)
+    return [(split, seed, index, labels[i]) for index, i in enumerate(order)]
+
+
+@lru_cache(maxsize=1)
+def _renderer() -> Renderer:
+    return Renderer()
+
+
+def make_clip(task: tuple[str, int, int, str | None]) -> dict[str, object]:
+    """One row of the data set. Depends on the task alone, so that any number of processes gives the same rows."""
+    split, seed, index, label = task
+    rng = np.random.default_rng([seed, _SPLIT_NUMBER[split], index])
+    seconds = NUM_SAMPLES / SAMPLING_RATE
+    if label is None:
+        first, second = _draw_pair(split, seed, rng)
+        return _mixture(split, first, second, seconds, index, rng)
+    sound = next(sound for sound in CLASSES if sound.label == label)
+    part = _render(sound, split, seconds, rng)
+    captions = single_captions(part, split, WORDINGS[split], rng)
+    return _row(split, index, part.waveform, captions, label, sound.kind, [part], rng)
+
+
+def _mixture(
+    split: str, first: SoundClass, second: SoundClass, seconds: float, index: int, rng: np.random.Generator
+) -> dict[str, object]:
+    order = "sequence" if rng.random() < 0.4 else "together"
+    if order == "sequence":
+        parts = [_render(sound, split, seconds / 2, rng) for sound in (first, second)]
+        waveform = np.concatenate([_level(part.waveform) for part in parts])
+        second_db = 0.0
+    else:
+        parts = [_render(sound, split, seconds, rng) for sound in (first, second)]
+        second_db = float(rng.uniform(-8, 1))
+        waveform = _level(parts[0].waveform) + _level(parts[1].waveform) * 10 ** (second_db / 20)
+    captions = mixture_captions(*parts, order, second_db, split, WORDINGS[split], rng)
+    return _row(split, index, waveform, captions, f"{first.label} + {second.label}", "mixture", parts, rng)
+
+
+def _draw_pair(split: str, seed: int, rng: np.random.Generator) -> tuple[SoundClass, SoundClass]:
+    while True:
+        first, second = (CLASSES[i] for i in rng.choice(len(CLASSES), 2, replace=False))
+        # Two instruments at once are the hardest to tell apart, so they are drawn less often.
+        if first.kind == second.kind == "instrument" and rng.random() < 0.4:
+            continue
+        pair = tuple(sorted((first.label, second.label)))
+        if (pair in unseen_pairs(seed)) == (split == "test"):
+            return first, second
+
+
+def _render(sound: SoundClass, split: str, seconds: float, rng: np.random.Generator) -> Part:
+    """Redraws what would leave most of the clip silent; of a class of short sounds, the fullest of several draws."""
+    best = None
+    for _ in range(12):
+        part = _renderer().render(sound, split, seconds, rng)
+        share = sounding_share(part.waveform)
+        if best is None or share > best[0]:
+            best = share, part
+        if share >= SOUNDING_SHARE:
+            break
+    return best[1]
+
+
+def sounding_share(waveform: np.ndarray) -> float:
+    """Share of 50 ms frames that are not silent."""
+    frame = SAMPLING_RATE // 20
+    frames = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
+    level = np.sqrt((frames**2).mean(axis=1))
+    return float((level > SOUNDING_LEVEL * level.max()).mean())
+
+
+def _level(waveform: np.ndarray) -> np.ndarray:
+    """To the same loudness: mean square of the sounding part, but no peak above 6 times it."""
+    sounding = np.abs(waveform) > 0.02
+    rms = np.sqrt((waveform[sounding] ** 2).mean())
+    return waveform / max(rms, 1 / 6)
+
+
+def _row(
+    split: str,
+    index: int,
+    waveform: np.ndarray,
+    captions: list[str],
+    label: str,
+    kind: str,
+    parts: list[Part],
+    rng: np.random.Generator,
+) -> dict[str, object]:
+    if len(waveform) != NUM_SAMPLES or not np.isfinite(waveform).all():
+        raise RuntimeError(f"{split} clip {index} ({label}) has {len(waveform)} samples or a value that is not finite.")
+    waveform = waveform * (rng.uniform(0.4, 0.9) / np.abs(waveform).max())
+    file = io.BytesIO()
+    soundfile.write(file, waveform, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    return {
+        "audio": {"bytes": file.getvalue(), "path": f"{split}-{index:05d}.flac"},
+        "caption": captions,
+        "label": label,
+        "source": ", ".join(sorted({source for part in parts for source in part.sources})),
+        "recording": ", ".join(sorted({part.recording for part in parts})),
+        "licence": ", ".join(sorted({licence for part in parts for licence in part.licences})),
+        "kind": kind,
+    }
+
+
+def write_split(split: str, rows: Iterator[dict[str, object]], clips: int, folder: Path) -> list[dict[str, object]]:
+    """Write a split's parquet files; returns the rows without their audio."""
+    from datasets import Audio, Features, List, Value
+
+    features = Features(
+        {"audio": Audio(sampling_rate=SAMPLING_RATE)}
+        | {name: List(Value("string")) if name == "caption" else Value("string") for name in _FEATURES}
+    )
+    files = -(-clips // ROWS_PER_FILE)
+    texts, batch = [], []
+    for number, row in enumerate(tqdm(rows, total=clips, desc=split, unit="clip"), start=1):
+        texts.append({name: row[name] for name in _FEATURES})
+        batch.append(row)
+        if len(batch) == ROWS_PER_FILE or number == clips:
+            part = (number - 1) // ROWS_PER_FILE
+            # Made by pyarrow, since `datasets` encodes audio through torchcodec even when it is encoded already.
+            table = pyarrow.Table.from_pylist(batch, schema=features.arrow_schema)
+            pyarrow.parquet.write_table(
+                table,
+                folder / f"{split}-{part:05d}-of-{files:05d}.parquet",
+                row_group_size=100,
+            )
+            batch = []
+    return texts
+
+
+def check(train: list[dict[str, object]], test: list[dict[str, object]]) -> None:
+    """What the splits promise: no shared caption or pair, and no recording shared where one is held out."""
+    captions = [{caption for row in rows for caption in row["caption"]} for rows in (train, test)]
+    if shared := captions[0] & captions[1]:
+        raise RuntimeError(f"{len(shared)} test captions are also used in training, such as {sorted(shared)[:3]}.")
+    pairs = [
+        {frozenset(row["label"].split(" + ")) for row in rows if row["kind"] == "mixture"} for rows in (train, test)
+    ]
+    if shared := pairs[0] & pairs[1]:
+        raise RuntimeError(
+            f"{len(shared)} pairs of test mixtures are also used in training, such as {list(shared)[:3]}."
+        )
+
+
+def card(train: list[dict[str, object]], test: list[dict[str, object]], args: argparse.Namespace) -> str:
+    """The data set card: what there is, what is held out, and the credit for every recording used."""
+    counts = [Counter(row["label"] for row in rows if row["kind"] != "mixture") for rows in (train, test)]
+    lines = [
+        "---",
+        "license: other",
+        "language: en",
+        "task_categories: [text-to-audio]",
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        "  - {split: train, path: train-*.parquet}",
+        "  - {split: test, path: test-*.parquet}",
+        "---",
+        "# Sounds with captions, from free soundfonts and recordings",
+        "",
+        f"{len(train)} training and {len(test)} test clips of {NUM_SAMPLES} samples at {SAMPLING_RATE} Hz, mono, FLAC; "
+        f"{len(CLASSES)} sound classes and two-sound mixtures of them. Made by `training/prepare_dataset.py --seed "
+        f"{args.seed} --train_clips {args.train_clips} --test_clips {args.test_clips} "
+        f"--mixture_share {args.mixture_share}`.",
+        "",
+        "Columns: `audio`, `caption` (list of wordings of one clip), `label` (mixtures: `a + b`), `kind` (instrument, "
+        "effect, recorded, mixture), `source`, `recording`, `licence`.",
+        "",
+        "## What only the test split has",
+        "",
+        "- **Captions**: its templates are not used in training, and no test caption occurs there. The nouns "
+        "are the same.",
+        f"- **Pairs**: {UNSEEN_PAIRS:.0%} of all pairs of classes are mixed in test only; both sounds are known.",
+        "- **Recordings**: by class, one of three. *Files or presets*: those named in the table below are test only. "
+        "*Zones*: every fourth sample zone of an instrument, or every fourth key where it has too few zones for that. "
+        f"*Pitch*: a class with one or two recordings shares them between the splits and holds out pitch shifts "
+        f"of {_bands()} semitones (of ±4).",
+        "",
+        "Captions call notes low or high relative to the instrument's range, and soft or loud by how they are struck "
+        "(clips are normalised to a random peak, so it is heard in the timbre only).",
+        "",
+        "## Classes",
+        "",
+        "| label | kind | train | test | made from | held out for test |",
+        "|---|---|---|---|---|---|",
+    ]
+    for sound in CLASSES:
+        voices = ", ".join(_voice(v) for v in split_voices(sound, "train"))
+        if sound.heldout:
+            heldout = ", ".join(_voice(v) for v in sound.heldout)
+        else:
+            heldout = "zones or keys" if sound.kind == "instrument" else "pitch shifts"
+        lines.append(
+            f"| {sound.label} | {sound.kind} | {counts[0][sound.label]} | {counts[1][sound.label]} "
+            f"| {voices} | {heldout} |"
+        )
+    return "\n".join([*lines, "", *_attribution()]) + "\n"
+
+
+def _bands() -> str:
+    return " and ".join(f"{low:+g} to {high:+g}" for low, high in HELDOUT_SHIFTS)
+
+
+def _voice(voice: object) -> str:
+    if isinstance(voice, File):
+        return f"{voice.source} {voice.name}"
+    return f"FluidR3 {voice.font} {voice.bank}:{voice.preset}"
+
+
+def _attribution() -> list[str]:
+    by_source: dict[str, list[recordings.Recording]] = defaultdict(list)
+    for voice in sorted({v for sound in CLASSES for v in sound.voices if isinstance(v, File)}, key=_voice):
+        by_source[voice.source].append(recordings.read(voice.source, voice.name))
+    lines = [
+        "## Attribution",
+        "",
+        "| source (Debian package) | licence | credit |",
+        "|---|---|---|",
+        "| fluid-soundfont-gm, fluid-soundfont-gs | MIT | FluidR3, © 2000-2002, 2008 Frank Wen, © 2008 Toby Smithe; "
+        "samples by Suren M. Seron, Scott Hanan, Steve Aupperle, Chris Gillman, Alex Taubr, Chris Prola, Andrew Klenk, "
+        "Winfried Hubbe, Dylan, Tim, Gort, Uros Katic, Ethan Winer |",
+    ]
+    for source, used in by_source.items():
+        licences = ", ".join(sorted({recording.licence for recording in used}))
+        credits = sorted({recording.credit for recording in used})
+        credit = "see below" if len(credits) > 1 else credits[0]
+        lines.append(f"| {source} | {licences} | {credit} |")
+    lines += ["", "All clips are excerpts, repetitions, pitch shifts or mixtures of these.", ""]
+    lines += ["| openttd-opensfx | licence | title and author |", "|---|---|---|"]
+    lines += [f"| {r.name} | {r.licence} | {r.credit} |" for r in by_source["openttd-opensfx"]]
+    return lines
+
+
+def main() -> None:
+    args = parse_args()
+    for sound in CLASSES:
+        for voice in sound.voices:
+            if isinstance(voice, File):
+                recordings.read(voice.source, voice.name)  # a missing package or licence stops here, not an hour later
+    temporary = args.output_dir.with_name(f".{args.output_dir.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        texts = {}
+        with multiprocessing.get_context("spawn").Pool(args.num_proc) as pool:
+            for split, clips in (("train", args.train_clips), ("test", args.test_clips)):
+                rows = pool.imap(make_clip, plan(split, clips, args.mixture_share, args.seed), chunksize=16)
+                texts[split] = write_split(split, rows, clips, temporary)
+        check(texts["train"], texts["test"])
+        (temporary / "README.md").write_text(card(texts["train"], texts["test"], args), encoding="utf-8")
+        temporary.replace(args.output_dir)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{args.output_dir}: {args.train_clips} training and {args.test_clips} test clips.")
+
+
+if __name__ == "__main__":
+    main()

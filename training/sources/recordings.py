@@ -1,0 +1,102 @@
+"""Recorded sounds under permissive licences, read from Debian packages."""
+
+import io
+import re
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+SONIC_PI = Path("/usr/share/sonic-pi/samples")
+OPENSFX = Path("/usr/share/games/openttd/baseset/opensfx/opensfx.cat")
+ENDLESS_SKY = Path("/usr/share/games/endless-sky/sounds")
+FREEDOOM = Path("/usr/share/games/doom/freedoom2.wad")
+# Named as CC-BY-SA in the package's copyright file; all its other sounds are public domain.
+_ENDLESS_SKY_COPYLEFT = {"heavy rocket hit", "explosion huge"}
+_OPENSFX_LICENCES = {
+    "Creative Commons Zero 1.0": "CC0-1.0",
+    "Creative Commons Attribution 3.0": "CC-BY-3.0",
+    "Creative Commons Attribution 3.0 Unported": "CC-BY-3.0",
+}
+_DMX_HEADER, _DMX_PADDING = 8, 16
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded file: mono float32 `waveform` at `rate` Hz, with the credit its licence asks for."""
+
+    waveform: np.ndarray
+    rate: int
+    source: str
+    name: str
+    licence: str
+    credit: str
+
+
+@lru_cache(maxsize=256)
+def read(source: str, name: str) -> Recording:
+    """Read a file of "sonic-pi", "openttd-opensfx" (by its number), "endless-sky" or "freedoom" (by its lump).
+
+    Raises:
+        ValueError: The file is under a copyleft licence, or its licence is not stated.
+    """
+    reader = {
+        "sonic-pi": _sonic_pi,
+        "openttd-opensfx": _opensfx,
+        "endless-sky": _endless_sky,
+        "freedoom": _freedoom,
+    }[source]
+    waveform, rate, licence, credit = reader(name)
+    return Recording(waveform, rate, source, name, licence, credit)
+
+
+def _sonic_pi(name: str) -> tuple[np.ndarray, int, str, str]:
+    return *_decode(SONIC_PI / f"{name}.flac"), "CC0-1.0", "from freesound.org, via Sonic Pi"
+
+
+def _endless_sky(name: str) -> tuple[np.ndarray, int, str, str]:
+    if name in _ENDLESS_SKY_COPYLEFT:
+        raise ValueError(f"The endless-sky sound {name!r} is CC-BY-SA; choose another.")
+    return *_decode(ENDLESS_SKY / f"{name}.wav"), "public domain", "from freesound.org, via Endless Sky"
+
+
+def _opensfx(name: str) -> tuple[np.ndarray, int, str, str]:
+    data = OPENSFX.read_bytes()
+    offset, size = struct.unpack_from("<II", data, 8 * int(name))
+    offset &= 0x7FFFFFFF  # the top bit marks the file's version
+    title_length = data[offset]
+    title = data[offset + 1 : offset + 1 + title_length].rstrip(b"\0").decode()
+    stated = re.search(r"License: (.*?)\.( Original is Public Domain\.)?$", title)
+    if stated is None or stated[1] not in _OPENSFX_LICENCES:
+        raise ValueError(
+            f"The OpenSFX sound {name} is not CC0 or CC-BY, or does not say so: {title!r}; choose another."
+        )
+    start = offset + 1 + title_length
+    credit = title[: stated.start()].strip()
+    return *_decode(io.BytesIO(data[start : start + size])), _OPENSFX_LICENCES[stated[1]], credit
+
+
+def _freedoom(name: str) -> tuple[np.ndarray, int, str, str]:
+    data = FREEDOOM.read_bytes()
+    count, directory = struct.unpack_from("<II", data, 4)
+    for index in range(count):
+        offset, _, lump = struct.unpack_from("<II8s", data, directory + 16 * index)
+        if lump.rstrip(b"\0").decode("latin-1") == name:
+            _, rate, length = struct.unpack_from("<HHI", data, offset)
+            start = offset + _DMX_HEADER + _DMX_PADDING
+            samples = np.frombuffer(data, np.uint8, length - 2 * _DMX_PADDING, start)
+            return (
+                (samples.astype(np.float32) - 128) / 128,
+                rate,
+                "BSD-3-Clause",
+                "Contributors to the Freedoom project",
+            )
+    raise ValueError(f"{FREEDOOM} has no sound {name!r}; install the Debian package freedoom.")
+
+
+def _decode(file: Path | io.BytesIO) -> tuple[np.ndarray, int]:
+    waveform, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    return waveform.mean(axis=1), rate
