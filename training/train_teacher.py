@@ -12,39 +12,26 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer
 
 from diffusers_soundctm import CTMScheduler
-from diffusers_soundctm.data import load_clips
-from diffusers_soundctm.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from diffusers_soundctm.distillation.config import parse_with_config
+from diffusers_soundctm.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, save_model
+from diffusers_soundctm.distillation.config import add_data_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
-from diffusers_soundctm.distillation.latents import embed_captions, encode_latents
+from diffusers_soundctm.distillation.latents import training_data
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.noise_levels import clip_indices, lognormal_sigmas, step_generator
-from diffusers_soundctm.pipelines.conditioning import conditioning_for
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = parser.add_argument_group("data and frozen parts")
-    data.add_argument("--dataset_name", default=..., help="Hub id or folder, see `load_clips`")
-    data.add_argument("--audio_column", default="audio")
-    data.add_argument("--caption_column", default="caption")
-    data.add_argument("--max_train_samples", type=int, help="use the first so many clips only")
-    data.add_argument("--num_samples", type=int, default=81920, help="length of a clip in samples")
-    data.add_argument("--sampling_rate", type=int, default=16000)
-    data.add_argument("--vae", default=..., help="folder of the autoencoder")
-    data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
-    data.add_argument(
+    add_data_arguments(parser)
+    parser.add_argument(
         "--unet_config", default=..., help="JSON file (or YAML mapping) of UNet2DConditionModel arguments"
     )
-    data.add_argument("--cache_dir", help="latents and prompt embeddings; default: OUTPUT_DIR/cache")
-    data.add_argument("--output_dir", default=...)
     loss = parser.add_argument_group("objective")
     loss.add_argument("--sigma_data", type=float, default=0.5)
     loss.add_argument("--sigma_min", type=float, default=0.002)
@@ -69,26 +56,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_with_config(parser, argv)
 
 
-def build(args: argparse.Namespace, device: torch.device):
-    """The new network and the cached data: (unet, conditioning, latents, prompts)."""
-    config = args.unet_config
+def new_unet(config: dict | str) -> UNet2DConditionModel:
+    """A network with random weights."""
     if not isinstance(config, dict):
         config = json.loads(Path(config).read_text(encoding="utf-8"))
-    unet = UNet2DConditionModel.from_config(config)
-    text_encoder = AutoModel.from_pretrained(args.text_encoder)
-    conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
-    cache = Path(args.cache_dir or Path(args.output_dir) / "cache")
-    clips = load_clips(
-        args.dataset_name,
-        audio_column=args.audio_column,
-        caption_column=args.caption_column,
-        sampling_rate=args.sampling_rate,
-        num_samples=args.num_samples,
-        max_samples=args.max_train_samples,
-        cache_dir=cache,
-    )
-    latents = encode_latents(AutoencoderKL.from_pretrained(args.vae), clips, cache, device=device)
-    return unet, conditioning, latents, embed_captions(conditioning, clips.captions, cache, device=device)
+    return UNet2DConditionModel.from_config(config)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -100,8 +72,9 @@ def main(argv: list[str] | None = None) -> None:
         )
     output_dir = Path(args.output_dir)
     set_seed(args.seed)
+    unet = new_unet(args.unet_config)
     with accelerator.main_process_first():
-        unet, conditioning, latents, prompts = build(args, accelerator.device)
+        data = training_data(args, unet, accelerator.device)
     scheduler = CTMScheduler(sigma_min=args.sigma_min, sigma_max=args.sigma_max, sigma_data=args.sigma_data)
     optimizer = torch.optim.AdamW(unet.parameters(), args.learning_rate, (0.9, 0.99), weight_decay=args.weight_decay)
     lr_scheduler = get_scheduler(
@@ -129,14 +102,14 @@ def main(argv: list[str] | None = None) -> None:
     running, skipped, started = None, 0, time.time()
     for step in progress:
         generator = step_generator(args.seed, step)
-        clips = clip_indices(len(latents), args.train_batch_size, step, args.seed)
-        captions = prompts.draw(clips, args.caption_dropout, generator)
+        clips = clip_indices(len(data.latents), args.train_batch_size, step, args.seed)
+        captions = data.prompts.draw(clips, args.caption_dropout, generator)
         sigma = lognormal_sigmas(len(clips), generator, args.p_mean, args.p_std)
-        noise = torch.randn(len(clips), *latents.shape[1:], generator=generator)
+        noise = torch.randn(len(clips), *data.latents.shape[1:], generator=generator)
 
-        clean = latents[clips[mine]].to(accelerator.device, torch.float32)
+        clean = data.latents[clips[mine]].to(accelerator.device, torch.float32)
         sigma, noise = sigma[mine].to(accelerator.device), noise[mine].to(accelerator.device)
-        condition = conditioning.network_kwargs(*prompts.embeds(captions[mine], accelerator.device))
+        condition = data.network_kwargs(captions[mine], accelerator.device)
         denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma, **condition)
         loss = denoising_loss(denoised, clean, sigma, args.sigma_data).mean()
         accelerator.backward(loss)
@@ -153,12 +126,12 @@ def main(argv: list[str] | None = None) -> None:
         progress.set_postfix(loss=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skipped)
         if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
             save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
-            average.save_pretrained(output_dir / "unet")
+            save_model(average, output_dir / "unet")
 
     if accelerator.is_main_process:
-        average.save_pretrained(output_dir / "unet")
+        save_model(average, output_dir / "unet")
         record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skipped, "loss": running,
-                  "seconds": round(time.time() - started), "clips": len(latents)}  # fmt: skip
+                  "seconds": round(time.time() - started), "clips": len(data.latents)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
 

@@ -29,3 +29,18 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
     if missing:
         parser.error(f"these arguments are required: {', '.join(missing)}")
     return arguments
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `latents.training_data` reads."""
+    data = parser.add_argument_group("data and frozen parts")
+    data.add_argument("--dataset_name", default=..., help="Hub id or folder, see `load_clips`")
+    data.add_argument("--audio_column", default="audio")
+    data.add_argument("--caption_column", default="caption")
+    data.add_argument("--max_train_samples", type=int, help="use the first so many clips only")
+    data.add_argument("--sampling_rate", type=int, default=16000)
+    data.add_argument("--num_samples", type=int, default=81920, help="length of a clip in samples")
+    data.add_argument("--vae", default=..., help="folder of the autoencoder")
+    data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
+    data.add_argument("--cache_dir", help="latents and prompt embeddings; default: OUTPUT_DIR/cache")
+    data.add_argument("--output_dir", default=...)

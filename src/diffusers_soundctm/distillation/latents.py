@@ -1,16 +1,20 @@
 """What training reads instead of audio and text: latents and prompt embeddings, computed once and kept on disk."""
 
+import argparse
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
+from transformers import AutoModel, AutoTokenizer
 
 from ..audio import LogMel, peak_normalize
-from ..data import Clips
-from ..pipelines.conditioning import PromptConditioning
+from ..data import Clips, load_clips
+from ..pipelines.conditioning import PromptConditioning, conditioning_for
 
 
 def fingerprint(*parts: object) -> str:
@@ -141,3 +145,36 @@ def embed_captions(
     position = {prompt: i for i, prompt in enumerate(prompts)}
     wordings = [[position[wording] for wording in options] for options in captions]
     return PromptTable(stored["states"], stored["lengths"], bool(stored["masked"]), wordings)
+
+
+@dataclass
+class TrainingData:
+    """Latents bf16 (N, C, T, F), their captions, and what turns captions into network arguments."""
+
+    latents: torch.Tensor
+    prompts: PromptTable
+    conditioning: PromptConditioning
+
+    def network_kwargs(
+        self, prompts: torch.Tensor, device: torch.device | str = "cpu"
+    ) -> dict[str, torch.Tensor | None]:
+        """Conditioning of the prompts with these indices, (B,)."""
+        return self.conditioning.network_kwargs(*self.prompts.embeds(prompts, device))
+
+
+def training_data(args: argparse.Namespace, unet, device: torch.device | str) -> TrainingData:
+    """Load the data set, or what is cached of it, as `config.add_data_arguments` describes it, to train `unet`."""
+    text_encoder = AutoModel.from_pretrained(args.text_encoder)
+    conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
+    cache = Path(args.cache_dir or Path(args.output_dir) / "cache")
+    clips = load_clips(
+        args.dataset_name,
+        audio_column=args.audio_column,
+        caption_column=args.caption_column,
+        sampling_rate=args.sampling_rate,
+        num_samples=args.num_samples,
+        max_samples=args.max_train_samples,
+        cache_dir=cache,
+    )
+    latents = encode_latents(AutoencoderKL.from_pretrained(args.vae), clips, cache, device=device)
+    return TrainingData(latents, embed_captions(conditioning, clips.captions, cache, device=device), conditioning)

@@ -9,9 +9,9 @@ import torch
 from ..preconditioning import karras_sigma
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """CPU generator of all draws of `step`."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """CPU generator of the draws of `step`; `stream` tells different kinds of draws apart."""
+    return torch.Generator().manual_seed(((seed * 1_000_003 + step) * 8 + stream) % 2**63)
 
 
 def clip_indices(num_clips: int, batch_size: int, step: int, seed: int) -> torch.Tensor:
@@ -20,7 +20,7 @@ def clip_indices(num_clips: int, batch_size: int, step: int, seed: int) -> torch
     epochs = positions // num_clips
     indices = torch.empty_like(positions)
     for epoch in epochs.unique().tolist():
-        shuffled = torch.randperm(num_clips, generator=step_generator(seed + 1, epoch))
+        shuffled = torch.randperm(num_clips, generator=step_generator(seed, epoch, stream=7))
         indices[epochs == epoch] = shuffled[positions[epochs == epoch] % num_clips]
     return indices
 
@@ -34,14 +34,14 @@ def lognormal_sigmas(
     return (p_mean + p_std * torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6))).exp().float()
 
 
-def heun_step_count(num_scales: int, generator: torch.Generator) -> int:
-    """k with P(k) ∝ k, k = 1..N−1: how many Heun steps the batch's solver takes."""
+def heun_step_counts(num_draws: int, num_scales: int, generator: torch.Generator) -> torch.Tensor:
+    """k with P(k) ∝ k, k = 1..N−1: how many Heun steps lie between t and u; (num_draws,)."""
     weights = torch.arange(1.0, num_scales)
-    return int(torch.multinomial(weights, 1, generator=generator)) + 1
+    return torch.multinomial(weights, num_draws, replacement=True, generator=generator) + 1
 
 
 def start_indices(num_steps: torch.Tensor, num_scales: int, generator: torch.Generator) -> torch.Tensor:
-    """i ~ U{0 .. N−1−k}, one a sample: where on the grid the solver starts, for its steps k (B,)."""
+    """i ~ U{0 .. N−1−k}, one a sample: where on the grid t is, given k (B,)."""
     return (torch.rand(len(num_steps), generator=generator) * (num_scales - num_steps)).long()
 
 
@@ -63,7 +63,7 @@ def denoising_sigmas(
     p_mean: float = -1.2,
     p_std: float = 1.2,
 ) -> torch.Tensor:
-    """σ' of denoising score matching, (B,): ⌊B/2⌋ from exp(N(p_mean, p_std²)), the rest from the Karras curve below 70 %."""
+    """σ' of denoising score matching, (B,): ⌊B/2⌋ from exp(N(p_mean, p_std²)), the others from 70 % of the Karras curve."""
     normal = torch.randn(batch_size // 2, generator=generator)
     position = 0.7 * torch.rand(batch_size - batch_size // 2, generator=generator)
     return torch.cat([(p_mean + p_std * normal).exp(), karras_sigma(position, sigma_min, sigma_max, rho)])

@@ -1,0 +1,154 @@
+"""Solved trajectories of the teacher, and the triples (t, u, s) that training takes from them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..preconditioning import per_sample
+from .latents import TrainingData
+from .networks import Preconditioning
+from .noise_levels import (
+    clip_indices,
+    denoising_sigmas,
+    heun_step_counts,
+    start_indices,
+    step_generator,
+    target_indices,
+)
+from .objective import NoisyLatents, Triples
+from .solver import heun_trajectory
+from .teachers import TeacherDenoiser
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The N noise levels of the solver, (N,), decreasing, and which of them a batch's trajectories visit.
+
+    The paper solves k steps from a random level for every update. With `reuse` = K > 1, trajectories run down the whole
+    grid and serve K updates; k, t and s are then drawn anew for every sample and update, by the paper's own law.
+    """
+
+    sigmas: torch.Tensor
+    reuse: int = 1
+    target_sigma_min_rate: float = 0.0
+
+    def visited(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+        """Indices of the levels a new trajectory goes through, (k + 1, B)."""
+        scales = len(self.sigmas)
+        if self.reuse > 1:
+            return torch.arange(scales)[:, None].expand(-1, batch_size)
+        steps = heun_step_counts(1, scales, generator)
+        first = start_indices(steps.expand(batch_size), scales, generator)
+        return first + torch.arange(int(steps) + 1)[:, None]
+
+    def triple(self, visited: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """(row of t, row of u, grid index of s), each (B,); rows are those of `visited`."""
+        batch_size, scales = visited.shape[1], len(self.sigmas)
+        if self.reuse > 1:
+            steps = heun_step_counts(batch_size, scales, generator)
+            start = start_indices(steps, scales, generator)
+        else:
+            steps = torch.full((batch_size,), len(visited) - 1)
+            start = torch.zeros_like(steps)
+        solved = visited[start + steps, torch.arange(batch_size)]
+        return start, start + steps, target_indices(solved, scales, generator, self.target_sigma_min_rate)
+
+
+@dataclass
+class Trajectories:
+    """A batch's solved points: points[p] = z at grid level visited[p], (P, B, ...), from clean latents (B, ...)."""
+
+    visited: torch.Tensor
+    points: torch.Tensor
+    clean: torch.Tensor
+    guidance_scale: torch.Tensor
+    network_kwargs: dict[str, torch.Tensor | None]
+
+
+class TripleStream:
+    """Batches of the distillation objective, a pure function of the step.
+
+    Everything random comes from the seed and the step, for the whole batch of all processes; `rows` are those of this
+    process. Trajectories are solved when a step first needs them, and again after a restart.
+
+    Args:
+        data: latents and prompts.
+        teacher, preconditioning: the frozen network and how it sees noise levels.
+        grid: the solver's levels and how trajectories are used.
+        batch_size: of all processes together.
+        rows: this process' share of a batch.
+        seed: of every draw.
+        guidance_scale_range: ω ~ U[min, max], one a sample.
+        caption_dropout: share of empty prompts.
+        denoising: whether to draw denoising score matching's samples.
+        device: where the batches are wanted.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        teacher: torch.nn.Module,
+        preconditioning: Preconditioning,
+        grid: Grid,
+        *,
+        batch_size: int,
+        rows: slice,
+        seed: int,
+        guidance_scale_range: tuple[float, float] = (2.0, 5.0),
+        caption_dropout: float = 0.1,
+        denoising: bool = True,
+        device: torch.device | str = "cpu",
+    ):
+        self.data, self.teacher, self.preconditioning, self.grid = data, teacher, preconditioning, grid
+        self.batch_size, self.rows, self.seed, self.device = batch_size, rows, seed, device
+        self.guidance_scale_range = guidance_scale_range
+        self.caption_dropout = caption_dropout
+        self.denoising = denoising
+        self._solved: tuple[int, Trajectories] | None = None
+
+    def at(self, step: int) -> tuple[Triples, NoisyLatents | None]:
+        """The batch of `step`, this process' rows."""
+        number = step // self.grid.reuse
+        if self._solved is None or self._solved[0] != number:
+            self._solved = (number, self._solve(number))
+        trajectories = self._solved[1]
+        generator = step_generator(self.seed, step, stream=1)
+        start, solved, target = (index[self.rows] for index in self.grid.triple(trajectories.visited, generator))
+        samples = torch.arange(len(start))
+        visited = self.grid.sigmas[trajectories.visited[:, self.rows]]
+        triples = Triples(
+            start=trajectories.points[start, samples],
+            sigma=visited[start, samples].to(self.device),
+            solved=trajectories.points[solved, samples],
+            solved_sigma=visited[solved, samples].to(self.device),
+            target_sigma=self.grid.sigmas[target].to(self.device),
+            guidance_scale=trajectories.guidance_scale,
+            network_kwargs=trajectories.network_kwargs,
+        )
+        if not self.denoising:
+            return triples, None
+        lowest, highest = self.grid.sigmas[-1].item(), self.grid.sigmas[0].item()
+        sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows]
+        return triples, NoisyLatents(trajectories.clean, sigma.to(self.device), self._noise(generator))
+
+    @torch.no_grad()
+    def _solve(self, number: int) -> Trajectories:
+        generator = step_generator(self.seed, number)
+        clips = clip_indices(len(self.data.latents), self.batch_size, number, self.seed)
+        prompts = self.data.prompts.draw(clips, self.caption_dropout, generator)[self.rows]
+        lowest, highest = self.guidance_scale_range
+        omega = lowest + (highest - lowest) * torch.rand(self.batch_size, generator=generator)
+        omega = omega[self.rows].to(self.device)
+        visited = self.grid.visited(self.batch_size, generator)
+        sigmas = self.grid.sigmas[visited[:, self.rows]].to(self.device)
+
+        clean = self.data.latents[clips[self.rows]].to(self.device, torch.float32)
+        start = clean + per_sample(sigmas[0], clean) * self._noise(generator)
+        guided = self.data.network_kwargs(torch.cat([prompts, torch.zeros_like(prompts)]), self.device)
+        teacher = TeacherDenoiser(self.teacher, self.preconditioning, guided, omega)
+        points = torch.stack(list(heun_trajectory(teacher, start, sigmas)))
+        return Trajectories(visited, points, clean, omega, self.data.network_kwargs(prompts, self.device))
+
+    def _noise(self, generator: torch.Generator) -> torch.Tensor:
+        shape = self.data.latents.shape[1:]
+        return torch.randn(self.batch_size, *shape, generator=generator)[self.rows].to(self.device)
