@@ -14,18 +14,24 @@ from .version import __version__
 
 # Imports of torch, diffusers and transformers wait until a command needs them: `--help` and bad input answer at once.
 
+# diffusers and transformers import these wherever they are installed; `generate` uses none, and it would cost a second.
+NOT_NEEDED = ("librosa", "pandas", "peft", "scipy", "sklearn")
+
 EXTENSIONS = (".wav", ".flac")
 EXAMPLE = 'example: soundctm generate "rain on a tin roof" -o rain.wav --steps 4 --seed 0'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); the exit code, 2 for bad input."""
+    is_own_process = argv is None
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["evaluate"]:
         from .evaluation.evaluate import main as evaluate
 
         return evaluate(argv[1:])
     arguments = _parser().parse_args(argv)
+    if is_own_process and arguments.command is _generate:
+        sys.modules.update(dict.fromkeys(NOT_NEEDED))
     try:
         arguments.command(arguments)
         return 0
