@@ -67,6 +67,20 @@ def latest_checkpoint(output_dir: str | os.PathLike) -> Path | None:
     return found[-1] if found else None
 
 
+def save_model(model: Any, folder: str | os.PathLike) -> Path:
+    """`model.save_pretrained(folder)`, so that the folder is complete or does not exist."""
+    folder = Path(folder)
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        model.save_pretrained(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
     found = [folder for folder in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", folder.name)]
     return sorted(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))

@@ -1,0 +1,171 @@
+"""Sound at the edges of the models: the log-mel front end, resampling, levels, and audio files."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers.audio_utils import mel_filter_bank
+
+LOG_FLOOR = 1e-5
+TRAINING_PEAK = 0.5
+
+
+def mel_filterbank(
+    sampling_rate: int = 16000, n_fft: int = 1024, n_mels: int = 64, fmin: float = 0.0, fmax: float | None = None
+) -> torch.Tensor:
+    """Slaney's mel filters of unit area, float32 (n_fft // 2 + 1, n_mels), from `fmin` to `fmax` Hz (None: Nyquist)."""
+    fmax = sampling_rate / 2 if fmax is None else fmax
+    bank = mel_filter_bank(n_fft // 2 + 1, n_mels, fmin, fmax, sampling_rate, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(bank).float()
+
+
+class LogMel(torch.nn.Module):
+    """ln max(|STFT| · filters, 1e-5): what AudioLDM's and the embedded model's autoencoders read.
+
+    Hann window of `n_fft` samples centred on every `hop_length`-th sample, reflected at the ends. Differentiable. The
+    defaults are those of all 16 kHz models.
+    """
+
+    def __init__(
+        self,
+        sampling_rate: int = 16000,
+        n_fft: int = 1024,
+        hop_length: int = 160,
+        n_mels: int = 64,
+        fmin: float = 0.0,
+        fmax: float | None = None,
+    ):
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("filterbank", mel_filterbank(sampling_rate, n_fft, n_mels, fmin, fmax), persistent=False)
+
+    def forward(self, waveform: torch.Tensor, center: bool = True) -> torch.Tensor:
+        """Waveform (..., samples) in [-1, 1] → float32 log-mel (..., samples // hop_length, n_mels).
+
+        With `center=False` the caller has padded the ends: one frame for every whole window inside the waveform.
+
+        Raises:
+            ValueError: there are not more samples than half a window, so the ends cannot be reflected.
+        """
+        needed = self.n_fft // 2 + 1 if center else self.n_fft
+        if waveform.shape[-1] < needed:
+            raise ValueError(
+                f"`waveform` has {waveform.shape[-1]} samples; the mel front end needs {needed}: pad it with zeros."
+            )
+        flat = waveform.float().reshape(-1, waveform.shape[-1])
+        spectrum = torch.stft(flat, self.n_fft, self.hop_length, window=self.window, center=center, return_complex=True)
+        if center:
+            # The centred transform has one frame more than the sound has hops.
+            spectrum = spectrum[..., : waveform.shape[-1] // self.hop_length]
+        mel = spectrum.abs().transpose(-1, -2) @ self.filterbank
+        return mel.clamp(min=LOG_FLOOR).log().reshape(*waveform.shape[:-1], *mel.shape[-2:])
+
+
+def log_mel(waveform: torch.Tensor, **front_end: float) -> torch.Tensor:
+    """`LogMel(**front_end)` applied once, on the waveform's device: (..., samples) → (..., frames, n_mels)."""
+    return LogMel(**front_end).to(waveform.device)(waveform)
+
+
+def peak_normalize(waveform: torch.Tensor, peak: float = TRAINING_PEAK) -> torch.Tensor:
+    """Scale each waveform (..., samples) to a largest magnitude of `peak`, 0.5 as in training; silence stays."""
+    return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=LOG_FLOOR))
+
+
+def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
+    """Scale down those waveforms (..., samples) whose magnitude exceeds `peak`; others are returned as they are."""
+    return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
+
+
+def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
+    """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr (high quality, on the CPU, no gradient)."""
+    if from_rate == to_rate:
+        return waveform
+    import soxr
+
+    flat = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
+    resampled = torch.from_numpy(soxr.resample(flat.T.numpy(), from_rate, to_rate)).T.contiguous()
+    return resampled.reshape(*waveform.shape[:-1], -1).to(waveform.device)
+
+
+def read_audio(path: str | os.PathLike, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:
+    """Read a file: float32 (channels, samples) in [-1, 1] and its rate, or resampled to `sampling_rate` if given.
+
+    Raises:
+        ValueError: the file is missing, is no audio, or is empty.
+    """
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise ValueError(f"`path` {str(path)!r} cannot be read: {error}; give a WAV, FLAC, OGG or MP3 file.") from error
+    if len(samples) == 0:
+        raise ValueError(f"`path` {str(path)!r} has no samples; give a file with sound in it.")
+    waveform = torch.from_numpy(samples.T.copy())
+    if sampling_rate is None:
+        return waveform, rate
+    return resample(waveform, rate, sampling_rate), sampling_rate
+
+
+def write_audio(
+    path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: int, tags: Mapping[str, str] | None = None
+) -> Path:
+    """Write a 16-bit WAV or FLAC file (by extension) that is complete or not there at all.
+
+    A waveform that exceeds full scale is scaled down as a whole, never clipped or wrapped.
+
+    Args:
+        waveform: (samples,) or (channels, samples).
+        sampling_rate: in Hz.
+        tags: metadata; keys are among soundfile's: title, copyright, software, artist, comment, date, album, license,
+            tracknumber, genre. A WAV file holds about 2000 characters of them in all; FLAC has no limit.
+
+    Raises:
+        ValueError: wrong extension, shape or tag, or samples that are not finite.
+        OSError: the folder does not exist or is not writable.
+    """
+    import soundfile
+
+    path = Path(path)
+    waveform = torch.as_tensor(waveform).detach().float().cpu()
+    formats = {".wav": "WAV", ".flac": "FLAC"}
+    if path.suffix.lower() not in formats:
+        raise ValueError(f"`path` {str(path)!r} ends in {path.suffix!r}; choose one of {', '.join(formats)}.")
+    if waveform.dim() not in (1, 2) or waveform.shape[-1] == 0:
+        raise ValueError(f"`waveform` has shape {tuple(waveform.shape)}; pass (samples,) or (channels, samples).")
+    if not waveform.isfinite().all():
+        raise ValueError("`waveform` holds NaN or infinite samples; nothing was written.")
+    unknown = set(tags or ()) - set(soundfile._str_types)
+    if unknown:
+        raise ValueError(f"`tags` has {sorted(unknown)}; keys must be among {sorted(soundfile._str_types)}.")
+    samples = limit_peak(waveform.reshape(1, -1)).reshape(-1, waveform.shape[-1]).T.numpy()
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as raw:
+            with soundfile.SoundFile(
+                raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=formats[path.suffix.lower()]
+            ) as file:
+                for name, text in (tags or {}).items():
+                    setattr(file, name, text)
+                file.write(samples)
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"`path` {str(path)!r} cannot be written: {error.strerror or error}; choose a writable folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_tags(path: str | os.PathLike) -> dict[str, str]:
+    """The metadata of an audio file, as `write_audio` wrote it."""
+    import soundfile
+
+    with soundfile.SoundFile(path) as file:
+        return file.copy_metadata()

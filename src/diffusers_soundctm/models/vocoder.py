@@ -1,0 +1,134 @@
+"""Log-mel spectrogram → waveform, by predicting a complex spectrogram and inverting it."""
+
+import math
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from ..audio import mel_filterbank
+
+
+class ConvNeXtBlock(nn.Module):
+    """x + scale · MLP(norm(depthwise convolution over frames)): (B, frames, C) → (B, frames, C)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, layer_scale: float):
+        super().__init__()
+        self.depthwise = nn.Conv1d(hidden_size, hidden_size, 7, padding=3, groups=hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.expand = nn.Linear(hidden_size, intermediate_size)
+        self.project = nn.Linear(intermediate_size, hidden_size)
+        self.scale = nn.Parameter(torch.full((hidden_size,), layer_scale))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        mixed = self.depthwise(hidden.transpose(1, 2)).transpose(1, 2)
+        return hidden + self.scale * self.project(nn.functional.gelu(self.expand(self.norm(mixed))))
+
+
+class ISTFTVocoder(ModelMixin, ConfigMixin):
+    """Vocos-like vocoder (arXiv 2306.00814): ConvNeXt blocks at frame rate, an inverse STFT for the samples.
+
+    A convolution over frames gives a steady mel the same phase in every frame, so it can only sing multiples of the
+    frame rate (100 Hz). Here the phase of every bin is that of a resonator, which the network drives:
+
+        r_t = a_t·exp(i·(2π·hop·k/n_fft + δ_t))·r_{t−1} + b_t,      spectrum_t = exp(m_t)·r_t/|r_t|
+
+    with retention a in (0, 1), frequency offset δ in (−π, π) from the centre of bin k, complex drive b and
+    log-magnitude m, all per frame and bin. a = 0 is Vocos. m is predicted relative to the interpolated log-mel.
+
+    Args:
+        sampling_rate: in Hz.
+        model_in_dim: number of mel bins (the name `SpeechT5HifiGan` has for it).
+        n_fft: window and transform, in samples.
+        hop_length: samples a mel frame.
+        hidden_size, num_layers, intermediate_size: width, number and inner width of the ConvNeXt blocks.
+    """
+
+    __module__ = "diffusers_soundctm"
+
+    @register_to_config
+    def __init__(
+        self,
+        sampling_rate: int = 16000,
+        model_in_dim: int = 64,
+        n_fft: int = 1024,
+        hop_length: int = 160,
+        hidden_size: int = 256,
+        num_layers: int = 6,
+        intermediate_size: int = 768,
+    ):
+        super().__init__()
+        bins = n_fft // 2 + 1
+        self.embed = nn.Conv1d(model_in_dim, hidden_size, 7, padding=3)
+        self.embed_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(hidden_size, intermediate_size, 1 / num_layers) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.head = nn.Linear(hidden_size, 5 * bins)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+        filters = mel_filterbank(sampling_rate, n_fft, model_in_dim) + 1e-8
+        self.register_buffer("interpolation", (filters / filters.sum(dim=1, keepdim=True)).T, persistent=False)
+        # A filter has unit area over Hz, so a mel is the mean magnitude times the number of bins a Hz.
+        self.log_bin_width = math.log(sampling_rate / n_fft)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        advance = 2 * math.pi * torch.remainder(torch.arange(bins) * hop_length / n_fft, 1.0)
+        self.register_buffer("advance", advance, persistent=False)
+
+    def predict(self, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What drives the resonators: log-mel (B, frames, mels) → (m, a, δ, b), each (B, frames, bins), b complex."""
+        mel = mel.float()
+        # Log-mels lie in about [-11.5, 2].
+        hidden = self.embed(((mel + 6) / 3).to(self.dtype).transpose(1, 2)).transpose(1, 2)
+        hidden = self.embed_norm(hidden)
+        for block in self.blocks:
+            hidden = block(hidden)
+        log_magnitude, retention, offset, real, imaginary = self.head(self.norm(hidden)).float().chunk(5, dim=-1)
+        log_magnitude = log_magnitude + mel @ self.interpolation.float() + self.log_bin_width
+        return (
+            log_magnitude.clamp(max=math.log(self.config.n_fft)),
+            torch.sigmoid(retention),
+            math.pi * torch.tanh(offset),
+            torch.complex(real, imaginary),
+        )
+
+    def synthesize(
+        self, log_magnitude: torch.Tensor, retention: torch.Tensor, offset: torch.Tensor, drive: torch.Tensor
+    ) -> torch.Tensor:
+        """(m, a, δ, b) of `predict`, (B, frames, bins) → waveform (B, frames·hop)."""
+        turn = torch.polar(retention, self.advance.float() + offset)
+        state = drive[:, 0]
+        states = [state]
+        for t in range(1, drive.shape[1]):
+            state = torch.addcmul(drive[:, t], turn[:, t], state)
+            states.append(state)
+        resonators = torch.stack(states, dim=2)
+        norm = (resonators.real.square() + resonators.imag.square() + 1e-12).rsqrt()
+        spectrum = (log_magnitude.exp().transpose(1, 2) * norm) * resonators
+        # The centred inverse of n frames reaches n·hop samples: the last half window covers the last hop.
+        return torch.istft(
+            spectrum,
+            self.config.n_fft,
+            self.config.hop_length,
+            window=self.window.float(),
+            center=True,
+            length=drive.shape[1] * self.config.hop_length,
+        )
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        """Log-mel (B, frames, mels) or (frames, mels) → float32 waveform (B, frames·hop) or (frames·hop,).
+
+        Raises:
+            ValueError: wrong number of dimensions or mel bins.
+        """
+        if mel.dim() not in (2, 3) or mel.shape[-1] != self.config.model_in_dim or mel.shape[-2] == 0:
+            raise ValueError(
+                f"`mel` has shape {tuple(mel.shape)}; expected (batch, frames, {self.config.model_in_dim}) or "
+                f"(frames, {self.config.model_in_dim})."
+            )
+        if mel.dim() == 2:
+            return self(mel[None])[0]
+        return self.synthesize(*self.predict(mel))

@@ -1,0 +1,85 @@
+"""The autoencoder's and the vocoder's training scripts, tiny: what they write, and that stopping changes nothing."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+
+from diffusers_soundctm import ISTFTVocoder
+from diffusers_soundctm.audio import log_mel
+
+SCRIPTS = Path(__file__).parents[2] / "training"
+STEPS = {"max_train_steps": 4, "checkpointing_steps": 2, "train_batch_size": 2, "num_frames": 16}
+SIZES = {
+    "autoencoder": {"block_out_channels": [8, 8], "norm_num_groups": 4, "latent_channels": 4},
+    "vocoder": {"hidden_size": 8, "num_layers": 1, "intermediate_size": 16, "adversarial_start": 2},
+}
+
+
+def train(inputs, kind, output_dir, **arguments):
+    spec = importlib.util.spec_from_file_location(f"train_{kind}", SCRIPTS / f"train_{kind}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    argv = []
+    shared = {name: inputs[name] for name in ("dataset_name", "num_samples", "cache_dir")}
+    for name, value in {**STEPS, **SIZES[kind], **shared, **arguments, "output_dir": output_dir}.items():
+        argv += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    module.main(argv)
+    return output_dir
+
+
+@pytest.fixture(scope="module")
+def finished(training_inputs, tmp_path_factory):
+    root = tmp_path_factory.mktemp("first_stage")
+    return {kind: train(training_inputs, kind, root / kind, validation_split="train") for kind in SIZES}
+
+
+@pytest.mark.parametrize(("kind", "model"), [("autoencoder", "vae"), ("vocoder", "vocoder")])
+def test_resumed_is_never_stopped(training_inputs, finished, tmp_path, kind, model):
+    shutil.copytree(finished[kind] / "checkpoint-2", tmp_path / "checkpoint-2")
+    resumed = train(training_inputs, kind, tmp_path, resume_from_checkpoint="latest")
+    weights = [load_file(run / model / "diffusion_pytorch_model.safetensors") for run in (finished[kind], resumed)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
+def test_autoencoder_folder(finished):
+    vae = AutoencoderKL.from_pretrained(finished["autoencoder"] / "vae")
+    record = json.loads((finished["autoencoder"] / "training.json").read_text())
+    assert vae.config.scaling_factor * record["train"]["latent_std"] == pytest.approx(0.5)
+    assert record["train"]["mel_l1"] > 0
+    mel = log_mel(torch.randn(1, 5120))[:, None]
+    assert vae.encode(mel).latent_dist.mode().shape == (1, 4, 16, 32)
+
+
+def test_decoder_alone_keeps_every_latent(training_inputs, finished, tmp_path):
+    before = AutoencoderKL.from_pretrained(finished["autoencoder"] / "vae")
+    train(training_inputs, "autoencoder", tmp_path, decoder_of=finished["autoencoder"] / "vae")
+    after = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    mel = log_mel(torch.randn(1, 5120))[:, None]
+    latents = before.encode(mel).latent_dist.mode()
+    assert torch.equal(after.encode(mel).latent_dist.mode(), latents)
+    assert after.config.scaling_factor == before.config.scaling_factor
+    assert not torch.equal(after.decode(latents).sample, before.decode(latents).sample)
+
+
+def test_vocoder_learns_from_reconstructions_too(training_inputs, finished, tmp_path):
+    vae = finished["autoencoder"] / "vae"
+    train(training_inputs, "vocoder", tmp_path, autoencoder=vae, autoencoder_share=1.0, autoencoder_clips=3)
+    vocoders = [ISTFTVocoder.from_pretrained(run / "vocoder") for run in (finished["vocoder"], tmp_path)]
+    mel = torch.randn(8, 64) - 5
+    assert not torch.equal(vocoders[0](mel), vocoders[1](mel))
+
+
+def test_unusable_arguments_stop_before_training(training_inputs, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train({**training_inputs, "dataset_name": ""}, "vocoder", tmp_path, n_ffft=3)
+    assert stopped.value.code == 2
+    with pytest.raises(ValueError, match="num_frames"):
+        train(training_inputs, "autoencoder", tmp_path, num_frames=33)

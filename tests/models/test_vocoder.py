@@ -1,0 +1,75 @@
+"""The vocoder: lengths, files, half precision, and what its resonators are for."""
+
+import pytest
+import torch
+
+from diffusers_soundctm import ISTFTVocoder
+
+
+@pytest.fixture
+def vocoder():
+    torch.manual_seed(0)
+    return ISTFTVocoder(hidden_size=16, num_layers=2, intermediate_size=32).eval()
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 64, 513])
+def test_every_frame_gives_one_hop(vocoder, num_frames):
+    waveform = vocoder(torch.randn(2, num_frames, 64))
+    assert waveform.shape == (2, num_frames * 160) and waveform.dtype == torch.float32
+    assert waveform.isfinite().all()
+
+
+def test_batched_and_alone_are_the_same_and_repeatable(vocoder):
+    mel = torch.randn(3, 20, 64) - 4
+    torch.testing.assert_close(vocoder(mel)[1], vocoder(mel[1]))
+    assert torch.equal(vocoder(mel), vocoder(mel))
+
+
+def test_bad_mels_are_named(vocoder):
+    for shape in [(20, 80), (64,), (1, 1, 20, 64), (1, 0, 64)]:
+        with pytest.raises(ValueError, match=r"`mel` has shape .*expected \(batch, frames, 64\)"):
+            vocoder(torch.zeros(shape))
+
+
+def test_saved_and_loaded_it_is_the_same(vocoder, tmp_path):
+    vocoder.save_pretrained(tmp_path)
+    mel = torch.randn(10, 64)
+    assert torch.equal(ISTFTVocoder.from_pretrained(tmp_path)(mel), vocoder(mel))
+    assert vocoder.config.model_in_dim == 64 and vocoder.config.hop_length == 160
+
+
+def test_bfloat16_weights_give_a_float32_sound(vocoder, tmp_path):
+    vocoder.save_pretrained(tmp_path)
+    mel = torch.randn(10, 64) - 4
+    half = ISTFTVocoder.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    for sound in (half(mel.bfloat16()), vocoder.to(torch.bfloat16)(mel)):
+        assert sound.dtype == torch.float32 and sound.isfinite().all()
+
+
+def test_gradient_reaches_mel_and_weights(vocoder):
+    mel = (torch.randn(1, 12, 64) - 4).requires_grad_()
+    vocoder(mel).square().sum().backward()
+    assert mel.grad.isfinite().all() and mel.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vocoder.parameters())
+
+
+def test_silence_stays_near_silence_and_loud_mels_stay_finite(vocoder):
+    assert vocoder(torch.full((64, 64), -11.5)).abs().max() < 1e-2
+    assert vocoder(torch.full((64, 64), 40.0)).isfinite().all()
+
+
+@pytest.mark.parametrize("frequency", [230.0, 441.3, 1007.0])
+def test_a_resonator_holds_a_steady_tone_of_any_frequency(vocoder, frequency):
+    frames, bins = 200, 513
+    centre = round(frequency / 16000 * 1024)
+    offset = 2 * torch.pi * (frequency / 16000 - centre / 1024) * 160
+    log_magnitude = torch.full((1, frames, bins), -10.0)
+    log_magnitude[..., centre - 1 : centre + 2] = torch.tensor([3.0, 3.7, 3.0])
+    retention = torch.ones(1, frames, bins)
+    # The bin beside a bin turns by its own advance; a common tone turns all three alike.
+    offsets = torch.full((1, frames, bins), offset) - 2 * torch.pi * (torch.arange(bins) - centre) * 160 / 1024
+    drive = torch.zeros(1, frames, bins, dtype=torch.complex64)
+    drive[:, 0] = 1.0
+    waveform = vocoder.synthesize(log_magnitude, retention, offsets, drive)[0, 2000:-2000]
+    spectrum = torch.fft.rfft(waveform * torch.hann_window(len(waveform)), n=16 * len(waveform)).abs()
+    assert spectrum.argmax().item() * 16000 / (16 * len(waveform)) == pytest.approx(frequency, abs=0.5)

@@ -1,0 +1,123 @@
+"""The mel front end against librosa's, levels, resampling, and files that survive a round trip."""
+
+import json
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from diffusers_soundctm.audio import (
+    LogMel,
+    limit_peak,
+    log_mel,
+    peak_normalize,
+    read_audio,
+    read_tags,
+    resample,
+    write_audio,
+)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"sampling_rate": 22050, "n_fft": 512, "hop_length": 128, "n_mels": 40, "fmin": 50.0}]
+)
+def test_log_mel_is_librosas(settings):
+    waveform = np.random.default_rng(0).normal(size=20000).astype(np.float32)
+    rate, n_fft, hop = (
+        settings.get("sampling_rate", 16000),
+        settings.get("n_fft", 1024),
+        settings.get("hop_length", 160),
+    )
+    expected = librosa.feature.melspectrogram(
+        y=waveform, sr=rate, n_fft=n_fft, hop_length=hop, n_mels=settings.get("n_mels", 64), power=1.0,
+        fmin=settings.get("fmin", 0.0), pad_mode="reflect",
+    )  # fmt: skip
+    expected = np.log(np.maximum(expected, 1e-5)).T[: 20000 // hop]
+    np.testing.assert_allclose(log_mel(torch.from_numpy(waveform), **settings), expected, atol=1e-4)
+
+
+def test_log_mel_shapes_floor_and_gradient():
+    assert log_mel(torch.zeros(2, 3, 81920)).shape == (2, 3, 512, 64)
+    assert log_mel(torch.zeros(1600)).unique().item() == pytest.approx(np.log(1e-5))
+    waveform = torch.randn(1, 1600, requires_grad=True)
+    log_mel(waveform).sum().backward()
+    assert waveform.grad.isfinite().all() and waveform.grad.abs().sum() > 0
+    assert log_mel(torch.zeros(1600, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_log_mel_of_a_padded_waveform_is_the_centred_one():
+    waveform = torch.randn(16000)
+    padded = torch.nn.functional.pad(waveform[None, None], (512, 512), mode="reflect")[0, 0]
+    torch.testing.assert_close(LogMel()(padded, center=False)[:100], LogMel()(waveform))
+
+
+def test_too_short_a_waveform_is_named():
+    with pytest.raises(ValueError, match=r"`waveform` has 512 samples; .* needs 513"):
+        log_mel(torch.zeros(512))
+
+
+def test_levels():
+    waveforms = torch.tensor([[0.1, -0.2], [3.0, -1.0], [0.0, 0.0]])
+    torch.testing.assert_close(peak_normalize(waveforms).abs().amax(1), torch.tensor([0.5, 0.5, 0.0]))
+    torch.testing.assert_close(limit_peak(waveforms), torch.tensor([[0.1, -0.2], [1.0, -1 / 3], [0.0, 0.0]]))
+
+
+def test_resampling_keeps_the_tone():
+    time = torch.arange(44100) / 44100
+    tone = torch.stack([torch.sin(2 * torch.pi * f * time) for f in (440, 1000)])[None]
+    resampled = resample(tone, 44100, 16000)
+    assert resampled.shape == (1, 2, 16000)
+    assert resampled.squeeze(0).numpy().__abs__().max() == pytest.approx(1, abs=0.02)
+    assert torch.fft.rfft(resampled[0]).abs().argmax(-1).tolist() == [440, 1000]
+    assert resample(tone, 16000, 16000) is tone
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".WAV"])
+def test_files_keep_sound_and_tags(tmp_path, suffix):
+    waveform = torch.rand(2, 1600) - 0.5
+    settings = json.dumps({"prompt": "la pluie à Noël", "steps": 4})
+    path = write_audio(tmp_path / f"a{suffix}", waveform, 16000, {"title": "la pluie", "comment": settings})
+    read, rate = read_audio(path)
+    assert rate == 16000
+    torch.testing.assert_close(read, waveform, atol=1 / 32000, rtol=0)
+    assert read_tags(path)["comment"] == settings and read_tags(path)["title"] == "la pluie"
+    assert read_audio(path, 8000)[0].shape == (2, 800)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_too_loud_a_sound_is_scaled_not_clipped(tmp_path):
+    path = write_audio(tmp_path / "a.wav", torch.tensor([2.0, -1.0, 0.5]), 16000)
+    torch.testing.assert_close(read_audio(path)[0], torch.tensor([[1.0, -0.5, 0.25]]), atol=1e-4, rtol=0)
+
+
+def test_bad_input_is_named_and_leaves_no_file(tmp_path):
+    sound = torch.zeros(100)
+    with pytest.raises(ValueError, match=r"ends in '.mp4'; choose one of .wav, .flac"):
+        write_audio(tmp_path / "a.mp4", sound, 16000)
+    with pytest.raises(ValueError, match="NaN"):
+        write_audio(tmp_path / "a.wav", sound * float("nan"), 16000)
+    with pytest.raises(ValueError, match="shape"):
+        write_audio(tmp_path / "a.wav", sound[None, None], 16000)
+    with pytest.raises(ValueError, match="mood"):
+        write_audio(tmp_path / "a.wav", sound, 16000, {"mood": "blue"})
+    with pytest.raises(OSError, match="cannot be written"):
+        write_audio(tmp_path / "no" / "a.wav", sound, 16000)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_audio(tmp_path / "missing.wav")
+    (tmp_path / "text.wav").write_text("no sound")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_audio(tmp_path / "text.wav")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    with pytest.raises(ValueError, match="no samples"):
+        read_audio(tmp_path / "empty.wav")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = write_audio(tmp_path / "a.flac", torch.zeros(100), 16000)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="NaN"):
+        write_audio(path, torch.full((100,), float("inf")), 16000)
+    assert path.read_bytes() == before
