@@ -23,6 +23,7 @@ def main() -> None:
     for part in ("vae", "vocoder", "unet", "text_encoder"):
         parser.add_argument(f"--{part}", type=Path, required=True, help=f"folder of the {part}")
     parser.add_argument("--guidance_scale_range", type=float, nargs=2, required=True, metavar=("MIN", "MAX"))
+    parser.add_argument("--audio_length_in_s", type=float, default=5.12, help="of the training clips (%(default)s)")
     parser.add_argument("--sigma_data", type=float, default=0.5, help="as in training (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
@@ -37,6 +38,7 @@ def main() -> None:
         vocoder=ISTFTVocoder.from_pretrained(arguments.vocoder),
         guidance_scale_range=arguments.guidance_scale_range,
     )
+    unet.register_to_config(sample_size=pipe.latent_shape(round(arguments.audio_length_in_s * pipe.sampling_rate))[1])
     pipe.to(dtype=torch.float16)
     for name, model in pipe.components.items():
         if isinstance(model, torch.nn.Module):

@@ -536,6 +536,14 @@ def test_bad_input_is_named_before_any_network_runs(embedded, name, arguments):
     assert calls == ([], [])
 
 
+def test_network_of_unknown_length_asks_for_one(tiny_pipeline):
+    pipe = tiny_pipeline("embedded")
+    pipe.unet.register_to_config(sample_size=None)
+    with pytest.raises(ValueError, match="audio_length_in_s"):
+        pipe("rain")
+    assert pipe("rain", audio_length_in_s=0.5).audios.shape == (1, 1, 8000)
+
+
 def test_guidance_outside_the_trained_range_warns_and_names_it(embedded, caplog):
     logging.getLogger("diffusers_soundctm").propagate = True
     with caplog.at_level(logging.WARNING):

@@ -150,6 +150,10 @@ class SoundCTMPipeline(DiffusionPipeline):
     def default_audio_length_in_s(self) -> float:
         """Length the network was trained with, from `unet.config.sample_size`, in seconds."""
         size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError(
+                "The network's config has no `sample_size` to take a length from; pass `audio_length_in_s`."
+            )
         time = size[0] if isinstance(size, (list, tuple)) else size
         return time * self.vae_scale_factor * self.hop_length / self.sampling_rate
 
@@ -516,6 +520,9 @@ class SoundCTMPipeline(DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
+        num_samples = self._num_samples(
+            audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
+        )
         self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
         device = self._execution_device
         batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
@@ -546,9 +553,6 @@ class SoundCTMPipeline(DiffusionPipeline):
         )
 
         # 3. Latents
-        num_samples = self._num_samples(
-            audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
-        )
         initial_latents = None
         if initial_audio_waveforms is not None:
             waveforms = torch.as_tensor(initial_audio_waveforms)
