@@ -177,7 +177,7 @@ def test_a_rendered_clip_depends_on_its_task_alone(prepare_dataset):
 
 def test_no_instrument_sample_zone_or_held_out_file_serves_both_splits(prepare_dataset):
     from sources.classes import CLASSES
-    from sources.rendering import split_keys, split_voices
+    from sources.rendering import holds_out_zones, split_keys, split_voices
 
     assert 60 <= len(CLASSES) <= 80
     for sound in CLASSES:
@@ -187,3 +187,5 @@ def test_no_instrument_sample_zone_or_held_out_file_serves_both_splits(prepare_d
         if sound.kind == "instrument" and sound.styles != ("rhythm",):
             for voice in sound.voices:
                 assert not set(split_keys(sound, voice, "train")) & set(split_keys(sound, voice, "test"))
+    by_label = {sound.label: sound for sound in CLASSES}
+    assert holds_out_zones(by_label["violin"]) and holds_out_zones(by_label["piano"])

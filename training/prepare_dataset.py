@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # also found by worker processes
 from sources import recordings
 from sources.captions import mixture_captions, single_captions
 from sources.classes import CLASSES, File, SoundClass
-from sources.rendering import HELDOUT_SHIFTS, SAMPLING_RATE, Part, Renderer, split_voices
+from sources.rendering import HELDOUT_SHIFTS, SAMPLING_RATE, Part, Renderer, holds_out_zones, split_voices
 
 NUM_SAMPLES = 81920
 WORDINGS = {"train": 6, "test": 4}
@@ -247,10 +247,13 @@ def card(train: list[dict[str, object]], test: list[dict[str, object]], args: ar
         "- **Captions**: its templates are not used in training, and no test caption occurs there. The nouns "
         "are the same.",
         f"- **Pairs**: {UNSEEN_PAIRS:.0%} of all pairs of classes are mixed in test only; both sounds are known.",
-        "- **Recordings**: by class, one of three. *Files or presets*: those named in the table below are test only. "
-        "*Zones*: every fourth sample zone of an instrument, or every fourth key where it has too few zones for that. "
-        f"*Pitch*: a class with one or two recordings shares them between the splits and holds out pitch shifts "
+        "- **Recordings**: as the table below says, one of four. *Files or presets*: those named are test only. "
+        "*Sample zones*: every fourth zone of an instrument. *Keys*: every fourth key of an instrument with too few zones; "
+        "its recordings are shared. *Pitch shifts*: a class with one or two recordings shares them and holds out shifts "
         f"of {_bands()} semitones (of ±4).",
+        "- **Not independent**, though held out by file: the drum kit shares samples with other kits; steam whistles 4 "
+        "and 5 are edits of one recording; tabla_tun3, tabla_te_m and bass_trance_c resemble tabla_tun2, tabla_te2 and "
+        "bass_thick_c (peak correlation 0.99, 0.94 and 0.83).",
         "",
         "Captions call notes low or high relative to the instrument's range, and soft or loud by how they are struck "
         "(clips are normalised to a random peak, so it is heard in the timbre only).",
@@ -265,7 +268,8 @@ def card(train: list[dict[str, object]], test: list[dict[str, object]], args: ar
         if sound.heldout:
             heldout = ", ".join(_voice(v) for v in sound.heldout)
         else:
-            heldout = "zones or keys" if sound.kind == "instrument" else "pitch shifts"
+            zones = "sample zones" if sound.kind == "instrument" and holds_out_zones(sound) else "keys"
+            heldout = zones if sound.kind == "instrument" else "pitch shifts"
         lines.append(
             f"| {sound.label} | {sound.kind} | {counts[0][sound.label]} | {counts[1][sound.label]} "
             f"| {voices} | {heldout} |"
@@ -301,7 +305,13 @@ def _attribution() -> list[str]:
         credits = sorted({recording.credit for recording in used})
         credit = "see below" if len(credits) > 1 else credits[0]
         lines.append(f"| {source} | {licences} | {credit} |")
-    lines += ["", "All clips are excerpts, repetitions, pitch shifts or mixtures of these.", ""]
+    lines += [
+        "",
+        "All clips are excerpts, repetitions, pitch shifts or mixtures of these. OpenSFX as a collection is "
+        "CC-BY-SA-3.0; used are only the files whose own title says CC0 or CC-BY. "
+        "Two CC-BY-SA files of Endless Sky are left out.",
+        "",
+    ]
     lines += ["| openttd-opensfx | licence | title and author |", "|---|---|---|"]
     lines += [f"| {r.name} | {r.licence} | {r.credit} |" for r in by_source["openttd-opensfx"]]
     return lines

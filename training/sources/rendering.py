@@ -160,9 +160,25 @@ def split_voices(sound: SoundClass, split: str) -> tuple[Voice, ...]:
     return sound.heldout if split == "test" else tuple(v for v in sound.voices if v not in sound.heldout)
 
 
-@cache
 def split_keys(sound: SoundClass, voice: Preset, split: str) -> tuple[int, ...]:
-    """The MIDI keys of an instrument that a split may play, such that no sample zone serves both splits."""
+    """The MIDI keys of an instrument that a split may play."""
+    return _split_keys(sound, voice)[split]
+
+
+def holds_out_zones(sound: SoundClass) -> bool:
+    """Whether no recording of an instrument serves both splits; if not, the splits play different keys of them."""
+    for voice in sound.voices:
+        samples = key_samples(voice.font, voice.bank, voice.preset)
+        train, test = (
+            frozenset().union(*(samples[key] for key in split_keys(sound, voice, split))) for split in ("train", "test")
+        )
+        if train & test:
+            return False
+    return True
+
+
+@cache
+def _split_keys(sound: SoundClass, voice: Preset) -> dict[str, tuple[int, ...]]:
     samples = key_samples(voice.font, voice.bank, voice.preset)
     keys = [key for key in range(sound.keys[0], sound.keys[1] + 1) if key in samples]
     zones = list(dict.fromkeys(samples[key] for key in keys))
@@ -171,7 +187,7 @@ def split_keys(sound: SoundClass, voice: Preset, split: str) -> tuple[int, ...]:
     train = [key for key in keys if not samples[key] & heldout]
     if len(test) < 4 or len(train) < 8:
         test, train = keys[1::HELDOUT_STRIDE], [key for i, key in enumerate(keys) if i % HELDOUT_STRIDE != 1]
-    return tuple(test if split == "test" else train)
+    return {"train": tuple(train), "test": tuple(test)}
 
 
 def _name(voice: Voice) -> str:
