@@ -248,9 +248,9 @@ def card(train: list[dict[str, object]], test: list[dict[str, object]], args: ar
         "are the same.",
         f"- **Pairs**: {UNSEEN_PAIRS:.0%} of all pairs of classes are mixed in test only; both sounds are known.",
         "- **Recordings**: as the table below says, one of four. *Files or presets*: those named are test only. "
-        "*Sample zones*: every fourth zone of an instrument. *Keys*: every fourth key of an instrument with too few zones; "
-        "its recordings are shared. *Pitch shifts*: a class with one or two recordings shares them and holds out shifts "
-        f"of {_bands()} semitones (of ±4).",
+        "*Sample zones*: every fourth zone of an instrument. *Keys*: every fourth key of an instrument with few zones, "
+        "whose recordings are shared. *Pitch shifts*: a class with one or two recordings shares them and holds out "
+        f"shifts of {_bands()} semitones (of ±4).",
         "- **Not independent**, though held out by file: the drum kit shares samples with other kits; steam whistles 4 "
         "and 5 are edits of one recording; tabla_tun3, tabla_te_m and bass_trance_c resemble tabla_tun2, tabla_te2 and "
         "bass_thick_c (peak correlation 0.99, 0.94 and 0.83).",
