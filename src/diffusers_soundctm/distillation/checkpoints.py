@@ -75,7 +75,7 @@ def save_model(model: Any, folder: str | os.PathLike) -> Path:
         model.save_pretrained(temporary)
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
