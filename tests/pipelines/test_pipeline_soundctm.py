@@ -323,7 +323,9 @@ def test_every_callback_tensor_can_be_asked_for(pipe):
 
     names = pipe._callback_tensor_inputs
     latents_of(pipe, nu=1.5, callback_on_step_end=keep, callback_on_step_end_tensor_inputs=names)
-    assert set(seen) == set(names) and all(isinstance(value, torch.Tensor) for value in seen.values())
+    # AudioLDM's prompts are one vector each, without a mask.
+    missing = {name for name in names if "mask" in name and pipe.conditioning.prompt_embeds_ndim == 2}
+    assert {name for name in names if isinstance(seen[name], torch.Tensor)} == set(names) - missing
 
 
 # diffusers' pipeline contract

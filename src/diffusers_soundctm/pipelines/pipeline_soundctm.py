@@ -44,7 +44,14 @@ class SoundCTMPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->unet->vae->vocoder"
     _optional_components = ["vae", "text_encoder", "tokenizer", "vocoder"]  # noqa: RUF012
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
+    _callback_tensor_inputs = [  # noqa: RUF012
+        "latents",
+        "previous_latents",
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "attention_mask",
+        "negative_attention_mask",
+    ]
 
     def __init__(
         self,
@@ -483,7 +490,9 @@ class SoundCTMPipeline(DiffusionPipeline):
             output_type: "np" or "pt" for waveforms, float32 (B, 1, samples) in about [-1, 1], "latent" for z_0.
             return_dict: False for a plain tuple.
             callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
-            callback_on_step_end_tensor_inputs: which of `latents`, `prompt_embeds`, `negative_prompt_embeds` it gets.
+            callback_on_step_end_tensor_inputs: which tensors it gets: `latents`; `previous_latents`, which the step
+                started from; `prompt_embeds`, `negative_prompt_embeds`, `attention_mask` and `negative_attention_mask`,
+                None where the call has none. Changes to `latents` and the embeddings are taken over.
 
         Returns:
             `AudioPipelineOutput` with `.audios`, or a tuple of it.
@@ -569,20 +578,24 @@ class SoundCTMPipeline(DiffusionPipeline):
             for i, timestep in enumerate(timesteps):
                 if self.interrupt:
                     continue
-                model_output = self._predict(
+                model_output = self.predict(
                     self.scheduler.scale_model_input(latents, timestep),
                     timestep,
                     target_sigmas[i],
                     (prompt_embeds, attention_mask),
                     None if nu == 1 else (negative_prompt_embeds, negative_attention_mask),
                 )
+                previous_latents = latents
                 latents = self.scheduler.step(model_output, timestep, latents, generator=generator).prev_sample
 
                 if callback_on_step_end is not None:
                     tensors = {
                         "latents": latents,
+                        "previous_latents": previous_latents,
                         "prompt_embeds": prompt_embeds,
                         "negative_prompt_embeds": negative_prompt_embeds,
+                        "attention_mask": attention_mask,
+                        "negative_attention_mask": negative_attention_mask,
                     }
                     tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                     outputs = callback_on_step_end(self, i, timestep, tensors) or {}
@@ -612,10 +625,22 @@ class SoundCTMPipeline(DiffusionPipeline):
             audio_length_in_s = self.default_audio_length_in_s
         return max(round(audio_length_in_s * self.sampling_rate), 1)
 
-    def _predict(self, model_input, timestep, target_sigma, positive, negative) -> torch.Tensor:
+    def predict(
+        self,
+        model_input: torch.Tensor,
+        timestep: torch.Tensor,
+        target_sigma: torch.Tensor,
+        positive: tuple[torch.Tensor, torch.Tensor | None],
+        negative: tuple[torch.Tensor, torch.Tensor | None] | None,
+    ) -> torch.Tensor:
         """F, float32: one network call; given a negative branch, of both halves, mixed as F_∅ + ν·(F_c − F_∅).
 
-        G is affine in F, so mixing here equals mixing the jumps.
+        G is affine in F, so mixing here equals mixing the jumps. ω and ν are those of the running (or last) call.
+
+        Args:
+            model_input: c_in(t)·z_t, (B, C, time, width).
+            timestep, target_sigma: c_noise(t) and s, scalar tensors.
+            positive, negative: embeddings and mask, as `encode_prompt` returns them.
         """
         embeds, mask = positive
         if negative is not None:
