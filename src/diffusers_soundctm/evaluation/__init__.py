@@ -1,0 +1,17 @@
+"""Distances and recognition on folders or data sets, over a pluggable audio embedding."""
+
+from .distances import Estimate, frechet_distance, kernel_distance
+from .embeddings import AisfxEmbedding, AudioEmbedding, load_embedding
+from .evaluate import compare
+from .probe import LinearProbe
+
+__all__ = [
+    "AisfxEmbedding",
+    "AudioEmbedding",
+    "Estimate",
+    "LinearProbe",
+    "compare",
+    "frechet_distance",
+    "kernel_distance",
+    "load_embedding",
+]
