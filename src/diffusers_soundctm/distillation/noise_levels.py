@@ -63,7 +63,10 @@ def denoising_sigmas(
     p_mean: float = -1.2,
     p_std: float = 1.2,
 ) -> torch.Tensor:
-    """σ' of denoising score matching, (B,): ⌊B/2⌋ from exp(N(p_mean, p_std²)), the others from 70 % of the Karras curve."""
+    """σ' of denoising score matching, (B,).
+
+    ⌊B/2⌋ are exp(N(p_mean, p_std²)), the others lie on the Karras curve at positions uniform in [0, 0.7].
+    """
     normal = torch.randn(batch_size // 2, generator=generator)
     position = 0.7 * torch.rand(batch_size - batch_size // 2, generator=generator)
     return torch.cat([(p_mean + p_std * normal).exp(), karras_sigma(position, sigma_min, sigma_max, rho)])

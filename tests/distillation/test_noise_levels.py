@@ -1,0 +1,105 @@
+"""What a step draws, against the law and against the official code's own draws."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusers_soundctm.distillation.noise_levels import (
+    clip_indices,
+    denoising_sigmas,
+    heun_step_counts,
+    lognormal_sigmas,
+    start_indices,
+    step_generator,
+    target_indices,
+)
+from diffusers_soundctm.distillation.trajectories import Grid
+from diffusers_soundctm.preconditioning import karras_sigmas
+
+RECORD = json.loads((Path(__file__).parent.parent / "fixtures" / "golden" / "distributions.json").read_text())
+DRAWS = 200_000
+
+
+def agrees(values: torch.Tensor, record: dict) -> None:
+    """Mean and quantiles of DRAWS of ours and the recorded ones, within five standard errors."""
+    values = values.double()
+    assert values.mean().item() == pytest.approx(record["mean"], abs=5 * record["std"] * (2 / DRAWS) ** 0.5 + 1e-9)
+    for probability in ("0.05", "0.25", "0.5", "0.75", "0.95"):
+        below = (values <= record["q"][probability]).double().mean().item()
+        strictly_below = (values < record["q"][probability]).double().mean().item()
+        assert strictly_below - 0.005 <= float(probability) <= below + 0.005
+
+
+@pytest.mark.parametrize("steps", [1, 10, 39])
+def test_indices_given_steps(steps):
+    generator = torch.Generator().manual_seed(0)
+    start = start_indices(torch.full((DRAWS,), steps), 40, generator)
+    target = target_indices(start + steps, 40, generator)
+    agrees(start, RECORD[f"t_index_given_h{steps}"])
+    agrees(target, RECORD[f"s_index_given_h{steps}"])
+    agrees(target - start - steps, RECORD[f"s_minus_u_given_h{steps}"])
+
+
+def test_steps_and_sigmas():
+    generator = torch.Generator().manual_seed(0)
+    agrees(heun_step_counts(DRAWS, 40, generator), RECORD["heun_weighted_39"])
+    agrees(denoising_sigmas(DRAWS, generator), RECORD["halflognormal_all"])
+    agrees(lognormal_sigmas(DRAWS, generator), RECORD["lognormal"])
+
+
+def test_odd_batch_has_fewer_lognormal_sigmas():
+    # The Karras curve at positions up to 0.7 stays above this level; ⌊3/2⌋ = 1 of the samples may lie below it.
+    above = karras_sigmas(10)[7]
+    sigmas = torch.stack([denoising_sigmas(3, torch.Generator().manual_seed(seed)) for seed in range(200)])
+    assert (sigmas[:, 1:] >= above * 0.999).all()
+    assert (sigmas[:, 0] < above).any()
+
+
+def test_share_of_targets_at_sigma_min():
+    generator = torch.Generator().manual_seed(0)
+    target = target_indices(torch.full((DRAWS,), 10), 40, generator, sigma_min_rate=0.6)
+    assert (target == 39).double().mean().item() == pytest.approx(0.6 + 0.4 / 30, abs=0.006)
+    assert target.min() == 10
+
+
+def test_reused_trajectories_keep_the_law_of_fresh_ones():
+    def draw(reuse):
+        grid = Grid(karras_sigmas(11), reuse=reuse)
+        rows = []
+        for seed in range(1500):
+            generator = torch.Generator().manual_seed(seed)
+            visited = grid.visited(4, generator)
+            start, solved, target = grid.triple(visited, generator)
+            samples = torch.arange(4)
+            rows.append(torch.stack([visited[start, samples], visited[solved, samples], target]))
+        return torch.cat(rows, 1)
+
+    fresh, reused = draw(1), draw(8)
+    for indices in (fresh, reused):
+        assert (indices[0] < indices[1]).all()
+        assert (indices[1] <= indices[2]).all()
+        assert indices[2].max() == 11
+    torch.testing.assert_close(fresh.double().mean(1), reused.double().mean(1), atol=0.2, rtol=0)
+    torch.testing.assert_close(fresh.double().cov(), reused.double().cov(), atol=0.7, rtol=0.1)
+
+
+def test_every_epoch_sees_every_clip_once():
+    batches = [clip_indices(10, 4, step, seed=3) for step in range(5)]
+    stream = torch.cat(batches)
+    assert sorted(stream[:10].tolist()) == sorted(stream[10:].tolist()) == list(range(10))
+    assert stream[:10].tolist() != stream[10:].tolist()
+    assert torch.equal(clip_indices(10, 4, 3, seed=3), batches[3])
+
+
+def test_generators_of_steps_and_streams_differ():
+    draws = {(step, stream): torch.rand((), generator=step_generator(0, step, stream)).item()
+             for step in range(4) for stream in range(2)}  # fmt: skip
+    assert len(set(draws.values())) == len(draws)
+
+
+def test_lognormal_sigmas_are_stratified():
+    sigmas = lognormal_sigmas(64, torch.Generator().manual_seed(0), p_mean=0.0, p_std=1.0)
+    quantiles = torch.special.ndtr(sigmas.double().log()).sort().values * 64
+    assert torch.equal(quantiles.floor(), torch.arange(64.0, dtype=torch.float64))

@@ -1,0 +1,139 @@
+"""Both training scripts on a tiny model: what they write, and that stopping changes nothing."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+
+from diffusers_soundctm import CTMUNet2DConditionModel, SoundCTMPipeline
+
+SCRIPTS = Path(__file__).parents[2] / "training"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+STEPS = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "mixed_precision": "no"}
+# The checkpoint after step 3 falls into the middle of a trajectory that serves steps 2 and 3.
+STUDENT = {**STEPS, "num_scales": 4, "trajectory_reuse": 2, "ema_decay": 0.9, "learning_rate": 1e-3}
+
+
+def command(inputs, output_dir, **arguments):
+    script = "train_ctm" if "teacher_model" in arguments else "train_teacher"
+    unused = {"train_ctm": {"unet_config"}, "train_teacher": {"vocoder"}}[script]
+    arguments = {**{k: v for k, v in inputs.items() if k not in unused}, **arguments, "output_dir": output_dir}
+    return script, [f"--{name}={value}" for name, value in arguments.items()]
+
+
+def train(inputs, output_dir, **arguments):
+    script, argv = command(inputs, output_dir, **arguments)
+    spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # accelerate keeps the first run's precision for the whole process.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    module.main(argv)
+    return Path(output_dir)
+
+
+@pytest.fixture(scope="module")
+def teacher(training_inputs, tmp_path_factory):
+    return train(training_inputs, tmp_path_factory.mktemp("runs") / "teacher", **STEPS)
+
+
+@pytest.fixture(scope="module")
+def student(training_inputs, teacher, tmp_path_factory):
+    return train(training_inputs, tmp_path_factory.mktemp("runs") / "student", teacher_model=teacher, **STUDENT)
+
+
+def resume_from_the_middle(inputs, finished, output_dir, **arguments):
+    shutil.copytree(finished / "checkpoint-3", output_dir / "checkpoint-3")
+    return train(inputs, output_dir, resume_from_checkpoint="latest", **arguments)
+
+
+def assert_same_weights(folder, other, **tolerance):
+    weights, others = load_file(folder / WEIGHTS), load_file(other / WEIGHTS)
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        if tolerance:
+            torch.testing.assert_close(tensor, others[name], **tolerance)
+        else:
+            assert torch.equal(tensor, others[name]), name
+
+
+def test_teacher_folder(teacher):
+    unet = UNet2DConditionModel.from_pretrained(teacher / "unet")
+    assert all(parameter.isfinite().all() for parameter in unet.parameters())
+    record = json.loads((teacher / "training.json").read_text())
+    assert record["clips"] == 7
+    assert record["skipped_steps"] == 0
+    assert sorted(p.name for p in teacher.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_student_folder_is_a_pipeline(student, teacher):
+    pipe = SoundCTMPipeline.from_pretrained(student)
+    pipe.set_progress_bar_config(disable=True)
+    sound = pipe("rain on a tin roof", audio_length_in_s=0.32, guidance_scale=3.0).audios
+    assert sound.shape[-1] == 5120
+    assert list(pipe.config.guidance_scale_range) == [2.0, 5.0]
+    before = load_file(teacher / WEIGHTS)
+    after = load_file(student / WEIGHTS)
+    assert not torch.equal(before["conv_in.weight"], after["conv_in.weight"])
+
+
+def test_resumed_teacher_equals_one_never_stopped(training_inputs, teacher, tmp_path):
+    assert_same_weights(resume_from_the_middle(training_inputs, teacher, tmp_path, **STEPS), teacher)
+
+
+def test_resumed_student_equals_one_never_stopped(training_inputs, teacher, student, tmp_path):
+    resumed = resume_from_the_middle(training_inputs, student, tmp_path, teacher_model=teacher, **STUDENT)
+    assert_same_weights(resumed, student)
+
+
+def test_zero_branch_starts_at_the_teacher(training_inputs, teacher, tmp_path):
+    arguments = {
+        **STUDENT,
+        "max_train_steps": 1,
+        "learning_rate": 0.0,
+        "branch_init": "zero",
+        "mixed_precision": "bf16",
+    }
+    folder = train(training_inputs, tmp_path, teacher_model=teacher, feature_distance="half", **arguments)
+    unet = CTMUNet2DConditionModel.from_pretrained(folder / "unet")
+    before = load_file(teacher / WEIGHTS)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items() if name in before)
+    assert unet.time_embedding.guidance_gain.abs().max() == 0
+
+
+def test_checkpoint_of_another_script_is_refused(training_inputs, teacher, tmp_path):
+    shutil.copytree(teacher / "checkpoint-3", tmp_path / "checkpoint-3")
+    state = torch.load(tmp_path / "checkpoint-3" / "state.pt", weights_only=True)
+    torch.save({"step": 3, "vae": state["unet"]}, tmp_path / "checkpoint-3" / "state.pt")
+    with pytest.raises(ValueError, match="another training script"):
+        train(training_inputs, tmp_path, resume_from_checkpoint="latest", **STEPS)
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [({"num_scales": 1}, "--num_scales"), ({"omega_min": 6}, "--omega_min"), ({"feature_distance": "lpips"}, "lpips")],
+)
+def test_bad_arguments_end_before_work(training_inputs, tmp_path, capsys, arguments, complaint):
+    with pytest.raises(SystemExit) as exit_info:
+        train(training_inputs, tmp_path, teacher_model=tmp_path, **arguments)
+    assert exit_info.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_student(training_inputs, teacher, student, tmp_path):
+    script, argv = command(training_inputs, tmp_path, teacher_model=teacher, **STUDENT)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
+              "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launch, SCRIPTS / f"{script}.py", *argv], check=True, env=environment, timeout=600)
+    assert_same_weights(tmp_path, student, rtol=1e-3, atol=2e-5)
