@@ -7,8 +7,8 @@ from pathlib import Path
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
-from diffusers_soundctm import CTMUNet2DConditionModel
-from diffusers_soundctm.conversion import convert_soundctm_unet
+from diffusers_soundctm import AudioDiTModel, CTMAudioDiTModel, CTMUNet2DConditionModel
+from diffusers_soundctm.conversion import convert_soundctm_dit, convert_soundctm_unet
 
 FOLDER = Path(__file__).parent / "fixtures" / "golden"
 
@@ -27,3 +27,13 @@ def student() -> CTMUNet2DConditionModel:
 @functools.cache
 def teacher() -> UNet2DConditionModel:
     return convert_soundctm_unet(read("teacher.safetensors"), read("unet_config.json"))
+
+
+@functools.cache
+def dit_student() -> CTMAudioDiTModel:
+    return convert_soundctm_dit(read("dit/student_dit.safetensors"), read("dit/dit_config.json"))
+
+
+@functools.cache
+def dit_teacher() -> AudioDiTModel:
+    return convert_soundctm_dit(read("dit/teacher_dit.safetensors"), read("dit/dit_config.json"))

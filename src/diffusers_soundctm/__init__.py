@@ -7,6 +7,8 @@ from .version import __version__
 
 # Public name -> the module that defines it. Loaded on first use, so that `soundctm --help` need not import torch.
 _PUBLIC = {
+    "AudioDiTModel": ".models.transformer_ctm",
+    "CTMAudioDiTModel": ".models.transformer_ctm",
     "CTMAudioLDM2UNet2DConditionModel": ".models.unet_audioldm2_ctm",
     "CTMScheduler": ".schedulers.scheduling_ctm",
     "CTMTimestepEmbedding": ".models.embeddings",

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import UNet2DConditionModel
 
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
+from .checked import build
 
 _STUDENT_ONLY = "s_time_embedding."
 
@@ -37,20 +37,4 @@ def convert_soundctm_unet(
     is_student = any(name.startswith(_STUDENT_ONLY) for name in tensors)
     tensors = {name.replace(_STUDENT_ONLY, "time_embedding.target_embedding."): t for name, t in tensors.items()}
 
-    with init_empty_weights():
-        model = (CTMUNet2DConditionModel if is_student else UNet2DConditionModel).from_config(dict(config))
-    expected = model.state_dict()
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if problems:
-        raise ValueError(
-            f"`state_dict` does not fit `config` as a {type(model).__name__}; take both from the same release.\n  "
-            + "\n  ".join(problems)
-        )
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
+    return build(CTMUNet2DConditionModel if is_student else UNet2DConditionModel, config, tensors)

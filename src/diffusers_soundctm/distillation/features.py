@@ -10,10 +10,11 @@ class _LastFeatureReached(Exception):
 
 
 class TeacherFeatures(torch.nn.Module):
-    """A diffusers UNet that returns its feature maps beside its output.
+    """A diffusers UNet or transformer that returns its feature maps beside its output.
 
     The maps are the outputs of every down block, the mid block and every up block ("full"), or of the down blocks
-    alone ("half"), where the network also stops, so its output is None.
+    alone ("half"), where the network also stops, so its output is None. Of a transformer they are the outputs of all
+    its blocks, each fed the one before it, or of the first half of them; (B, L, C) are turned to (B, C, L).
     """
 
     def __init__(self, network: torch.nn.Module, mode: str = "full"):
@@ -28,14 +29,13 @@ class TeacherFeatures(torch.nn.Module):
         features: list[torch.Tensor] = []
 
         def collect(block: torch.nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
-            features.append(output[0] if isinstance(output, tuple) else output)
+            feature = output[0] if isinstance(output, tuple) else output
+            features.append(feature.transpose(1, 2) if feature.ndim == 3 else feature)
             if block is last:
                 raise _LastFeatureReached
 
-        blocks = list(self.network.down_blocks)
+        blocks = self._blocks()
         last = blocks[-1] if self.mode == "half" else None
-        if self.mode == "full":
-            blocks += [self.network.mid_block, *self.network.up_blocks]
         hooks = [block.register_forward_hook(collect) for block in blocks]
         try:
             return self.network(*args, **kwargs).sample, features
@@ -44,6 +44,13 @@ class TeacherFeatures(torch.nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _blocks(self) -> list[torch.nn.Module]:
+        if hasattr(self.network, "transformer_blocks"):
+            blocks = list(self.network.transformer_blocks)
+            return blocks if self.mode == "full" else blocks[: (len(blocks) + 1) // 2]
+        blocks = list(self.network.down_blocks)
+        return blocks if self.mode == "half" else [*blocks, self.network.mid_block, *self.network.up_blocks]
 
 
 def feature_distance(features: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> torch.Tensor:

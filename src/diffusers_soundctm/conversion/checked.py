@@ -1,0 +1,37 @@
+"""Give a model its tensors only if every name and shape fits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+
+
+def build(model_class: type, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """`model_class` of `config` with exactly `tensors`, which it takes over without copying them, in eval mode.
+
+    Raises:
+        ValueError: lists every missing, unexpected and mis-shaped tensor.
+    """
+    with init_empty_weights():
+        model = model_class.from_config(dict(config))
+    fill(model, tensors)
+    return model.eval()
+
+
+def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Assign `tensors` to `model`, made on the meta device; `ValueError` as `build`."""
+    expected = model.state_dict()
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        raise ValueError(
+            f"The checkpoint does not fit its configuration as a {type(model).__name__}; take both from the same "
+            "release.\n  " + "\n  ".join(problems)
+        )
+    model.load_state_dict(tensors, assign=True)

@@ -1,0 +1,157 @@
+"""Latent diffusion transformers for sound, after Stable Audio's: the 44.1 kHz SoundCTM teacher and its student."""
+
+import math
+
+import torch
+from diffusers import ConfigMixin, StableAudioDiTModel
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.stable_audio_transformer import StableAudioGaussianFourierProjection
+from torch import nn
+from typing_extensions import Self
+
+from ..preconditioning import c_noise
+from .embeddings import guidance_embedding
+
+
+class AudioDiTModel(StableAudioDiTModel):
+    """The 44.1 kHz SoundCTM teacher: diffusers' `StableAudioDiTModel`, called like a UNet.
+
+    The sequence gets one token in front, MLP(φ(c_noise(t))) with φ the Fourier features of Stable Audio, dropped at the
+    end; there is no other global condition. Rotary embeddings are made to the length of the sample.
+
+    Args:
+        kwargs: the arguments of `StableAudioDiTModel`; `global_states_input_dim` has no effect.
+    """
+
+    # model_index.json records this module; the package's top level is the name that stays.
+    __module__ = "diffusers_soundctm"
+    _keep_in_fp32_modules = ["fourier"]  # noqa: RUF012 (diffusers' own name and type)
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # The stock forward rounds the timestep to its own dtype before `time_proj`; features made here do not suffer.
+        self.fourier = _FourierFeatures(self.config.time_proj_dim // 2)
+        self.time_proj = nn.Identity()
+        self.global_proj = nn.Identity()
+        for block in self.transformer_blocks:  # the release keeps these at zero
+            for norm in (block.norm1, block.norm2, block.norm3):
+                norm.bias.requires_grad_(False)
+
+    @staticmethod
+    def _get_init_keys(input_class: type) -> set[str]:
+        # The arguments arrive through **kwargs: without their names, loading would drop them.
+        return ConfigMixin._get_init_keys(StableAudioDiTModel)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: float | torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """F of the teacher.
+
+        Args:
+            sample: c_in(t)·z_t, (B, in_channels, frames).
+            timestep: c_noise(t) = ln(t)/4, scalar or (B,).
+            encoder_hidden_states: prompt tokens, (B, L, cross_attention_input_dim).
+            encoder_attention_mask: boolean (B, L), which tokens count; None is all of them.
+            return_dict: give an output with `.sample`, else a tuple.
+
+        Returns:
+            F, (B, out_channels, frames).
+        """
+        no_token = sample.new_zeros(len(sample), 1, self.inner_dim)
+        return self._predict(
+            sample, timestep, encoder_hidden_states, no_token, encoder_attention_mask, return_dict=return_dict
+        )
+
+    def _predict(
+        self, sample, timestep, encoder_hidden_states, token, encoder_attention_mask, return_dict
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        positions = torch.arange(sample.shape[-1] + 1, device=sample.device)
+        rotary_embedding = get_1d_rotary_pos_embed(
+            max(self.config.attention_head_dim // 2, 32), positions, use_real=True, repeat_interleave_real=False
+        )
+        return super().forward(
+            sample,
+            self.fourier(timestep),
+            encoder_hidden_states,
+            token,
+            rotary_embedding=rotary_embedding,
+            encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
+            return_dict=return_dict,
+        )
+
+
+class CTMAudioDiTModel(AudioDiTModel):
+    """The SoundCTM student of `AudioDiTModel`: same parameters, a token that also tells s and ω.
+
+        token = MLP(φ(c_noise(t))) + MLP(φ(c_noise(s))) + ψ(1000·ω)
+
+    with one MLP for both noise levels and ψ the fixed sinusoid of `embeddings.guidance_embedding`.
+
+    Args:
+        kwargs: the arguments of `StableAudioDiTModel`; `global_states_input_dim` has no effect.
+    """
+
+    __module__ = "diffusers_soundctm"
+
+    @classmethod
+    def from_teacher(cls, teacher: AudioDiTModel) -> Self:
+        """A student that starts from `teacher`'s weights, on its device and in its dtype.
+
+        Raises:
+            ValueError: the teacher is not an `AudioDiTModel`.
+        """
+        if not isinstance(teacher, AudioDiTModel):
+            raise ValueError(f"`teacher` is a {type(teacher).__name__}; pass an AudioDiTModel.")
+        student = cls.from_config(dict(teacher.config))
+        student.load_state_dict(teacher.state_dict())
+        return student.to(next(teacher.parameters()))
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: float | torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        timestep_cond: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """F of the student; arguments as the teacher's, and
+
+        Args:
+            timestep_cond: float32 (B, 2), target noise level s and guidance scale ω of each sample; (B, 1), s alone,
+                leaves out the ω term.
+
+        Raises:
+            ValueError: `timestep_cond` is missing or has another shape.
+        """
+        if timestep_cond is None or timestep_cond.ndim != 2 or timestep_cond.shape[1] not in (1, 2):
+            shape = None if timestep_cond is None else tuple(timestep_cond.shape)
+            raise ValueError(
+                "A SoundCTM network needs `timestep_cond` of shape (batch, 2), target_sigma and guidance_scale of each "
+                f"sample (or (batch, 1), target_sigma alone); got {shape}."
+            )
+        token = self.timestep_proj(self.fourier(c_noise(timestep_cond[:, 0])).to(sample.dtype))
+        if timestep_cond.shape[1] == 2:
+            token = token + guidance_embedding(timestep_cond[:, 1], self.inner_dim).to(token.dtype)
+        return self._predict(
+            sample, timestep, encoder_hidden_states, token[:, None], encoder_attention_mask, return_dict=return_dict
+        )
+
+
+class _FourierFeatures(StableAudioGaussianFourierProjection):
+    """φ(v) = [cos 2πWv | sin 2πWv] in float32, W its learned frequencies; (B,) → (B, 2·embedding_size)."""
+
+    def __init__(self, embedding_size: int):
+        super().__init__(embedding_size, set_W_to_weight=False, log=False, flip_sin_to_cos=True)
+        self.weight.requires_grad_(True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        phase = 2 * math.pi * x.float()[:, None] * self.weight.float()
+        return torch.cat([phase.cos(), phase.sin()], dim=-1)
