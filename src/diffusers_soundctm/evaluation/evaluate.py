@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -147,9 +146,9 @@ def fraction_interval(hits: np.ndarray) -> list[float]:
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write JSON, complete or not at all."""
     path = Path(path)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-    Path(file.name).replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,6 @@
 """Class recognition by a linear probe: logistic regression on standardised embeddings of real sounds."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -63,16 +62,10 @@ class LinearProbe:
         """Write an .npz file, complete or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(
-                file,
-                mean=self.mean,
-                scale=self.scale,
-                weight=self.weight,
-                bias=self.bias,
-                classes=np.array(self.classes),
-            )
-        Path(file.name).replace(path)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp.npz")
+        arrays = {"mean": self.mean, "scale": self.scale, "weight": self.weight, "bias": self.bias}
+        np.savez(temporary, **arrays, classes=np.array(self.classes))
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "LinearProbe":
