@@ -1,0 +1,126 @@
+"""Teacher features, distances, the moving average, and the objective's switches."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from diffusers_soundctm import CTMUNet2DConditionModel
+from diffusers_soundctm.distillation import TeacherFeatures, feature_distance
+from diffusers_soundctm.distillation.ema import ema_copy, ema_update
+from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_loss
+from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump
+from diffusers_soundctm.distillation.teachers import FeatureSpace
+
+EDM = Preconditioning()
+
+
+@pytest.fixture
+def networks(tiny_pipeline):
+    student = tiny_pipeline("embedded").unet.train()
+    torch.manual_seed(1)
+    return (
+        student,
+        ema_copy(student),
+        UNet2DConditionModel.from_config(dict(student.config)).eval().requires_grad_(False),
+    )
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(3, 2, 8, 8, 8, generator=generator)
+    condition = {"encoder_hidden_states": torch.randn(2, 4, 16, generator=generator),
+                 "encoder_attention_mask": torch.ones(2, 4, dtype=torch.bool),
+                 "class_labels": torch.randn(2, 16, generator=generator)}  # fmt: skip
+    t, u, s = torch.tensor([[20.0, 3.0], [5.0, 1.0], [1.0, 0.002]])
+    triples = Triples(20 * z[0], t, 5 * z[1], u, s, torch.tensor([2.0, 4.0]), condition)
+    return triples, NoisyLatents(z[2], torch.tensor([0.5, 2.0]), z[0])
+
+
+def objective(networks, distance="full", **settings):
+    student, target, teacher = networks
+    space = FeatureSpace(teacher, EDM, distance) if distance in ("full", "half") else None
+    weight = student.conv_out.weight
+    return CTMObjective(Denoiser(student, EDM), Denoiser(target, EDM), space, weight, distance=distance, **settings)
+
+
+@pytest.mark.parametrize(
+    "distance, match_sigma", itertools.product(["full", "half", "l2", "pseudo_huber"], [None, 0.002])
+)
+def test_gradients_are_those_of_the_written_loss(networks, batch, distance, match_sigma):
+    student = networks[0]
+    step = objective(networks, distance, match_sigma=match_sigma, denoising_weight=0.5, adaptive=False)
+    step(*batch).total.backward()
+    ours = [parameter.grad.clone() for parameter in student.parameters()]
+
+    student.zero_grad()
+    estimate, denoised = step._student(*batch)
+    with torch.no_grad():
+        triples = batch[0]
+        target = jump(step.target, triples.solved, triples.solved_sigma, triples.target_sigma, triples)
+    loss = step._consistency(estimate, target, triples).mean()
+    (loss + 0.5 * denoising_loss(denoised, batch[1].clean, batch[1].sigma).mean()).backward()
+    for gradient, parameter in zip(ours, student.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_denoising_can_be_left_out(networks, batch):
+    losses = objective(networks)(batch[0])
+    losses.total.backward()
+    assert losses.denoising is None
+    assert losses.consistency.shape == (2,)
+    assert all(parameter.grad is None for parameter in networks[1].parameters())
+
+
+def test_balance_equalises_both_gradients_on_the_last_layer(networks, batch):
+    weight = networks[0].conv_out.weight
+    losses = objective(networks)(*batch)
+    (alone,) = torch.autograd.grad(objective(networks)(batch[0]).total, weight)
+    (both,) = torch.autograd.grad(losses.total, weight)
+    torch.testing.assert_close((both - alone).norm(), alone.norm(), rtol=1e-3, atol=0)
+    assert adaptive_weight(torch.full((2,), 1e9), torch.zeros(2)) == 1000
+
+
+def test_l2_needs_no_teacher_and_features_need_one(networks):
+    with pytest.raises(ValueError, match="distance"):
+        CTMObjective(*[Denoiser(n, EDM) for n in networks[:2]], None, networks[0].conv_out.weight, distance="full")
+    with pytest.raises(ValueError, match="lpips"):
+        objective(networks, "lpips")
+
+
+def test_features_leave_no_hooks_and_half_is_the_start_of_full(networks, batch):
+    teacher, triples = networks[2], batch[0]
+    arguments = (triples.start, triples.sigma.log() / 4)
+    output, full = TeacherFeatures(teacher, "full")(*arguments, **triples.network_kwargs)
+    none, half = TeacherFeatures(teacher, "half")(*arguments, **triples.network_kwargs)
+    assert none is None
+    assert len(half) == 2 and len(full) == 5
+    assert all(torch.equal(a, b) for a, b in zip(half, full, strict=False))
+    torch.testing.assert_close(output, teacher(*arguments, **triples.network_kwargs).sample)
+    assert not any(module._forward_hooks for module in teacher.modules())
+    with pytest.raises(ValueError, match="mode"):
+        TeacherFeatures(teacher, "quarter")
+
+
+def test_feature_distance_ignores_scale_and_keeps_the_batch_apart():
+    a = torch.randn(2, 5, 4, 3, generator=torch.Generator().manual_seed(0))
+    b = torch.stack([a[0], -a[1]])
+    torch.testing.assert_close(feature_distance([a], [7 * b]), torch.tensor([0.0, 4 / 5]), rtol=1e-5, atol=1e-6)
+    assert feature_distance([a.bfloat16(), a], [b.bfloat16(), b]).dtype == torch.float32
+
+
+def test_moving_average(tiny_pipeline):
+    model = tiny_pipeline("embedded").unet
+    average = ema_copy(model)
+    before = copy.deepcopy(average.state_dict())
+    for parameter in model.parameters():
+        parameter.data += 1
+    ema_update(average, model, 0.9)
+    assert isinstance(average, CTMUNet2DConditionModel) and not average.training
+    for name, parameter in average.named_parameters():
+        torch.testing.assert_close(parameter, before[name] + 0.1, rtol=0, atol=1e-5)
+        assert not parameter.requires_grad
