@@ -1,6 +1,6 @@
 """The README's picture: spectrograms of one seed at 1, 2, 4 and 16 steps, beside the teacher from the same noise.
 
-    python benchmarks/steps_figure.py --teacher runs/teacher/unet --figure docs/steps.png
+python benchmarks/steps_figure.py --teacher runs/teacher/unet --figure docs/steps.png
 """
 
 import argparse
@@ -11,10 +11,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from common import SAMPLING_RATE
-from quality import TEACHER_STEPS, Setting, SoundMaker
 
+from common import SAMPLING_RATE
 from diffusers_soundctm.audio import log_mel
+from quality import TEACHER_STEPS, Setting, SoundMaker
 
 PROMPTS = ("a music box plays a melody", "a dog barks", "a police siren", "church organ chords")
 STEPS = (1, 2, 4, 16)

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ConfigMixin
 from transformers import AutoModel, AutoTokenizer
 
 from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
@@ -39,6 +39,9 @@ def main() -> None:
         guidance_scale_range=arguments.guidance_scale_range,
     )
     unet.register_to_config(sample_size=pipe.latent_shape(round(arguments.audio_length_in_s * pipe.sampling_rate))[1])
+    for name, component in pipe.components.items():
+        if isinstance(component, ConfigMixin):
+            component.register_to_config(_name_or_path=name)  # folders of the training machine are nobody's business
     pipe.to(dtype=torch.float16)
     for name, model in pipe.components.items():
         if isinstance(model, torch.nn.Module):
