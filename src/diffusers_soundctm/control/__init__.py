@@ -18,6 +18,7 @@ _PUBLIC = {
     "Sound": ".sound",
     "SpectralCentroidObjective": ".objectives",
     "WaveformMatchObjective": ".objectives",
+    "optimize_noise": ".noise_optimization",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -1,8 +1,9 @@
 """What guidance and noise optimisation share: the look-ahead through the learned jump, and an objective's gradient."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -22,9 +23,23 @@ class LookAhead:
         positive, negative: embeddings and mask, as `encode_prompt` returns them; `negative` is None for ν = 1.
     """
 
+    tensor_inputs: ClassVar = (
+        "previous_latents",
+        "prompt_embeds",
+        "attention_mask",
+        "negative_prompt_embeds",
+        "negative_attention_mask",
+    )
+
     pipe: SoundCTMPipeline
     positive: Conditions
     negative: Conditions | None
+
+    @classmethod
+    def of_call(cls, pipe: SoundCTMPipeline, tensors: Mapping[str, torch.Tensor | None]) -> "LookAhead":
+        """The look-ahead of a running call, from the `tensor_inputs` that its callbacks get."""
+        negative = None if pipe.nu == 1 else (tensors["negative_prompt_embeds"], tensors["negative_attention_mask"])
+        return cls(pipe, (tensors["prompt_embeds"], tensors["attention_mask"]), negative)
 
     def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """z_t (B, C, time, width) at noise level `sigma` = t, whose c_noise is `timestep` → ẑ_0, float32."""

@@ -45,14 +45,7 @@ class LossGuidance(PipelineCallback):
         >>> audio = pipe("rain on a tin roof", num_inference_steps=16, callback_on_step_end=louder).audios[0]
     """
 
-    tensor_inputs = (
-        "latents",
-        "previous_latents",
-        "prompt_embeds",
-        "attention_mask",
-        "negative_prompt_embeds",
-        "negative_attention_mask",
-    )
+    tensor_inputs = ("latents", *LookAhead.tensor_inputs)
 
     def __init__(
         self,
@@ -99,8 +92,7 @@ class LossGuidance(PipelineCallback):
 
     def _displacement(self, pipeline, sigma, timestep, largest, tensors) -> torch.Tensor:
         """−Σ ρ_t·∇L over the inner steps, (B, C, time, width); each starts where z_t would be after those before."""
-        negative = None if pipeline.nu == 1 else (tensors["negative_prompt_embeds"], tensors["negative_attention_mask"])
-        look_ahead = LookAhead(pipeline, (tensors["prompt_embeds"], tensors["attention_mask"]), negative)
+        look_ahead = LookAhead.of_call(pipeline, tensors)
 
         def decode(sample: torch.Tensor) -> Sound:
             ahead = look_ahead(sample, sigma, timestep)
