@@ -6,9 +6,11 @@ from typing import Any
 # Public name -> the module that defines it, loaded on first use.
 _PUBLIC = {
     "BandEnergyObjective": ".objectives",
+    "CircularTime": ".seams",
     "CurveObjective": ".objectives",
     "EmbeddingSimilarityObjective": ".objectives",
     "IntensityObjective": ".objectives",
+    "KnownRegion": ".inpainting",
     "LatentMatchObjective": ".objectives",
     "LoopObjective": ".objectives",
     "LossGuidance": ".loss_guidance",
@@ -18,6 +20,9 @@ _PUBLIC = {
     "Sound": ".sound",
     "SpectralCentroidObjective": ".objectives",
     "WaveformMatchObjective": ".objectives",
+    "decode_loop": ".seams",
+    "generate_long": ".inpainting",
+    "inpaint": ".inpainting",
     "optimize_noise": ".noise_optimization",
 }
 
