@@ -17,13 +17,17 @@ _PUBLIC = {
     "MelMatchObjective": ".objectives",
     "Objective": ".objectives",
     "OnsetObjective": ".objectives",
+    "PromptMorph": ".variation",
     "Sound": ".sound",
     "SpectralCentroidObjective": ".objectives",
     "WaveformMatchObjective": ".objectives",
     "decode_loop": ".seams",
+    "drift": ".variation",
     "generate_long": ".inpainting",
     "inpaint": ".inpainting",
+    "noise_hash": ".variation",
     "optimize_noise": ".noise_optimization",
+    "vary": ".variation",
 }
 
 __all__ = sorted(_PUBLIC)

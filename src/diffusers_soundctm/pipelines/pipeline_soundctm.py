@@ -650,6 +650,9 @@ class SoundCTMPipeline(DiffusionPipeline):
         embeds, mask = positive
         if negative is not None:
             model_input = torch.cat([model_input, model_input])
+            if negative[0].shape[1] != embeds.shape[1]:
+                length = max(negative[0].shape[1], embeds.shape[1])
+                negative, (embeds, mask) = _pad_tokens(*negative, length), _pad_tokens(embeds, mask, length)
             embeds = torch.cat([negative[0], embeds])
             mask = None if mask is None else torch.cat([negative[1], mask])
         timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, self.guidance_scale)])
