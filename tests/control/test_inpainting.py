@@ -28,8 +28,8 @@ def noise(*shape, seed=0):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
 def test_known_positions_carry_the_samplers_noise_and_end_known(tiny_pipeline, family, gamma):
     pipe = tiny_pipeline(family)
-    z_0 = 0.5 * torch.randn(*pipe.latent_shape(SAMPLES), generator=generator(1))
-    mask = (torch.arange(z_0.shape[1]) < 16).float()
+    z_0 = 0.5 * torch.randn(1, *pipe.latent_shape(SAMPLES), generator=generator(1))
+    mask = (torch.arange(z_0.shape[2]) < 16).float()
     levels = []
 
     def look(pipe, step, timestep, tensors):
@@ -183,11 +183,11 @@ def test_bad_input_to_inpaint_is_named(pipe, arguments, message):
     ("make", "message"),
     [
         (lambda pipe: KnownRegion(torch.zeros(2, 2), torch.ones(2)), "`latents`"),
-        (lambda pipe: KnownRegion(torch.zeros(8, 32, 16), torch.zeros(32)), "empty"),
-        (lambda pipe: KnownRegion(torch.zeros(8, 32, 16), torch.full((32,), 2.0)), "goes up to 2"),
-        (lambda pipe: KnownRegion(torch.zeros(8, 32, 16), torch.ones(5)), "`mask`"),
+        (lambda pipe: KnownRegion(torch.zeros(1, 8, 32, 16), torch.zeros(32)), "empty"),
+        (lambda pipe: KnownRegion(torch.zeros(1, 8, 32, 16), torch.full((32,), 2.0)), "goes up to 2"),
+        (lambda pipe: KnownRegion(torch.zeros(1, 8, 32, 16), torch.ones(5)), "`mask`"),
         (
-            lambda pipe: pipe(PROMPT, callback_on_step_end=KnownRegion(torch.zeros(8, 31, 16), torch.ones(31))),
+            lambda pipe: pipe(PROMPT, callback_on_step_end=KnownRegion(torch.zeros(1, 8, 31, 16), torch.ones(31))),
             "those of the call",
         ),
         (lambda pipe: generate_long(pipe, PROMPT, -1), "`audio_length_in_s`"),
@@ -201,7 +201,7 @@ def test_bad_regions_and_lengths_are_named(pipe, make, message):
 
 
 def test_callbacks_run_in_order(pipe):
-    z_0 = torch.zeros(8, 32, 16)
+    z_0 = torch.zeros(1, 8, 32, 16)
     callbacks = [LossGuidance(lambda sound: sound.mel.square().mean(dim=(1, 2))), KnownRegion(z_0, torch.ones(32))]
     result = pipe(PROMPT, output_type="latent", callback_on_step_end=MultiPipelineCallbacks(callbacks)).audios
     assert result.abs().max() < 6 * pipe.scheduler.config.sigma_min  # replacement has the last word

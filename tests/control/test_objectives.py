@@ -120,10 +120,11 @@ def test_waveform_match_is_relative_to_the_reference():
 def test_latent_match_counts_only_its_mask():
     target = torch.randn(4, 6, 2)
     sound = Sound(torch.stack([target, target + torch.arange(6.0)[:, None]]), None, None, RATE, audio.LogMel())
+    target = target[None]
     loss = LatentMatchObjective(target, torch.tensor([0, 0, 1, 1, 0, 0]))(sound)
     torch.testing.assert_close(loss, torch.tensor([0.0, (4 + 9) / 2]))
     with pytest.raises(ValueError, match="the sound's is"):
-        LatentMatchObjective(target[:, :5])(sound)
+        LatentMatchObjective(target[:, :, :5])(sound)
 
 
 def test_embedding_similarity_takes_any_model():
@@ -174,8 +175,8 @@ def test_gradient_is_finite_at_silence():
         (lambda: MelMatchObjective((torch.zeros(100), RATE)), "silent"),
         (lambda: MelMatchObjective((torch.ones(100), RATE), spans=[]), "`spans`"),
         (lambda: WaveformMatchObjective((torch.ones(100), RATE), spans=[(2, 1)]), "`spans`"),
-        (lambda: LatentMatchObjective(torch.zeros(4, 6, 2), torch.zeros(6)), "empty"),
-        (lambda: LatentMatchObjective(torch.zeros(4, 6, 2), torch.ones(5)), "`mask`"),
+        (lambda: LatentMatchObjective(torch.zeros(1, 4, 6, 2), torch.zeros(6)), "empty"),
+        (lambda: LatentMatchObjective(torch.zeros(1, 4, 6, 2), torch.ones(5)), "`mask`"),
     ],
 )
 def test_bad_arguments_are_named_at_once(make, message):

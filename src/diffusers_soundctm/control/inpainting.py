@@ -13,8 +13,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from .. import audio
 from ..pipelines.pipeline_soundctm import MAX_AUDIO_LENGTH_IN_S, SoundCTMPipeline
 from .loss_guidance import LossGuidance
-from .objectives import SILENT_PEAK, LatentMatchObjective, checked_mask, checked_spans
+from .objectives import SILENT_PEAK, LatentMatchObjective, checked_latents, checked_mask, checked_spans, over_time
 from .seams import FADE_IN_S, crossfade, join
+from .sound import decode_waveform
 
 logger = logging.get_logger(__name__)
 
@@ -26,8 +27,7 @@ class KnownRegion(PipelineCallback):
     and if γ > 0 fresh noise up to σ_{i+1}. With a `LossGuidance` in one `MultiPipelineCallbacks`, put this one last.
 
     Args:
-        latents: z_0, (C, time, width) or (N, C, time, width), N the batch or a divisor of it; `pipe.encode_audio` makes
-            them.
+        latents: z_0, (N, C, time, width), as `pipe.encode_audio` gives them; N is the batch or divides it.
         mask: (time,), 1 for known positions, 0 for those to be generated.
         generator: source of the fresh noise, used if γ > 0.
 
@@ -44,12 +44,8 @@ class KnownRegion(PipelineCallback):
         generator: torch.Generator | list[torch.Generator] | None = None,
     ):
         super().__init__()
-        if latents.ndim not in (3, 4) or not latents.isfinite().all():
-            raise ValueError(
-                f"`latents` of shape {tuple(latents.shape)} must be finite, (C, time, width) or (N, C, time, width)."
-            )
-        self.latents = latents.reshape(-1, *latents.shape[-3:]).float()
-        self.mask = checked_mask(mask, latents.shape[-2])
+        self.latents = checked_latents(latents)
+        self.mask = checked_mask(mask, latents.shape[2])
         if self.mask.max() > 1:
             raise ValueError(f"`mask` goes up to {self.mask.max():g}; 1 is known, 0 is to be generated.")
         self.generator = generator
@@ -73,7 +69,7 @@ class KnownRegion(PipelineCallback):
             fresh = randn_tensor(latents.shape, self.generator, latents.device, torch.float32)
             noise = noise + (level**2 - target**2).clamp(min=0).sqrt() * fresh
         self._noise = noise / scheduler.sigmas[step_index + 1]
-        mask = self.mask.to(latents.device)[:, None]
+        mask = over_time(self.mask, latents)
         return callback_kwargs | {"latents": mask * (known + noise) + (1 - mask) * latents}
 
 
@@ -216,7 +212,7 @@ def generate_long(
             callback_on_step_end=MultiPipelineCallbacks(callbacks),
             **kwargs,
         ).audios
-        pieces.append(pipe.mel_spectrogram_to_waveform(pipe.decode_latents(z_0)))
+        pieces.append(decode_waveform(pipe, z_0))
     return join(pieces, overlap * position, rate)[..., :num_samples]
 
 

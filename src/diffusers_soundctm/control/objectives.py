@@ -402,24 +402,20 @@ class LatentMatchObjective(Objective):
     """Mean squared distance of latents under a mask over time: inpainting and continuation without a decoder.
 
     Args:
-        latents: z_0 to match, (C, time, width) or (N, C, time, width), as `pipe.encode_audio` gives them.
+        latents: z_0 to match, (N, C, time, width), as `pipe.encode_audio` gives them; N is the batch or divides it.
         mask: (time,), how much each latent position counts, 0 or more; None for all alike.
     """
 
     def __init__(self, latents: torch.Tensor, mask: torch.Tensor | None = None):
-        if latents.ndim not in (3, 4) or not latents.isfinite().all():
-            raise ValueError(
-                f"`latents` of shape {tuple(latents.shape)} must be finite, (C, time, width) or (N, C, time, width)."
-            )
-        self.target = latents.reshape(-1, *latents.shape[-3:]).float()
-        self.mask = torch.ones(latents.shape[-2]) if mask is None else checked_mask(mask, latents.shape[-2])
+        self.target = checked_latents(latents)
+        self.mask = torch.ones(latents.shape[2]) if mask is None else checked_mask(mask, latents.shape[2])
 
     def __call__(self, sound: Sound) -> torch.Tensor:
         if sound.latents is None or sound.latents.shape[1:] != self.target.shape[1:]:
             shape = None if sound.latents is None else tuple(sound.latents.shape[1:])
             raise ValueError(f"`latents` has shape {tuple(self.target.shape[1:])}, the sound's is {shape}.")
         target = per_sample(self.target.to(sound.latents.device), sound, "latents")
-        weight = self.mask.to(target)[:, None]
+        weight = over_time(self.mask, target)
         return _masked_mean((sound.latents.float() - target).square(), weight)
 
 
@@ -513,6 +509,18 @@ def checked_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     if not spans or any(len(span) != 2 or not 0 <= span[0] < span[1] < float("inf") for span in spans):
         raise ValueError(f"`spans` is {spans}; give (start, end) pairs in seconds with 0 ≤ start < end.")
     return spans
+
+
+def checked_latents(latents: torch.Tensor) -> torch.Tensor:
+    """Latents of a given sound, (N, C, time, ...), as float32; `ValueError` if they are no batch or not finite."""
+    if latents.ndim < 3 or not latents.isfinite().all():
+        raise ValueError(f"`latents` of shape {tuple(latents.shape)} must be finite and a batch, (N, C, time, width).")
+    return latents.float()
+
+
+def over_time(values: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Values (time,), shaped to multiply latents (B, C, time, ...)."""
+    return values.to(latents).reshape(-1, *[1] * (latents.ndim - 3))
 
 
 def checked_mask(mask: torch.Tensor, length: int) -> torch.Tensor:

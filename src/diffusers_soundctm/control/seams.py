@@ -7,6 +7,7 @@ import torch
 from diffusers.callbacks import PipelineCallback
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
+from .sound import decode_waveform
 
 FADE_IN_S = 0.05
 LOOP_MARGIN = 4  # latent positions decoded beyond each end of a loop: what a decoder sees of a neighbour
@@ -80,7 +81,7 @@ def decode_loop(pipe: SoundCTMPipeline, latents: torch.Tensor) -> torch.Tensor:
     margin = min(LOOP_MARGIN, latents.shape[2])
     position = pipe.vae_scale_factor * pipe.hop_length
     around = torch.cat([latents[:, :, -margin:], latents, latents[:, :, :margin]], dim=2)
-    waveform = pipe.mel_spectrogram_to_waveform(pipe.decode_latents(around))
+    waveform = decode_waveform(pipe, around)
     start, end = margin * position, (margin + latents.shape[2]) * position
     fade = min(round(FADE_IN_S * pipe.sampling_rate), start, end - start)
     loop = waveform[..., start:end].clone()

@@ -109,6 +109,11 @@ class Sound:
         return hertz @ bank / bank.sum(dim=0).clamp(min=1e-12)
 
 
+def decode_waveform(pipe: "SoundCTMPipeline", latents: torch.Tensor) -> torch.Tensor:
+    """Latents z_0 (B, C, time, width) → waveforms (B, 1, samples), to the end of the last latent position."""
+    return pipe.mel_spectrogram_to_waveform(pipe.decode_latents(latents))
+
+
 @lru_cache(maxsize=4)
 def _front_end(sampling_rate: int, hop_length: int, n_mels: int, device: torch.device) -> audio.LogMel:
     # Cached tensors made in inference mode could never take part in a gradient.

@@ -11,6 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from .. import audio
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .gradients import LookAhead, per_sample_norm
+from .objectives import over_time
 
 DRIFT_RANGE = math.log(1000)  # 60 dB
 
@@ -105,7 +106,7 @@ class PromptMorph(PipelineCallback):
             )
             for positive in (here.positive, self._positive)
         )
-        weight = self._weight(pipeline, sample.shape[2]).to(sample.device)[:, None]
+        weight = over_time(self._weight(pipeline, sample.shape[2]), sample)
         return callback_kwargs | {"latents": callback_kwargs["latents"] + weight * (to_there - from_here)}
 
     def _weight(self, pipeline: SoundCTMPipeline, length: int) -> torch.Tensor:

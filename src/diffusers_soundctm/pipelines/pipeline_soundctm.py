@@ -130,7 +130,7 @@ class SoundCTMPipeline(DiffusionPipeline):
     @property
     def num_samples(self) -> int | None:
         """Samples of each sound of the last call; None when the pipeline has no decoder."""
-        return self._num_samples
+        return self._samples
 
     @property
     def interrupt(self) -> bool:
@@ -534,7 +534,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        num_samples = self._num_samples = self._samples_asked_for(
+        num_samples = self._samples = self._num_samples(
             audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
         self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
@@ -618,7 +618,7 @@ class SoundCTMPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
 
-    def _samples_asked_for(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
+    def _num_samples(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
         """Samples of sound a call makes; None when there is no decoder, so that it does not matter."""
         if self.vae is None or self.vocoder is None:
             return None
