@@ -114,7 +114,7 @@ def test_guidance_acts_with_replacement_and_across_the_seam(pipe):
 
 def test_recording_at_another_rate_is_resampled_and_said_so(pipe, monkeypatch):
     said = []
-    monkeypatch.setattr("diffusers_soundctm.control.inpainting.logger.warning", said.append)
+    monkeypatch.setattr("diffusers_soundctm.control.sound.logger.warning", said.append)
     assert inpaint(pipe, PROMPT, noise(44100), 44100, [(0.2, 0.4)], num_inference_steps=1).shape == (1, 1, RATE)
     assert "44100 to 16000" in said[0]
 

@@ -23,6 +23,7 @@ _PUBLIC = {
     "WaveformMatchObjective": ".objectives",
     "decode_loop": ".seams",
     "drift": ".variation",
+    "extend_bandwidth": ".bandwidth",
     "generate_long": ".inpainting",
     "inpaint": ".inpainting",
     "noise_hash": ".variation",

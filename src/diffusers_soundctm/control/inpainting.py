@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 
 from .. import audio
@@ -15,9 +14,7 @@ from ..pipelines.pipeline_soundctm import MAX_AUDIO_LENGTH_IN_S, SoundCTMPipelin
 from .loss_guidance import LossGuidance
 from .objectives import SILENT_PEAK, LatentMatchObjective, checked_latents, checked_mask, checked_spans, over_time
 from .seams import FADE_IN_S, crossfade, join
-from .sound import decode_waveform
-
-logger = logging.get_logger(__name__)
+from .sound import decode_waveform, mono_at_rate
 
 
 class KnownRegion(PipelineCallback):
@@ -249,18 +246,7 @@ def _known(
     pipe: SoundCTMPipeline, waveforms, sampling_rate, spans, audio_length_in_s
 ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
     """Mono waveforms (N, samples) at the model's rate, of the result's length, and the holes in them, in samples."""
-    waveforms = torch.as_tensor(waveforms).float()
-    if not 1 <= waveforms.ndim <= 3 or 0 in waveforms.shape or not waveforms.isfinite().all():
-        raise ValueError(
-            f"`waveforms` of shape {tuple(waveforms.shape)} must be finite, (samples,), (N, samples) or "
-            "(N, channels, samples), and not empty."
-        )
-    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
-        raise ValueError(f"`sampling_rate` is {sampling_rate!r}; give the samples a second of `waveforms`.")
-    waveforms = waveforms.mean(dim=1) if waveforms.ndim == 3 else waveforms.reshape(-1, waveforms.shape[-1])
-    if sampling_rate != pipe.sampling_rate:
-        logger.warning(f"`waveforms` are resampled from {sampling_rate} to {pipe.sampling_rate} Hz, the model's rate.")
-        waveforms = audio.resample(waveforms, sampling_rate, pipe.sampling_rate)
+    waveforms = mono_at_rate(waveforms, sampling_rate, pipe.sampling_rate)
     rate, given = pipe.sampling_rate, waveforms.shape[-1]
     if audio_length_in_s is None:
         audio_length_in_s = given / rate

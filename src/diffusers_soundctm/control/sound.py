@@ -4,13 +4,17 @@ from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from diffusers.utils import logging
 from torch.utils.checkpoint import checkpoint
 
 from .. import audio
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline_soundctm import SoundCTMPipeline
+
+logger = logging.get_logger(__name__)
 
 
 class Sound:
@@ -107,6 +111,26 @@ class Sound:
         bank = self.front_end.filterbank
         hertz = torch.linspace(0, self.sampling_rate / 2, len(bank), device=bank.device)
         return hertz @ bank / bank.sum(dim=0).clamp(min=1e-12)
+
+
+def mono_at_rate(waveforms: torch.Tensor | np.ndarray, sampling_rate: int, to_rate: int) -> torch.Tensor:
+    """A given sound, (samples,), (N, samples) or (N, channels, samples), as float32 (N, samples) at `to_rate`.
+
+    Raises:
+        ValueError: another shape, samples that are not finite, or no rate.
+    """
+    waveforms = torch.as_tensor(waveforms).float()
+    if not 1 <= waveforms.ndim <= 3 or 0 in waveforms.shape or not waveforms.isfinite().all():
+        raise ValueError(
+            f"`waveforms` of shape {tuple(waveforms.shape)} must be finite, (samples,), (N, samples) or "
+            "(N, channels, samples), and not empty."
+        )
+    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
+        raise ValueError(f"`sampling_rate` is {sampling_rate!r}; give the samples a second of `waveforms`.")
+    waveforms = waveforms.mean(dim=1) if waveforms.ndim == 3 else waveforms.reshape(-1, waveforms.shape[-1])
+    if sampling_rate != to_rate:
+        logger.warning(f"`waveforms` are resampled from {sampling_rate} to {to_rate} Hz, the model's rate.")
+    return audio.resample(waveforms, sampling_rate, to_rate)
 
 
 def decode_waveform(pipe: "SoundCTMPipeline", latents: torch.Tensor) -> torch.Tensor:
