@@ -12,10 +12,12 @@ from diffusers_soundctm.audio import (
     LogMel,
     limit_peak,
     log_mel,
+    normalize_loudness,
     peak_normalize,
     read_audio,
     read_tags,
     resample,
+    true_peak,
     write_audio,
 )
 
@@ -121,3 +123,48 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="NaN"):
         write_audio(path, torch.full((100,), float("inf")), 16000)
     assert path.read_bytes() == before
+
+
+# Loudness
+
+
+def test_true_peak_sees_between_the_samples():
+    # A quarter of the rate, sampled at 45°: samples of 0.71, a wave of 1.
+    wave = torch.sin(torch.arange(16000) * torch.pi / 2 + torch.pi / 4)
+    assert wave.max().item() == pytest.approx(0.7071, abs=1e-3)
+    assert true_peak(wave, 16000).item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(16000, 2.0), (44100, 0.2)])
+def test_loudness_is_reached_by_scaling_alone(rate, seconds):
+    import pyloudnorm
+
+    waveform = 0.02 * torch.randn(1, round(rate * seconds), generator=torch.Generator().manual_seed(0))
+    result = normalize_loudness(waveform, rate, -23)
+    meter = pyloudnorm.Meter(rate, block_size=min(0.4, seconds * 0.99))
+    assert meter.integrated_loudness(result[0].numpy()) == pytest.approx(-23, abs=0.2)
+    ratio = result / waveform
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+
+
+def test_peaks_come_before_loudness():
+    clicks = torch.zeros(32000)
+    clicks[::4000] = 0.5
+    result = normalize_loudness(clicks, 16000, -14, max_true_peak=-1)
+    assert 20 * true_peak(result, 16000).log10().item() == pytest.approx(-1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.zeros(16000), 16000, -23), "silent"),
+        ((torch.full((16000,), float("nan")), 16000, -23), "NaN"),
+        ((torch.ones(16000), 16000, 3), "`loudness`"),
+        ((torch.ones(16000), 16000, float("nan")), "`loudness`"),
+        ((torch.ones(16000), 16000, -23, 1.0), "`max_true_peak`"),
+        ((torch.ones(100), 16000, -23), "0.1 s"),
+    ],
+)
+def test_bad_loudness_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        normalize_loudness(*arguments)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import soundfile
 
-from diffusers_soundctm.audio import read_tags
+from diffusers_soundctm.audio import read_audio, read_tags, write_audio
 from diffusers_soundctm.cli import main
 
 
@@ -44,7 +44,9 @@ def test_generate_writes_a_sound_with_its_settings(extension, tmp_path, capsys):
     assert main(["generate", "rain on a tin roof", "-o", str(path), *arguments.split()]) == 0
     samples, rate = soundfile.read(path)
     assert (rate, samples.shape) == (16000, (11200,)) and abs(samples).max() <= 1
-    assert settings_of(path) == {
+    settings = settings_of(path)
+    assert len(settings.pop("noise")) == 16
+    assert settings == {
         "prompt": "rain on a tin roof",
         "negative_prompt": "wind",
         "model": "embedded",
@@ -67,6 +69,57 @@ def test_the_file_tells_how_to_make_it_again(tmp_path):
     main(["generate", "rain", "-o", str(first), "--duration", "0.5"])
     main(["generate", "rain", "-o", str(again), "--duration", "0.5", "--seed", str(settings_of(first)["seed"])])
     assert soundfile.read(first)[0].tolist() == soundfile.read(again)[0].tolist()
+
+
+def test_refine_makes_that_sound_in_more_steps(tmp_path, capsys):
+    draft, final, direct = tmp_path / "rain.flac", tmp_path / "rain-refined.flac", tmp_path / "direct.flac"
+    options = ["--nu", "1.5", "--omega", "3", "--negative-prompt", "wind", "--duration", "0.5", "--seed", "3"]
+    main(["generate", "rain", "-o", str(draft), *options])
+    assert main(["refine", str(draft), "--steps", "4"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert str(final) in said and 0 <= float(said.split("drift ")[1].split()[0]) <= 2
+    assert settings_of(final) == settings_of(draft) | {"steps": 4}
+    main(["generate", "rain", "-o", str(direct), *options, "--steps", "4"])
+    assert soundfile.read(final)[0].tolist() == soundfile.read(direct)[0].tolist()
+    # In as many steps, nothing drifts.
+    main(["refine", str(draft), "--steps", "1", "-o", str(tmp_path / "same.wav")])
+    assert float(capsys.readouterr().out.split("drift ")[1].split()[0]) < 0.001
+
+
+@pytest.mark.parametrize("change", [{"noise": "0" * 16}, {"seed": 4}, {"duration": 1.0}])
+def test_refine_refuses_other_noise(change, tmp_path, capsys):
+    draft = tmp_path / "rain.wav"
+    main(["generate", "rain", "-o", str(draft), "--duration", "0.5", "--seed", "3"])
+    settings = json.dumps(settings_of(draft) | change)
+    samples, rate = read_audio(draft)
+    write_audio(draft, samples, rate, {"comment": settings})
+    capsys.readouterr()
+    assert "gives the noise" in fails(capsys, "refine", draft)
+    assert names(tmp_path) == ["rain.wav"]
+
+
+def test_refine_names_what_it_cannot_use(tmp_path, capsys):
+    draft, plain = tmp_path / "rain.wav", tmp_path / "plain.wav"
+    main(["generate", "rain", "-o", str(draft), "--duration", "0.5", "--gamma", "0.5"])
+    write_audio(plain, read_audio(draft)[0], 16000)
+    capsys.readouterr()
+    before = names(tmp_path)
+    assert "--gamma 0" in fails(capsys, "refine", draft)
+    assert "metadata" in fails(capsys, "refine", plain)
+    assert "missing.wav" in fails(capsys, "refine", tmp_path / "missing.wav")
+    assert "--steps" in fails(capsys, "refine", draft, "--steps", "0")
+    assert "exists" in fails(capsys, "refine", draft, "-o", plain)
+    assert names(tmp_path) == before
+
+
+def test_loudness_is_what_was_asked_for(tmp_path):
+    import pyloudnorm
+
+    path = tmp_path / "rain.wav"
+    assert main(["generate", "rain", "-o", str(path), "--loudness", "-35", "--seed", "0"]) == 0
+    samples, rate = soundfile.read(path)
+    assert pyloudnorm.Meter(rate).integrated_loudness(samples) == pytest.approx(-35, abs=0.1)
+    assert settings_of(path)["loudness"] == -35
 
 
 def test_several_sounds_are_numbered_and_each_can_be_made_alone(tmp_path):
@@ -116,6 +169,7 @@ def test_failure_while_generating_leaves_the_old_file(tmp_path, capsys):
         (["rain", "--duration", "31"], "audio_length_in_s"),
         (["rain", "--nu", "nan"], "nu"),
         (["rain", "--dtype", "int8"], "--dtype"),
+        (["rain", "--loudness", "3"], "loudness"),
         (["rain", "--device", "toaster"], "--device toaster"),
         (["rain", "--model", "no/such/folder"], "no/such/folder"),
         (["rain", "--model", "folder.wav"], "model_index.json"),

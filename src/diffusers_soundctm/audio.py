@@ -1,11 +1,17 @@
 """Sound at the edges of the models: the log-mel front end, resampling, levels, and audio files."""
 
+import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from diffusers.utils import logging
 from transformers.audio_utils import mel_filter_bank
+
+logger = logging.get_logger(__name__)
 
 LOG_FLOOR = 1e-5
 TRAINING_PEAK = 0.5
@@ -76,6 +82,53 @@ def peak_normalize(waveform: torch.Tensor, peak: float = TRAINING_PEAK) -> torch
 def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
     """Scale down those waveforms (..., samples) whose magnitude exceeds `peak`; others are returned as they are."""
     return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
+
+
+def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+    """Largest magnitude between the samples too, at four times the rate as in ITU-R BS.1770: (..., samples) → (...)."""
+    between = resample(waveform, sampling_rate, 4 * sampling_rate).abs().amax(dim=-1)
+    return torch.maximum(between, waveform.abs().amax(dim=-1))
+
+
+def normalize_loudness(
+    waveform: torch.Tensor, sampling_rate: int, loudness: float, max_true_peak: float = -1.0
+) -> torch.Tensor:
+    """Scale (channels, samples) or (samples,) to an integrated loudness (ITU-R BS.1770), as far as its peaks allow.
+
+    Nothing is compressed: where the true peak would exceed its bound, the sound stays quieter, and a warning says so.
+
+    Args:
+        loudness: in LUFS, −70 to 0; −23 for broadcast, −16 or −14 for streams.
+        max_true_peak: in dBTP.
+
+    Raises:
+        ValueError: a bound out of range, or a sound that is silent, not finite, shorter than 0.1 s or of more than
+            five channels.
+    """
+    import pyloudnorm
+
+    if not -70 <= loudness <= 0:
+        raise ValueError(f"`loudness` is {loudness}; choose it from -70 to 0 LUFS, -23 is usual in broadcast.")
+    if not max_true_peak <= 0:
+        raise ValueError(f"`max_true_peak` is {max_true_peak}; choose 0 dBTP or less.")
+    channels = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
+    if not channels.isfinite().all():
+        raise ValueError("`waveform` holds NaN or infinite samples.")
+    if not 1 <= len(channels) <= 5 or channels.shape[-1] < 0.1 * sampling_rate:
+        raise ValueError(f"`waveform` has shape {tuple(waveform.shape)}; give 1 to 5 channels of at least 0.1 s.")
+    # The meter's blocks of 0.4 s are shortened for shorter sounds.
+    meter = pyloudnorm.Meter(sampling_rate, block_size=min(0.4, (channels.shape[-1] - 1) / sampling_rate))
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore")  # of silent blocks
+        measured = meter.integrated_loudness(channels.T.double().numpy())
+    if not math.isfinite(measured):
+        raise ValueError("`waveform` is silent; its loudness cannot be changed.")
+    gain = 10 ** ((loudness - measured) / 20)
+    largest = 10 ** (max_true_peak / 20) / true_peak(channels, sampling_rate).max().item()
+    if gain > largest:
+        reached = measured + 20 * math.log10(largest)
+        logger.warning(f"Loudness is {reached:.1f} instead of {loudness:g} LUFS: peaks are at {max_true_peak:g} dBTP.")
+    return waveform * min(gain, largest)
 
 
 def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:

@@ -18,7 +18,11 @@ from .version import __version__
 NOT_NEEDED = ("librosa", "pandas", "peft", "scipy", "sklearn")
 
 EXTENSIONS = (".wav", ".flac")
+DTYPES = ("float32", "bfloat16", "float16")
 EXAMPLE = 'example: soundctm generate "rain on a tin roof" -o rain.wav --steps 4 --seed 0'
+REFINE_EXAMPLE = "example: soundctm refine rain.wav --steps 16 -o rain-final.wav"
+# What `generate` writes about a sound, and `refine` needs of it.
+SETTINGS = ("prompt", "negative_prompt", "model", "seed", "nu", "omega", "gamma", "duration", "dtype", "noise")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return evaluate(argv[1:])
     arguments = _parser().parse_args(argv)
-    if is_own_process and arguments.command is _generate:
+    # Loudness is measured with scipy.
+    if is_own_process and arguments.command in (_generate, _refine) and arguments.loudness is None:
         sys.modules.update(dict.fromkeys(NOT_NEEDED))
     try:
         arguments.command(arguments)
@@ -57,7 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "-o", "--output", type=Path, default=Path("sound.wav"), help=".wav or .flac; several are numbered (%(default)s)"
     )
-    generate.add_argument("--force", action="store_true", help="replace existing files")
     generate.add_argument("--steps", type=int, help="network steps; more refine the same sound (1)")
     generate.add_argument("--nu", type=float, help="mix with the unconditional student, 1 is none of it (1)")
     generate.add_argument("--omega", type=float, help="guidance scale the student imitates (3.5)")
@@ -68,13 +72,31 @@ def _parser() -> argparse.ArgumentParser:
         "--duration", type=float, metavar="SECONDS", help="up to 30 (what the model was trained with)"
     )
     generate.add_argument("--num", type=int, default=1, help="sounds a prompt (%(default)s)")
-    generate.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (cuda if there is one)")
-    generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    generate.add_argument("--dtype", choices=DTYPES, default="float32")
+
+    refine = commands.add_parser(
+        "refine", help="make a draft again, the same sound in more steps", epilog=REFINE_EXAMPLE
+    )
+    refine.set_defaults(command=_refine)
+    refine.add_argument("draft", type=Path, help="a file that soundctm generate wrote")
+    refine.add_argument("-o", "--output", type=Path, help=".wav or .flac (the draft's name with -refined)")
+    refine.add_argument("--steps", type=int, default=16, help="network steps (%(default)s)")
+    refine.add_argument("--dtype", choices=DTYPES, help="(the draft's)")
+
+    for command in (generate, refine):
+        command.add_argument("--force", action="store_true", help="replace existing files")
+        command.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (cuda if there is one)")
+        command.add_argument(
+            "--loudness",
+            type=float,
+            metavar="LUFS",
+            help="scale to this loudness, -23 in broadcast, peaks below -1 dBTP",
+        )
 
     info = commands.add_parser("info", help="say what a model is", epilog="example: soundctm info")
     info.set_defaults(command=_info)
-    for command in (generate, info):
-        command.add_argument("--model", help="folder or Hub id (the embedded model)")
+    for command, default in ((generate, "the embedded model"), (refine, "the draft's"), (info, "the embedded model")):
+        command.add_argument("--model", help=f"folder or Hub id ({default})")
     commands.add_parser("evaluate", help="measure sounds; see soundctm evaluate --help", add_help=False)
     return parser
 
@@ -88,11 +110,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed is {seed}; it must be from 0 to 2^63 - 1.")
 
-    from . import audio
-
     pipe = _load(arguments.model, arguments.dtype, arguments.device)
 
-    import torch
     from tqdm import tqdm
 
     given = {
@@ -105,43 +124,131 @@ def _generate(arguments: argparse.Namespace) -> None:
     }
     given = {name: value for name, value in given.items() if value is not None}
     prompts = [prompt for prompt in prompts for _ in range(arguments.num)]
-    progress = tqdm(total=len(paths) * given.get("num_inference_steps", 1), unit="step", disable=None, leave=False)
+    with _progress(len(paths) * given.get("num_inference_steps", 1)) as progress:
+        for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
+            start = time.perf_counter()
+            waveform, settings = _render(pipe, prompt, seed + i, given, progress)
+            seconds = time.perf_counter() - start
+            settings |= {"model": arguments.model or "embedded", "dtype": arguments.dtype}
+            _write(path, waveform, pipe.sampling_rate, settings, arguments.loudness)
+            duration = settings["duration"]
+            speed = f"{seconds:.2f} s, {duration / seconds:.1f} times faster than real time"
+            tqdm.write(f"{path}: {duration:.2f} s of sound made in {speed}, seed {seed + i}")
+
+
+def _refine(arguments: argparse.Namespace) -> None:
+    draft = arguments.draft
+    output = draft.with_stem(f"{draft.stem}-refined") if arguments.output is None else arguments.output
+    (path,) = _output_paths(output, 1, arguments.force)
+    if arguments.steps < 1:
+        raise ValueError(f"--steps is {arguments.steps}; it must be at least 1.")
+
+    from . import audio
+
+    recorded, rate = audio.read_audio(draft)
+    settings = _settings_of(draft)
+    model = arguments.model or settings["model"]
+    dtype = arguments.dtype or settings["dtype"]
+    pipe = _load(None if model == "embedded" else model, dtype, arguments.device)
+    given = {
+        "num_inference_steps": arguments.steps,
+        "nu": settings["nu"],
+        "guidance_scale": settings["omega"],
+        "negative_prompt": settings["negative_prompt"],
+        "audio_length_in_s": settings["duration"],
+    }
+    with _progress(arguments.steps) as progress:
+        waveform, refined = _render(pipe, settings["prompt"], settings["seed"], given, progress, settings["noise"])
+
+    from .control import drift
+
+    moved = drift(audio.resample(recorded.mean(dim=0), rate, pipe.sampling_rate), waveform[0], pipe.sampling_rate)
+    _write(path, waveform, pipe.sampling_rate, refined | {"model": model, "dtype": dtype}, arguments.loudness)
+    print(f"{path}: {arguments.steps} steps from the noise of {draft}, drift {moved.item():.3f} (0 the same sound)")
+
+
+def _settings_of(draft: Path) -> dict[str, Any]:
+    """What `generate` wrote into a file, all of `SETTINGS`; checked before a model is loaded."""
+    from . import audio
+
+    try:
+        settings = json.loads(audio.read_tags(draft).get("comment", ""))
+        missing = [name for name in SETTINGS if name not in settings]
+    except (TypeError, ValueError):
+        missing = SETTINGS
+    if missing:
+        raise ValueError(
+            f"{draft} lacks {', '.join(missing)} in its metadata; give a file that soundctm generate wrote."
+        )
+    if settings["gamma"] != 0:
+        raise ValueError(
+            f"{draft} was made with --gamma {settings['gamma']:g}: more steps make another sound of it; only drafts "
+            "with --gamma 0 can be refined."
+        )
+    return settings
+
+
+def _progress(steps: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=steps, unit="step", disable=None, leave=False)
+
+
+def _render(
+    pipe: Any, prompt: str, seed: int, given: dict[str, Any], progress: Any, noise: str | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """A sound (1, samples) and its settings, from the noise of `seed`, which must have the hash `noise` if given."""
+    import torch
+
+    from .control import noise_hash
+
+    hashes = []
 
     def on_step_end(pipe, step, timestep, tensors):
+        if step == 0:
+            hashes.append(noise_hash(tensors["previous_latents"]))
+            if noise not in (None, hashes[0]):
+                raise ValueError(
+                    f"Seed {seed} gives the noise {hashes[0]} here, but the draft was made of {noise}; use the "
+                    "model and the torch version that made it."
+                )
         progress.update()
         return tensors
 
-    for i, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
-        start = time.perf_counter()
-        waveform = pipe(
-            prompt,
-            generator=torch.Generator().manual_seed(seed + i),
-            callback_on_step_end=on_step_end,
-            **given,
-        ).audios[0]
-        seconds = time.perf_counter() - start
-        duration = waveform.shape[-1] / pipe.sampling_rate
-        settings = {
-            "prompt": prompt,
-            "negative_prompt": arguments.negative_prompt,
-            "model": arguments.model or "embedded",
-            "seed": seed + i,
-            "steps": pipe.num_timesteps,
-            "nu": pipe.nu,
-            "omega": pipe.guidance_scale,
-            "gamma": pipe.scheduler.gamma,
-            "duration": duration,
-            "dtype": arguments.dtype,
-        }
-        tags = {
-            "title": prompt,
-            "software": f"diffusers-soundctm {__version__}",
-            "comment": json.dumps(settings, ensure_ascii=False),
-        }
-        audio.write_audio(path, waveform, pipe.sampling_rate, tags)
-        speed = f"{seconds:.2f} s, {duration / seconds:.1f} times faster than real time"
-        tqdm.write(f"{path}: {duration:.2f} s of sound made in {speed}, seed {seed + i}")
-    progress.close()
+    waveform = pipe(
+        prompt,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="pt",
+        callback_on_step_end=on_step_end,
+        callback_on_step_end_tensor_inputs=["latents", "previous_latents"],
+        **given,
+    ).audios[0]
+    settings = {
+        "prompt": prompt,
+        "negative_prompt": given.get("negative_prompt"),
+        "seed": seed,
+        "noise": hashes[0],
+        "steps": pipe.num_timesteps,
+        "nu": pipe.nu,
+        "omega": pipe.guidance_scale,
+        "gamma": pipe.scheduler.gamma,
+        "duration": waveform.shape[-1] / pipe.sampling_rate,
+    }
+    return waveform.cpu(), settings
+
+
+def _write(path: Path, waveform: Any, sampling_rate: int, settings: dict[str, Any], loudness: float | None) -> None:
+    from . import audio
+
+    if loudness is not None:
+        waveform = audio.normalize_loudness(waveform, sampling_rate, loudness)
+        settings = settings | {"loudness": loudness}
+    tags = {
+        "title": settings["prompt"],
+        "software": f"diffusers-soundctm {__version__}",
+        "comment": json.dumps(settings, ensure_ascii=False),
+    }
+    audio.write_audio(path, waveform, sampling_rate, tags)
 
 
 def _prompts(prompt: str | None, file: Path | None) -> list[str]:

@@ -10,10 +10,13 @@ from diffusers_soundctm.control import (
     BandEnergyObjective,
     EmbeddingSimilarityObjective,
     IntensityObjective,
+    LatentMatchObjective,
     LoopObjective,
+    MelMatchObjective,
     OnsetObjective,
     Sound,
     SpectralCentroidObjective,
+    WaveformMatchObjective,
 )
 from diffusers_soundctm.control.objectives import evaluate
 
@@ -96,6 +99,34 @@ def test_loop_prefers_ends_that_meet():
     assert LoopObjective()(sound_of(ramp * noise())).item() > 5 * LoopObjective()(sound_of(0.1 * noise())).item()
 
 
+def test_mel_match_counts_only_its_band_and_spans():
+    reference = 0.1 * noise()
+    brighter = sound_of(reference + tone(6000))
+    assert MelMatchObjective((reference, RATE))(brighter).item() > 0.1
+    assert MelMatchObjective((reference, RATE), band=(0, 4000))(brighter).item() < 0.01
+    later = reference.clone()
+    later[:, RATE:] *= 4
+    spans = MelMatchObjective((reference[0], RATE), spans=[(0.1, 0.5), (0.6, 0.9)])
+    assert spans(sound_of(later)).item() < 1e-6 < 0.1 < MelMatchObjective((reference, RATE))(sound_of(later)).item()
+
+
+def test_waveform_match_is_relative_to_the_reference():
+    reference = 0.1 * noise()
+    objective = WaveformMatchObjective((reference, RATE), spans=[(0, 1)])
+    loss = objective(sound_of(torch.cat([reference, 0 * reference, 2 * reference])))
+    torch.testing.assert_close(loss, torch.tensor([0.0, 1.0, 1.0]))
+
+
+def test_latent_match_counts_only_its_mask():
+    target = torch.randn(4, 6, 2)
+    sound = Sound(torch.stack([target, target + torch.arange(6.0)[:, None]]), None, None, RATE, audio.LogMel())
+    target = target[None]
+    loss = LatentMatchObjective(target, torch.tensor([0, 0, 1, 1, 0, 0]))(sound)
+    torch.testing.assert_close(loss, torch.tensor([0.0, (4 + 9) / 2]))
+    with pytest.raises(ValueError, match="the sound's is"):
+        LatentMatchObjective(target[:, :, :5])(sound)
+
+
 def test_embedding_similarity_takes_any_model():
     def embed(waveform, sampling_rate):
         return torch.stack([waveform.clamp(min=0).mean(1), waveform.clamp(max=0).mean(1)], 1)
@@ -141,6 +172,11 @@ def test_gradient_is_finite_at_silence():
         (lambda: SpectralCentroidObjective([1, 2]), "Hz"),
         (lambda: OnsetObjective([1, 1]), "constant"),
         (lambda: BandEnergyObjective([-20, -20], band=(500, 100)), "`band`"),
+        (lambda: MelMatchObjective((torch.zeros(100), RATE)), "silent"),
+        (lambda: MelMatchObjective((torch.ones(100), RATE), spans=[]), "`spans`"),
+        (lambda: WaveformMatchObjective((torch.ones(100), RATE), spans=[(2, 1)]), "`spans`"),
+        (lambda: LatentMatchObjective(torch.zeros(1, 4, 6, 2), torch.zeros(6)), "empty"),
+        (lambda: LatentMatchObjective(torch.zeros(1, 4, 6, 2), torch.ones(5)), "`mask`"),
     ],
 )
 def test_bad_arguments_are_named_at_once(make, message):
@@ -153,6 +189,8 @@ def test_bad_arguments_are_named_at_once(make, message):
     [
         (IntensityObjective({0: -20, 12: -30}), "12 s"),
         (IntensityObjective(lambda seconds: seconds[:3]), "one value a time"),
+        (MelMatchObjective((noise(), RATE), spans=[(5, 6)]), "mark nothing"),
+        (MelMatchObjective((noise(), RATE), band=(9000, 9500)), "`band`"),
         (lambda sound: sound.mel.mean(), "one number a sample"),
         (lambda sound: 3.0, "float"),
     ],

@@ -137,8 +137,7 @@ class CurveObjective(Objective):
     def target(self, sound: Sound) -> torch.Tensor:
         """The target curve of each sample, smoothed alike: (B, frames), shorter if a recording ends."""
         if self._reference is not None:
-            with torch.no_grad():
-                return per_sample(self.measure(self._reference.like(sound)), sound, "curve")
+            return per_sample(self.measure(self._reference.like(sound)), sound, "curve")
         frames, device = sound.mel.shape[1], sound.mel.device
         seconds = torch.arange(frames) / sound.frames_per_second
         if self._points is not None:
@@ -343,6 +342,83 @@ class EmbeddingSimilarityObjective(Objective):
         return 1 - torch.nn.functional.cosine_similarity(embedding, target, dim=-1)
 
 
+# Matches with a given sound
+
+
+class MelMatchObjective(Objective):
+    """Mean squared distance of log-mels (in nepers²), in a band and in spans of time; the rest is left to the model.
+
+    With `band=(0, f_c)` this is bandwidth extension, with the spans around a hole it is inpainting.
+
+    Args:
+        reference: the sound to match, a file, or a waveform ((samples,) or (N, samples)) and its rate; where it ends,
+            the match ends. Its level counts: the models were trained at a peak of 0.5.
+        band: lower and upper edge in Hz; None for all.
+        spans: (start, end) pairs in seconds; None for all.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        band: tuple[float, float] | None = None,
+        spans: Sequence[tuple[float, float]] | None = None,
+    ):
+        self.reference = Recording(reference, "reference")
+        self.band = None if band is None else _checked_band(band)
+        self.spans = None if spans is None else checked_spans(spans)
+
+    def __call__(self, sound: Sound) -> torch.Tensor:
+        target = per_sample(self.reference.like(sound).mel, sound, "reference")
+        frames = min(sound.mel.shape[1], target.shape[1])
+        weight = span_mask(self.spans, frames, sound.frames_per_second).to(target.device)[:, None]
+        if self.band is not None:
+            weight = weight * _band_mask(sound, self.band)
+        return _masked_mean((sound.mel[:, :frames] - target[:, :frames]).square(), weight)
+
+
+class WaveformMatchObjective(Objective):
+    """Mean squared distance of waveforms, relative to the reference's mean square: 1 for silence, 0 when they agree.
+
+    Phases count. Where they need not, `MelMatchObjective` is the easier target.
+
+    Args:
+        reference, spans: see `MelMatchObjective`.
+    """
+
+    def __init__(self, reference: Reference, spans: Sequence[tuple[float, float]] | None = None):
+        self.reference = Recording(reference, "reference")
+        self.spans = None if spans is None else checked_spans(spans)
+
+    def __call__(self, sound: Sound) -> torch.Tensor:
+        target = per_sample(self.reference.like(sound).waveform, sound, "reference")
+        samples = min(sound.waveform.shape[1], target.shape[1])
+        weight = span_mask(self.spans, samples, sound.sampling_rate).to(target.device)
+        target = target[:, :samples]
+        distance = _masked_mean((sound.waveform[:, :samples] - target).square(), weight)
+        return distance / _masked_mean(target.square(), weight).clamp(min=SILENT_PEAK**2)
+
+
+class LatentMatchObjective(Objective):
+    """Mean squared distance of latents under a mask over time: inpainting and continuation without a decoder.
+
+    Args:
+        latents: z_0 to match, (N, C, time, width), as `pipe.encode_audio` gives them; N is the batch or divides it.
+        mask: (time,), how much each latent position counts, 0 or more; None for all alike.
+    """
+
+    def __init__(self, latents: torch.Tensor, mask: torch.Tensor | None = None):
+        self.target = checked_latents(latents)
+        self.mask = torch.ones(latents.shape[2]) if mask is None else checked_mask(mask, latents.shape[2])
+
+    def __call__(self, sound: Sound) -> torch.Tensor:
+        if sound.latents is None or sound.latents.shape[1:] != self.target.shape[1:]:
+            shape = None if sound.latents is None else tuple(sound.latents.shape[1:])
+            raise ValueError(f"`latents` has shape {tuple(self.target.shape[1:])}, the sound's is {shape}.")
+        target = per_sample(self.target.to(sound.latents.device), sound, "latents")
+        weight = over_time(self.mask, target)
+        return _masked_mean((sound.latents.float() - target).square(), weight)
+
+
 # Measurements
 
 
@@ -421,6 +497,68 @@ class Recording:
             self._at_rate[rate] = audio.resample(self.waveform, self.sampling_rate, rate)
         samples = sound.mel.shape[1] * sound.front_end.hop_length
         return sound.of_waveform(self._at_rate[rate][:, :samples])
+
+
+def checked_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """`spans` as a list of (start, end) pairs in seconds.
+
+    Raises:
+        ValueError: there are none, or one is empty, negative or not finite.
+    """
+    spans = [tuple(span) for span in spans]
+    if not spans or any(len(span) != 2 or not 0 <= span[0] < span[1] < float("inf") for span in spans):
+        raise ValueError(f"`spans` is {spans}; give (start, end) pairs in seconds with 0 ≤ start < end.")
+    return spans
+
+
+def checked_latents(latents: torch.Tensor) -> torch.Tensor:
+    """Latents of a given sound, (N, C, time, ...), as float32; `ValueError` if they are no batch or not finite."""
+    if latents.ndim < 3 or not latents.isfinite().all():
+        raise ValueError(f"`latents` of shape {tuple(latents.shape)} must be finite and a batch, (N, C, time, width).")
+    return latents.float()
+
+
+def over_time(values: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Values (time,), shaped to multiply latents (B, C, time, ...)."""
+    return values.to(latents).reshape(-1, *[1] * (latents.ndim - 3))
+
+
+def checked_mask(mask: torch.Tensor, length: int) -> torch.Tensor:
+    """`mask` (length,) as float32.
+
+    Raises:
+        ValueError: another length, values that are negative or not finite, or only zeros.
+    """
+    mask = torch.as_tensor(mask, dtype=torch.float32)
+    if mask.shape != (length,):
+        raise ValueError(f"`mask` has shape {tuple(mask.shape)}; this sound needs ({length},).")
+    if not mask.isfinite().all() or (mask < 0).any():
+        raise ValueError("`mask` holds values below 0, NaN or infinite ones; 1 counts, 0 does not.")
+    if not mask.any():
+        raise ValueError("`mask` is empty: it is 0 everywhere; mark what should count.")
+    return mask
+
+
+def span_mask(spans: Sequence[tuple[float, float]] | None, length: int, rate: float) -> torch.Tensor:
+    """1 inside the spans (in seconds), 0 outside: (length,), with `rate` entries a second; all 1 without spans.
+
+    Raises:
+        ValueError: no entry lies inside.
+    """
+    if spans is None:
+        return torch.ones(length)
+    mask = torch.zeros(length)
+    for start, end in spans:
+        mask[round(start * rate) : round(end * rate)] = 1
+    if not mask.any():
+        raise ValueError(f"`spans` {spans} in seconds mark nothing of {length / rate:g} s; move or widen them.")
+    return mask
+
+
+def _masked_mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Mean of values (B, ...) under a weight that broadcasts against them: (B,)."""
+    weight = weight.expand_as(values)
+    return (values * weight).flatten(1).sum(dim=1) / weight.flatten(1).sum(dim=1)
 
 
 def _filter_peaks(sound: Sound) -> torch.Tensor:

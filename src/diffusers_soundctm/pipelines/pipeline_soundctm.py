@@ -128,6 +128,11 @@ class SoundCTMPipeline(DiffusionPipeline):
         return self._num_timesteps
 
     @property
+    def num_samples(self) -> int | None:
+        """Samples of each sound of the last call; None when the pipeline has no decoder."""
+        return self._samples
+
+    @property
     def interrupt(self) -> bool:
         """Set `_interrupt` to True in a callback to skip the remaining steps."""
         return self._interrupt
@@ -529,7 +534,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        num_samples = self._num_samples(
+        num_samples = self._samples = self._num_samples(
             audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
         self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
@@ -645,6 +650,9 @@ class SoundCTMPipeline(DiffusionPipeline):
         embeds, mask = positive
         if negative is not None:
             model_input = torch.cat([model_input, model_input])
+            if negative[0].shape[1] != embeds.shape[1]:
+                length = max(negative[0].shape[1], embeds.shape[1])
+                negative, (embeds, mask) = _pad_tokens(*negative, length), _pad_tokens(embeds, mask, length)
             embeds = torch.cat([negative[0], embeds])
             mask = None if mask is None else torch.cat([negative[1], mask])
         timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, self.guidance_scale)])

@@ -1,0 +1,82 @@
+"""What the examples share: their options, the model, and a figure beside the sounds."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from diffusers_soundctm import SoundCTMPipeline, audio
+
+
+def parse(doc: str, prompt: str, argv: Sequence[str] | None, **options: dict) -> argparse.Namespace:
+    """The usual options, and those of the example: name → keywords of `add_argument`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompt", default=prompt, help="what to hear (%(default)s)")
+    parser.add_argument("--model", help="folder or Hub id (the embedded model)")
+    parser.add_argument("--steps", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder (%(default)s)")
+    for name, keywords in options.items():
+        parser.add_argument(f"--{name}", **keywords)
+    return parser.parse_args(argv)
+
+
+def load(args: argparse.Namespace) -> SoundCTMPipeline:
+    """The model of --model."""
+    pipe = SoundCTMPipeline.from_pretrained(args.model) if args.model else SoundCTMPipeline.from_embedded()
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def noise(pipe: SoundCTMPipeline, seed: int) -> torch.Tensor:
+    """Starting latents of one sound of the model's usual length."""
+    shape = pipe.latent_shape(round(pipe.default_audio_length_in_s * pipe.sampling_rate))
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def given_or_generated(pipe: SoundCTMPipeline, args: argparse.Namespace) -> torch.Tensor:
+    """The sound of --input, (1, samples) at the model's rate, or one that the model makes."""
+    if args.input is not None:
+        length = round(pipe.default_audio_length_in_s * pipe.sampling_rate)
+        return audio.read_audio(args.input, pipe.sampling_rate)[0].mean(dim=0, keepdim=True)[:, :length]
+    latents = noise(pipe, args.seed + 1)
+    return pipe(args.prompt, latents=latents, num_inference_steps=args.steps, output_type="pt").audios[0].cpu()
+
+
+def save(
+    args: argparse.Namespace,
+    name: str,
+    sounds: Mapping[str, torch.Tensor],
+    sampling_rate: int,
+    curves: Mapping[str, torch.Tensor] | None = None,
+    unit: str = "",
+) -> None:
+    """Write every sound, and a figure of their spectrograms above the curves (frames of 10 ms), if there are any."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows = len(sounds) + (curves is not None)
+    figure, axes = plt.subplots(rows, 1, figsize=(8, 2 * rows + 0.5), squeeze=False, layout="constrained")
+    for axis, (title, waveform) in zip(axes[:, 0], sounds.items(), strict=False):
+        waveform = waveform.detach().reshape(1, -1).float().cpu()
+        path = audio.write_audio(args.output / f"{name}-{title.replace(' ', '-')}.wav", waveform, sampling_rate)
+        mel = audio.log_mel(waveform[0], sampling_rate=sampling_rate, hop_length=sampling_rate // 100)
+        seconds = waveform.shape[1] / sampling_rate
+        axis.imshow(mel.T, origin="lower", aspect="auto", cmap="magma", vmin=-9, vmax=1, extent=(0, seconds, 0, 64))
+        axis.set(title=title, ylabel="mel band")
+        print(path)
+    if curves is not None:
+        for label, curve in curves.items():
+            seconds = torch.arange(curve.shape[-1]) / 100
+            axes[-1, 0].plot(
+                seconds, curve.detach().reshape(-1).cpu(), "k--" if label == "target" else "-", label=label
+            )
+        axes[-1, 0].legend()
+        axes[-1, 0].set(ylabel=unit, xlim=(0, seconds[-1]))
+    axes[-1, 0].set_xlabel("seconds")
+    figure.savefig(args.output / f"{name}.png", dpi=90)
+    plt.close(figure)
+    print(args.output / f"{name}.png")

@@ -1,0 +1,105 @@
+"""What guidance and noise optimisation share: the look-ahead through the learned jump, and an objective's gradient."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ..pipelines.pipeline_soundctm import SoundCTMPipeline
+from .objectives import evaluate, name_of
+from .sound import Sound
+
+Conditions = tuple[torch.Tensor, torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """ẑ_0 = G(z_t, t, σ_min): where the student expects z_t to end, in one differentiable jump.
+
+    Args:
+        pipe: its ω and ν are those of the running (or last) call.
+        positive, negative: embeddings and mask, as `encode_prompt` returns them; `negative` is None for ν = 1.
+    """
+
+    tensor_inputs: ClassVar = (
+        "previous_latents",
+        "prompt_embeds",
+        "attention_mask",
+        "negative_prompt_embeds",
+        "negative_attention_mask",
+    )
+
+    pipe: SoundCTMPipeline
+    positive: Conditions
+    negative: Conditions | None
+
+    @classmethod
+    def of_call(cls, pipe: SoundCTMPipeline, tensors: Mapping[str, torch.Tensor | None]) -> "LookAhead":
+        """The look-ahead of a running call, from the `tensor_inputs` that its callbacks get."""
+        negative = None if pipe.nu == 1 else (tensors["negative_prompt_embeds"], tensors["negative_attention_mask"])
+        return cls(pipe, (tensors["prompt_embeds"], tensors["attention_mask"]), negative)
+
+    def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """z_t (B, C, time, width) at noise level `sigma` = t, whose c_noise is `timestep` → ẑ_0, float32."""
+        scheduler = self.pipe.scheduler
+        sigma_min = torch.as_tensor(scheduler.config.sigma_min, dtype=torch.float32, device=sample.device)
+        model_input = scheduler.scale_model_input(sample, timestep)
+        model_output = self.pipe.predict(model_input, timestep, sigma_min, self.positive, self.negative)
+        return scheduler.jump(model_output, sample, sigma, sigma_min)
+
+
+def objective_gradient(
+    decode: Callable[[torch.Tensor], Sound], objective: Callable[[Sound], torch.Tensor], sample: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """L (B,) and ∇L (B, ...) of `objective(decode(sample))`, both detached, float32.
+
+    Raises:
+        ValueError: the objective's value does not depend on the sound in a way that can be differentiated.
+        TypeError, ValueError: it returns something else than one number a sample, see `evaluate`.
+    """
+    with torch.enable_grad():
+        sample = sample.detach().float().requires_grad_()
+        loss = evaluate(objective, decode(sample))
+        if not loss.requires_grad:
+            raise ValueError(
+                f"`objective` {name_of(objective)} has no gradient; compute it from the sound's latents, mel or "
+                "waveform with torch alone, without `detach`, `numpy` or `torch.no_grad`."
+            )
+        (gradient,) = torch.autograd.grad(loss.sum(), sample)
+    return loss.detach(), gradient
+
+
+def check_finite(loss: torch.Tensor, objective: Callable[[Sound], torch.Tensor]) -> None:
+    """Raise `ValueError` if the objective gave NaN or ∞ for all sounds: then it is the objective that is at fault."""
+    if not loss.isfinite().any():
+        raise ValueError(
+            f"`objective` {name_of(objective)} returned {loss.tolist()}; it must be finite: check its logarithms, "
+            "roots and divisions at silence."
+        )
+
+
+def per_sample_norm(values: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm of each sample, (B, 1, 1, ...)."""
+    return values.flatten(1).norm(dim=1).reshape(-1, *[1] * (values.ndim - 1))
+
+
+@contextmanager
+def frozen(pipe: SoundCTMPipeline) -> Iterator[None]:
+    """Weights need no gradient here: what only they would need is not kept for the backward pass.
+
+    Raises:
+        RuntimeError: inside `torch.inference_mode`, where nothing can be differentiated.
+    """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("Control needs gradients; call it outside `torch.inference_mode()` (`no_grad` is fine).")
+    networks = (network for network in pipe.components.values() if isinstance(network, torch.nn.Module))
+    weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

@@ -1,0 +1,89 @@
+"""Joining sounds: crossfades of equal power, and loops whose end runs into their start."""
+
+import math
+from typing import Any
+
+import torch
+from diffusers.callbacks import PipelineCallback
+
+from ..pipelines.pipeline_soundctm import SoundCTMPipeline
+from .sound import decode_waveform
+
+FADE_IN_S = 0.05
+LOOP_MARGIN = 4  # latent positions decoded beyond each end of a loop: what a decoder sees of a neighbour
+
+
+def crossfade(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """From `first` to `second`, both (..., samples), at constant power whatever their correlation r.
+
+    Gains are cos θ and sin θ, θ from 0 to π/2, over √(1 + r·sin 2θ): for unrelated sounds the equal-power fade, for
+    equal ones their own level.
+    """
+    theta = torch.linspace(0, math.pi / 2, first.shape[-1], device=first.device)
+    energy = (first.square().sum(dim=-1) * second.square().sum(dim=-1)).sqrt()
+    correlation = (first * second).sum(dim=-1) / energy.clamp(min=1e-12)
+    # Sounds that cancel each other cannot be brought to their level.
+    correlation = correlation.clamp(min=-0.5)[..., None]
+    return (theta.cos() * first + theta.sin() * second) / (1 + correlation * (2 * theta).sin()).sqrt()
+
+
+def join(sounds: list[torch.Tensor], overlap: int, sampling_rate: int) -> torch.Tensor:
+    """Sounds (..., samples), each of which begins with the last `overlap` samples' content of the one before, as one.
+
+    The change-over is in the middle of the overlap, away from the ends that decoders know less of.
+    """
+    fade = min(round(FADE_IN_S * sampling_rate), overlap)
+    before = (overlap - fade) // 2
+    after = overlap - fade - before
+    joined = sounds[0]
+    for sound in sounds[1:]:
+        kept = joined.shape[-1] - overlap + before
+        seam = crossfade(joined[..., kept : kept + fade], sound[..., before : before + fade])
+        joined = torch.cat([joined[..., :kept], seam, sound[..., overlap - after :]], dim=-1)
+    return joined
+
+
+class CircularTime(PipelineCallback):
+    """Makes latents that loop: time is a circle, which every other step of the sampler is cut open at the other side.
+
+    So the network works on the join as on any other moment, half of the time. Needs no gradient. An objective of a
+    `LossGuidance` in the same call sees the turned sound: one that does not depend on when things happen can be
+    combined, a curve cannot.
+
+    Example:
+        >>> z_0 = pipe(prompt, num_inference_steps=16, output_type="latent", callback_on_step_end=CircularTime()).audios
+        >>> loop = decode_loop(pipe, z_0)
+    """
+
+    tensor_inputs = ("latents",)
+
+    def callback_fn(
+        self, pipeline: SoundCTMPipeline, step_index: int, timestep: torch.Tensor, callback_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        latents = callback_kwargs["latents"]
+        half = latents.shape[2] // 2
+        is_turned = step_index % 2 == 1
+        is_last = step_index == pipeline.num_timesteps - 1
+        if not is_last:
+            latents = latents.roll(-half if is_turned else half, dims=2)
+        elif is_turned:
+            latents = latents.roll(-half, dims=2)
+        return callback_kwargs | {"latents": latents}
+
+
+@torch.no_grad()
+def decode_loop(pipe: SoundCTMPipeline, latents: torch.Tensor) -> torch.Tensor:
+    """Latents z_0 (B, C, time, width) → waveforms (B, 1, samples) that may be played round and round without a click.
+
+    The decoders hear the start after the end and the end before the start; as a vocoder's phase does not come back to
+    where it was, the sound runs on for a moment past its end, over which it fades into its start.
+    """
+    margin = min(LOOP_MARGIN, latents.shape[2])
+    position = pipe.vae_scale_factor * pipe.hop_length
+    around = torch.cat([latents[:, :, -margin:], latents, latents[:, :, :margin]], dim=2)
+    waveform = decode_waveform(pipe, around)
+    start, end = margin * position, (margin + latents.shape[2]) * position
+    fade = min(round(FADE_IN_S * pipe.sampling_rate), start, end - start)
+    loop = waveform[..., start:end].clone()
+    loop[..., :fade] = crossfade(waveform[..., end : end + fade], loop[..., :fade])
+    return loop

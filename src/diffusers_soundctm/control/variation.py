@@ -1,0 +1,148 @@
+"""Around a draft: variations of its noise, a prompt that turns into another, and whether a final is still the draft."""
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+from diffusers.callbacks import PipelineCallback
+from diffusers.utils.torch_utils import randn_tensor
+
+from .. import audio
+from ..pipelines.pipeline_soundctm import SoundCTMPipeline
+from .gradients import LookAhead, per_sample_norm
+from .objectives import over_time
+
+DRIFT_RANGE = math.log(1000)  # 60 dB
+
+
+def vary(
+    latents: torch.Tensor,
+    amount: float,
+    num_variations: int = 1,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> torch.Tensor:
+    """Noise at an angle of `amount`·90° from `latents`: their cosine similarity is cos(amount·π/2).
+
+    Variations move along great circles of the sphere that Gaussian noise lies on: with the same generator, another
+    amount is another point of the same path.
+
+    Args:
+        latents: unit-variance noise ε of the draft, (B, C, time, width).
+        amount: 0 is the draft, 1 has nothing in common with it.
+        num_variations: of each sample.
+
+    Returns:
+        (B·num_variations, C, time, width), the variations of a sample next to each other.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> noise = torch.randn(1, *pipe.latent_shape(81920))
+        >>> audios = pipe([prompt] * 4, latents=vary(noise, 0.3, num_variations=4)).audios
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"`amount` is {amount}; choose it from 0 (the draft) to 1 (another sound).")
+    if not isinstance(num_variations, int) or num_variations < 1:
+        raise ValueError(f"`num_variations` is {num_variations!r}; it must be an integer of at least 1.")
+    if latents.ndim != 4 or not latents.isfinite().all() or not latents.any():
+        raise ValueError(f"`latents` of shape {tuple(latents.shape)} must be noise (B, C, time, width), finite, not 0.")
+    latents = latents.float().repeat_interleave(num_variations, dim=0)
+    radius = per_sample_norm(latents)
+    fresh = randn_tensor(latents.shape, generator, latents.device, torch.float32)
+    along = (fresh * latents).flatten(1).sum(dim=1).reshape(radius.shape) / radius.square()
+    fresh = fresh - along * latents
+    fresh = fresh * (radius / per_sample_norm(fresh))
+    angle = amount * math.pi / 2
+    return math.cos(angle) * latents + math.sin(angle) * fresh
+
+
+class PromptMorph(PipelineCallback):
+    """The prompt turns into another one over time: z_s = (1 − w)·G(z_t, c) + w·G(z_t, c′), w from 0 to 1 along time.
+
+    Each step runs the network twice more.
+
+    Args:
+        prompt: c′, where the sound ends; one for all, or one a prompt of the call.
+        start_in_s, end_in_s: w is 0 until the one and 1 from the other on, straight between; by default over the whole
+            sound.
+
+    Raises:
+        ValueError: the times are not 0 ≤ start < end; at the first step, there are more prompts than the call has.
+    """
+
+    tensor_inputs = ("latents", *LookAhead.tensor_inputs)
+
+    def __init__(self, prompt: str | list[str], start_in_s: float = 0.0, end_in_s: float | None = None):
+        super().__init__()
+        if not 0 <= start_in_s < (math.inf if end_in_s is None else end_in_s):
+            raise ValueError(f"`start_in_s` {start_in_s} and `end_in_s` {end_in_s} must satisfy 0 ≤ start < end.")
+        self.prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        self.start_in_s, self.end_in_s = start_in_s, end_in_s
+        self._positive: tuple[torch.Tensor, torch.Tensor | None] | None = None
+
+    def callback_fn(
+        self, pipeline: SoundCTMPipeline, step_index: int, timestep: torch.Tensor, callback_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        sample, scheduler = callback_kwargs["previous_latents"], pipeline.scheduler
+        if step_index == 0:
+            if len(sample) % len(self.prompts):
+                raise ValueError(
+                    f"`prompt` has {len(self.prompts)} strings for {len(sample)} sounds; pass one a prompt."
+                )
+            repeats = len(sample) // len(self.prompts)
+            self._positive = pipeline.encode_prompt(self.prompts, sample.device, repeats, do_nu_sampling=False)[:2]
+
+        here = LookAhead.of_call(pipeline, callback_kwargs)
+        target_sigma = scheduler.target_sigmas[step_index]
+        model_input = scheduler.scale_model_input(sample, timestep)
+        from_here, to_there = (
+            scheduler.jump(
+                pipeline.predict(model_input, timestep, target_sigma, positive, here.negative),
+                sample,
+                scheduler.sigmas[step_index],
+                target_sigma,
+            )
+            for positive in (here.positive, self._positive)
+        )
+        weight = over_time(self._weight(pipeline, sample.shape[2]), sample)
+        return callback_kwargs | {"latents": callback_kwargs["latents"] + weight * (to_there - from_here)}
+
+    def _weight(self, pipeline: SoundCTMPipeline, length: int) -> torch.Tensor:
+        seconds = (
+            (torch.arange(length) + 0.5) * pipeline.vae_scale_factor * pipeline.hop_length / pipeline.sampling_rate
+        )
+        end = pipeline.num_samples / pipeline.sampling_rate if self.end_in_s is None else self.end_in_s
+        return ((seconds - self.start_in_s) / (end - self.start_in_s)).clamp(0, 1)
+
+
+def noise_hash(latents: torch.Tensor) -> str:
+    """Sixteen hexadecimal digits that tell starting latents apart, whatever device or dtype they are on."""
+    values = latents.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.sha256(str(tuple(values.shape)).encode())
+    digest.update(values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def drift(draft: torch.Tensor, final: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+    """How far `final` is from `draft`, both (..., samples): 0 for the same sound, about 1 for unrelated ones, (...).
+
+    1 − correlation of their log-mels, in 0.1 s frames, down to 60 dB below each one's maximum. Levels do not count.
+
+    Raises:
+        ValueError: a sound is silent or shorter than 0.2 s.
+    """
+    pictures = []
+    samples = min(draft.shape[-1], final.shape[-1])
+    if samples < 0.2 * sampling_rate:
+        raise ValueError(f"The sounds have {samples} samples at {sampling_rate} Hz in common; give at least 0.2 s.")
+    for name, sound in (("draft", draft), ("final", final)):
+        sound = sound[..., :samples].float()
+        if not sound.abs().amax(dim=-1).gt(0).all():
+            raise ValueError(f"`{name}` is silent; give a sound to compare.")
+        mel = audio.log_mel(audio.peak_normalize(sound), sampling_rate=sampling_rate, hop_length=sampling_rate // 100)
+        mel = torch.maximum(mel, mel.amax(dim=(-1, -2), keepdim=True) - DRIFT_RANGE)
+        picture = mel[..., : mel.shape[-2] // 10 * 10, :].unflatten(-2, (-1, 10)).mean(dim=-2).flatten(-2)
+        pictures.append(picture - picture.mean(dim=-1, keepdim=True))
+    return 1 - torch.nn.functional.cosine_similarity(*pictures, dim=-1)
