@@ -175,7 +175,7 @@ def model_card(pipe: "SoundCTMPipeline", repo_id: str, license: str | None = Non
     return CARD.format(
         name=repo_id,
         license=f"license: {license}\n" if license else "",
-        channels=1,
+        channels=pipe.num_channels,
         sampling_rate=pipe.sampling_rate,
         guidance_scale_range=f"{omega[0]:g} to {omega[1]:g}" if omega else "not recorded",
     )

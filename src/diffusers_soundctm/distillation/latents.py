@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from ..audio import LogMel, peak_normalize
+from ..audio import LogMel, is_waveform_autoencoder, peak_normalize
 from ..data import Clips, load_clips
 from ..pipelines.conditioning import PromptConditioning, conditioning_for
 
@@ -41,6 +41,15 @@ def save_atomically(tensors: dict[str, torch.Tensor], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def autoencoder_input(vae, waveforms: torch.Tensor) -> torch.Tensor:
+    """What `vae` encodes: waveforms (B, channels, samples) as they are, or the log-mels (B, 1, frames, mels) of mono
+    ones (B, samples) with a peak of 0.5.
+    """
+    if is_waveform_autoencoder(vae):
+        return waveforms if waveforms.ndim == 3 else waveforms[:, None]
+    return LogMel().to(waveforms.device)(peak_normalize(waveforms))[:, None]
+
+
 @torch.no_grad()
 def encode_latents(
     vae,
@@ -53,27 +62,29 @@ def encode_latents(
 ) -> torch.Tensor:
     """Scaled latents of every clip, bf16 (N, C, T, F), from `cache_dir` if they were computed before.
 
-    A clip is normalised to a peak of 0.5; the latent is the posterior's mode times the VAE's `scaling_factor`.
+    A clip is normalised to a peak of 0.5; the latent is the posterior's mode times the VAE's `scaling_factor`. An
+    autoencoder of waveforms gets the clip's own level and gives (N, C, T).
 
     Args:
-        vae: autoencoder of log-mel spectrograms (B, 1, frames, mels); `config.scaling_factor` is read.
-        clips: waveforms int16 (N, samples) at the VAE's rate.
+        vae: autoencoder of log-mel spectrograms (B, 1, frames, mels); `config.scaling_factor` is read. Or one of
+            waveforms (B, channels, samples).
+        clips: waveforms int16 (N, samples) or (N, channels, samples) at the VAE's rate.
         cache_dir: folder of the cache; the file is named after the weights and the clips.
         batch_size, device, dtype: how the encoder is run.
     """
-    sample = torch.from_numpy(clips.waveforms[:: max(1, len(clips) // 64), ::16].astype("int32"))
-    key = fingerprint(vae, vae.config.scaling_factor, clips.waveforms.shape, sample.tolist())
+    sample = torch.from_numpy(clips.waveforms[:: max(1, len(clips) // 64), ..., ::16].astype("int32"))
+    scale = vae.config.get("scaling_factor", 1.0)
+    key = fingerprint(vae, scale, clips.waveforms.shape, sample.tolist())
     path = Path(cache_dir) / f"latents-{key}.safetensors"
     if not path.exists():
         vae = vae.to(device).eval()
-        mel = LogMel().to(device)
         batches = []
         for start in tqdm(range(0, len(clips), batch_size), desc="encoding clips", unit="batch"):
             waveforms = torch.from_numpy(clips.waveforms[start : start + batch_size].astype("float32") / 32768)
-            frames = mel(peak_normalize(waveforms.to(device)))[:, None]
+            sound = autoencoder_input(vae, waveforms.to(device))
             with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
-                posterior = vae.encode(frames).latent_dist
-            batches.append((posterior.mode().float() * vae.config.scaling_factor).to(torch.bfloat16).cpu())
+                posterior = vae.encode(sound).latent_dist
+            batches.append((posterior.mode().float() * scale).to(torch.bfloat16).cpu())
         save_atomically({"latents": torch.cat(batches)}, path)
     return load_file(path)["latents"]
 
@@ -118,24 +129,28 @@ def embed_captions(
     *,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    audio_length_in_s: float | None = None,
 ) -> PromptTable:
     """Embed each wording of `captions` (and the empty prompt) once, fp16 on disk under `cache_dir`.
 
     Args:
         conditioning: from `conditioning_for(unet, text_encoder, tokenizer)`.
         captions: for every clip, its wordings.
+        audio_length_in_s: of the clips, for conditionings that tell it.
     """
     prompts = ["", *sorted({wording for wordings in captions for wording in wordings} - {""})]
-    path = Path(cache_dir) / f"prompts-{fingerprint(conditioning.text_encoder, prompts)}.safetensors"
+    more = conditioning.models[1:] + ([audio_length_in_s] if conditioning.needs_audio_length else [])
+    path = Path(cache_dir) / f"prompts-{fingerprint(conditioning.text_encoder, prompts, *more)}.safetensors"
     if not path.exists():
-        conditioning.text_encoder.to(device).eval()
+        for model in conditioning.models:
+            model.to(device).eval()
         # Prompts of like length share a batch, so that little is padded.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         states: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
         masked = False
         for start in tqdm(range(0, len(order), batch_size), desc="embedding captions", unit="batch"):
             chosen = order[start : start + batch_size]
-            embeds, mask = conditioning.encode([prompts[i] for i in chosen], torch.device(device))
+            embeds, mask = conditioning.encode([prompts[i] for i in chosen], torch.device(device), audio_length_in_s)
             masked = mask is not None
             for row, i in enumerate(chosen):
                 states[i] = (embeds[row][mask[row]] if masked else embeds[row : row + 1]).half().cpu()
