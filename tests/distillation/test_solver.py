@@ -11,12 +11,9 @@ from diffusers_soundctm import preconditioning
 from diffusers_soundctm.distillation import TeacherDenoiser, heun_solve, sample_teacher
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
-from diffusers_soundctm.distillation.noise_levels import (
-    heun_step_counts,
-    start_indices,
-    target_indices,
-)
 from diffusers_soundctm.distillation.objective import CTMObjective, Triples, jump
+from diffusers_soundctm.distillation.solver import heun_trajectory
+from diffusers_soundctm.distillation.trajectories import Grid
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
 
 SPREAD = 0.7  # standard deviation of the data
@@ -164,46 +161,45 @@ class SmallStudent(torch.nn.Module):
 def test_a_student_learns_the_exact_jump():
     """Without score matching, whose optimum is the data's own denoiser and not the one guided by ω."""
     torch.manual_seed(0)
-    edm, batch, table = Preconditioning("edm", 1.0), 256, karras_sigmas(17, 0.05, 8.0)
-    network = ClosedFormNetwork(edm)
-    student = SmallStudent()
+    edm, batch = Preconditioning("edm", 1.0), 256
+    grid = Grid(karras_sigmas(17, 0.05, 20.0), reuse=10, target_sigma_min_rate=0.5)
+    levels = grid.sigmas[:, None].expand(-1, batch)
+    network, student = ClosedFormNetwork(edm), SmallStudent()
     average = ema_copy(student)
     objective = CTMObjective(
-        Denoiser(student, edm), Denoiser(average, edm), None, student.layers[-1].weight, distance="pseudo_huber"
+        Denoiser(student, edm), Denoiser(average, edm), None, student.layers[-1].weight, distance="l2"
     )
-    optimizer = torch.optim.Adam(student.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(student.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
     generator = torch.Generator().manual_seed(0)
 
-    def draw(first):
-        mean = torch.randn(batch, 1, generator=generator)
+    def draw():
+        mean, noise = torch.randn(2, batch, 1, generator=generator)
         omega = 1 + 2 * torch.rand(batch, generator=generator)
-        noise = torch.randn(batch, 1, generator=generator)
-        clean = mean + SPREAD * torch.randn(batch, 1, generator=generator)
         teacher = TeacherDenoiser(network, edm, {"mean": torch.cat([mean, 0 * mean])}, omega)
-        return clean + table[first, None] * noise, mean, omega, teacher
+        return mean + grid.sigmas[0] * noise, mean, omega, teacher
 
-    for _ in range(1500):
-        steps = int(heun_step_counts(1, len(table), generator))
-        first = start_indices(torch.full((batch,), steps), len(table), generator)
-        last = target_indices(first + steps, len(table), generator, 0.5)
-        z, mean, omega, teacher = draw(first)
-        visited = table[first + torch.arange(steps + 1)[:, None]]
-        solved = heun_solve(teacher, z, visited).float()
-        triples = Triples(z, visited[0], solved, visited[-1], table[last], omega, {"mean": mean})
-        optimizer.zero_grad()
-        objective(triples).total.backward()
-        optimizer.step()
-        schedule.step()
-        ema_update(average, student, 0.95)
+    for _ in range(150):
+        start, mean, omega, teacher = draw()
+        points = torch.stack(list(heun_trajectory(teacher, start.double(), levels.double()))).float()
+        visited, rows = grid.visited(batch, generator), torch.arange(batch)
+        for _ in range(grid.reuse):
+            t, u, s = grid.triple(visited, generator)
+            sigma, solved_sigma, target_sigma = (grid.sigmas[index] for index in (t, u, s))
+            condition = {"mean": mean}
+            triples = Triples(points[t, rows], sigma, points[u, rows], solved_sigma, target_sigma, omega, condition)
+            optimizer.zero_grad()
+            objective(triples).total.backward()
+            optimizer.step()
+            schedule.step()
+            ema_update(average, student, 0.95)
 
-    z, mean, omega, *_ = draw(torch.zeros(batch, dtype=torch.long))
-    for levels in (table[[0, -1]], table[[0, 6, 12, -1]]):
-        sample = z
-        for t, s in pairwise(levels):
-            t, s = t.expand(batch), s.expand(batch)
+    start, mean, omega, _ = draw()
+    wanted = exact(omega[:, None] * mean, start, levels[0], levels[-1])
+    for steps in ([0, -1], [0, 6, 12, -1]):
+        sample = start
+        for t, s in pairwise(steps):
             triples = Triples(None, None, None, None, None, omega, {"mean": mean})
             with torch.no_grad():
-                sample = jump(objective.target, sample, t, s, triples)
-        wanted = exact(omega[:, None] * mean, z, table[:1].expand(batch), table[-1:].expand(batch))
+                sample = jump(objective.target, sample, levels[t], levels[s], triples)
         assert (sample - wanted).square().mean().sqrt() < 0.1 * wanted.std()
