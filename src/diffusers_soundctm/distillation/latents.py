@@ -58,7 +58,7 @@ def encode_latents(
     *,
     batch_size: int = 16,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Scaled latents of every clip, bf16 (N, C, T, F), from `cache_dir` if they were computed before.
 
