@@ -3,8 +3,10 @@
 import argparse
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from diffusers import AutoencoderKL
@@ -162,6 +164,23 @@ def embed_captions(
     return PromptTable(stored["states"], stored["lengths"], bool(stored["masked"]), wordings)
 
 
+# What a drawn batch becomes on a device: clean latents (B, ...), float32, the network arguments of their B prompts, and
+# those of these prompts followed by B empty ones.
+Batch = Callable[[torch.device | str], tuple[torch.Tensor, dict, dict]]
+
+
+class DistillationData(Protocol):
+    """Where `TripleStream` takes clean latents and prompts from."""
+
+    latent_shape: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def draw(self, clips: torch.Tensor, rows: slice, caption_dropout: float, generator: torch.Generator) -> Batch:
+        """The batch of these clips, of which the rows of this process are computed; all its draws are made at once."""
+        ...
+
+
 @dataclass
 class TrainingData:
     """Latents bf16 (N, C, T, F), their captions, and what turns captions into network arguments."""
@@ -169,6 +188,25 @@ class TrainingData:
     latents: torch.Tensor
     prompts: PromptTable
     conditioning: PromptConditioning
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return tuple(self.latents.shape[1:])
+
+    def draw(self, clips: torch.Tensor, rows: slice, caption_dropout: float, generator: torch.Generator) -> Batch:
+        prompts = self.prompts.draw(clips, caption_dropout, generator)[rows]
+
+        def batch(device):
+            return (
+                self.latents[clips[rows]].to(device, torch.float32),
+                self.network_kwargs(prompts, device),
+                self.network_kwargs(torch.cat([prompts, torch.zeros_like(prompts)]), device),
+            )
+
+        return batch
 
     def network_kwargs(
         self, prompts: torch.Tensor, device: torch.device | str = "cpu"
@@ -181,15 +219,39 @@ def training_data(args: argparse.Namespace, unet, device: torch.device | str) ->
     """Load the data set, or what is cached of it, as `config.add_data_arguments` describes it, to train `unet`."""
     text_encoder = AutoModel.from_pretrained(args.text_encoder)
     conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
-    cache = Path(args.cache_dir or Path(args.output_dir) / "cache")
-    clips = load_clips(
+    clips = clips_of(args)
+    latents = encode_latents(AutoencoderKL.from_pretrained(args.vae), clips, cache_folder(args), device=device)
+    prompts = embed_captions(conditioning, clips.captions, cache_folder(args), device=device)
+    return TrainingData(latents, prompts, conditioning)
+
+
+def distillation_data(args: argparse.Namespace, teacher, device: torch.device | str) -> TrainingData:
+    """The same, encoded by a `Teacher`'s own parts."""
+    clips = clips_of(args, teacher.num_channels)
+    latents = encode_latents(teacher.components["vae"], clips, cache_folder(args), device=device)
+    prompts = embed_captions(
+        teacher.conditioning,
+        clips.captions,
+        cache_folder(args),
+        device=device,
+        audio_length_in_s=args.num_samples / args.sampling_rate,
+    )
+    return TrainingData(latents, prompts, teacher.conditioning)
+
+
+def cache_folder(args: argparse.Namespace) -> Path:
+    return Path(args.cache_dir or Path(args.output_dir) / "cache")
+
+
+def clips_of(args: argparse.Namespace, num_channels: int = 1) -> Clips:
+    """The data set that the arguments of `config.add_data_arguments` describe."""
+    return load_clips(
         args.dataset_name,
         audio_column=args.audio_column,
         caption_column=args.caption_column,
         sampling_rate=args.sampling_rate,
         num_samples=args.num_samples,
         max_samples=args.max_train_samples,
-        cache_dir=cache,
+        cache_dir=cache_folder(args),
+        num_channels=num_channels,
     )
-    latents = encode_latents(AutoencoderKL.from_pretrained(args.vae), clips, cache, device=device)
-    return TrainingData(latents, embed_captions(conditioning, clips.captions, cache, device=device), conditioning)

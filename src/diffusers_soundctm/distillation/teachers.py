@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from .networks import Denoiser, Preconditioning
 # A teacher on continuous levels knows all of them; its sampler goes from 0.3 straight to 0. A student ends where the
 # noise is 40 dB below the latents, and starts from the sampler's own sigma_max.
 CONTINUOUS_SIGMA_MIN = 0.01
+MEL_HOP = 160  # samples a mel frame, of all mel families
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
@@ -290,6 +292,30 @@ class Teacher:
     @property
     def num_channels(self) -> int:
         return self.components["vae"].config.audio_channels if self.encodes_waveforms else 1
+
+    @property
+    def can_decode(self) -> bool:
+        return self.encodes_waveforms or "vocoder" in self.components
+
+    def latent_positions(self, num_samples: int) -> tuple[int | None, int, int]:
+        """(latent positions of so many samples, or None if they do not fit; positions the network works in; samples a
+        position).
+        """
+        vae = self.components["vae"].config
+        if self.encodes_waveforms:
+            unit, multiple = math.prod(vae.downsampling_ratios), 1
+        else:
+            unit = MEL_HOP * 2 ** (len(vae.block_out_channels) - 1)
+            multiple = 2 ** (len(self.network.config.block_out_channels) - 1)
+        return (None if num_samples % (unit * multiple) else num_samples // unit), multiple, unit
+
+    @property
+    def default_num_samples(self) -> int:
+        """Length of a training clip: what the network's config says, or 5.12 s for mel networks that do not."""
+        size = self.network.config.sample_size
+        if self.encodes_waveforms:
+            return size * self.latent_positions(0)[2]
+        return size * self.latent_positions(0)[2] if isinstance(size, int) else 81920
 
     def student(self, branch_init: str = "reference") -> torch.nn.Module:
         """A student that starts from the teacher's weights."""
