@@ -7,7 +7,8 @@ python training/train_ctm.py --config training/configs/embedded/student.yaml --t
 
 The teacher is a folder or Hub id of an AudioLDM, MusicLDM, AudioLDM2, Tango or Stable Audio pipeline, or what
 train_teacher.py wrote. Defaults are the paper's. `output_dir/unet` holds the moving average of the weights, which is
-the model; where there is a vocoder, or none is needed, the whole `output_dir` is a `SoundCTMPipeline`.
+the model; where there is a vocoder, or none is needed, the whole `output_dir` is a `SoundCTMPipeline`. With
+`--lora_rank` it holds an adapter of a few MB, for `SoundCTMPipeline.from_teacher(...).load_lora_weights`.
 SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
 """
 
@@ -48,6 +49,7 @@ from diffusers_soundctm.distillation.preflight import (
 from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.distillation.validation import STEPS, log_sounds, make_sounds
+from diffusers_soundctm.lora import add_lora, save_lora
 from diffusers_soundctm.preconditioning import karras_sigmas
 
 FP16_GRADIENT_SCALE = 2.0**14
@@ -76,6 +78,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss.add_argument(
         "--branch_init", choices=["reference", "zero"], default="reference", help="start of the s and omega branches"
     )
+    loss.add_argument("--lora_rank", type=int, help="train an adapter of this rank in place of the whole network")
+    loss.add_argument("--lora_alpha", type=float, help="its alpha; default: the rank")
     run = parser.add_argument_group("optimisation")
     run.add_argument(
         "--train_batch_size", type=int, default=16, help="of all processes and accumulation steps together"
@@ -126,7 +130,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def identity(args: argparse.Namespace, student: torch.nn.Module, clips: int) -> dict[str, str]:
     """What makes every batch and every update of a run: to resume, it must be the same."""
     names = ("teacher_model", "train_batch_size", "seed", "num_scales", "trajectory_reuse", "omega_min", "omega_max",
-             "caption_dropout", "optimizer")  # fmt: skip
+             "caption_dropout", "optimizer", "lora_rank", "lora_alpha")  # fmt: skip
     parameters = sum(parameter.numel() for parameter in student.parameters())
     return {name: str(getattr(args, name)) for name in names} | {"clips": str(clips), "parameters": str(parameters)}
 
@@ -184,8 +188,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.gradient_checkpointing:
         student.enable_gradient_checkpointing()
     teacher.network.eval().requires_grad_(False).to(device, teacher_dtype(args.mixed_precision))
+    if args.lora_rank:
+        trained = add_lora(student, args.lora_rank, args.lora_alpha)
+    else:
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(
-        [parameter for parameter in student.parameters() if parameter.requires_grad],
+        trained,
         args.optimizer,
         args.learning_rate,
         (args.adam_beta1, args.adam_beta2),
@@ -200,6 +208,7 @@ def main(argv: list[str] | None = None) -> None:
         num_training_steps=args.max_train_steps,
     )
     average = ema_copy(student).to(device)
+    last_weight(student).requires_grad_(True)  # the losses are balanced there, trained or not
     model, optimizer = accelerator.prepare(student, optimizer)
     state = {"unet": student, "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
     if accelerator.scaler is not None:
@@ -233,6 +242,12 @@ def main(argv: list[str] | None = None) -> None:
     def checkpoint_now(step: int) -> None:
         if main_process:
             save_checkpoint(output_dir, step, state, args.checkpoints_total_limit, run_identity)
+            save_student()
+
+    def save_student() -> None:
+        if args.lora_rank:
+            save_lora(average, output_dir)
+        else:
             save_model(average, output_dir / "unet")
 
     def validate(step: int) -> None:
@@ -280,13 +295,13 @@ def main(argv: list[str] | None = None) -> None:
                     values |= {"dsm": losses.denoising.mean().item(), "balance": losses.balance.item()}
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value / args.gradient_accumulation_steps
-            norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            norm = accelerator.clip_grad_norm_(trained, args.max_grad_norm)
             finite = bool(norm.isfinite())
             if finite or accelerator.scaler is not None:  # a scaler has to see overflows
                 optimizer.step()
             if finite:
                 ema_update(average, student, args.ema_decay)
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             lr_scheduler.step()
             skips.record(not finite)
 
@@ -312,8 +327,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # 5. The model
     if main_process and not (stopped and done < args.max_train_steps):
-        save_model(average, output_dir / "unet")
-        if teacher.can_decode:
+        save_student()
+        if teacher.can_decode and not args.lora_rank:
             teacher.pipeline(average, (args.omega_min, args.omega_max)).save_pretrained(output_dir)
         record = {"arguments": vars(args), "skipped_steps": skips.total, "losses": running, "clips": len(data),
                   "seconds": round(time.time() - started), "seconds_in_solver": round(solving)}  # fmt: skip

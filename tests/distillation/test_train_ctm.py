@@ -150,3 +150,24 @@ def test_checkpoints_of_another_run_are_refused(inputs, teachers, tmp_path):
     state.write_bytes(state.read_bytes()[:5000])
     with pytest.raises(ValueError, match="is damaged"):
         distil(tmp_path / "first", **again)
+
+
+def test_an_adapter_turns_the_teacher_into_its_soundctm(inputs, tmp_path):
+    run = {**inputs, "lora_rank": 2, "lora_alpha": 3, "branch_init": "zero", "checkpointing_steps": 1}
+    folder = distil(tmp_path, **run)
+    file = folder / "pytorch_lora_weights.safetensors"
+    assert not (folder / "unet").exists() and not (folder / "model_index.json").exists()
+    pipe = SoundCTMPipeline.from_teacher(inputs["teacher_model"])
+    pipe.set_progress_bar_config(disable=True)
+    start = pipe.unet.conv_out.weight.clone()
+    pipe.load_lora_weights(folder)
+    assert pipe("rain on a tin roof").audios.shape == (1, 1, 10240)
+    trained = load_file(file)
+    assert any(tensor.abs().max() > 0 for name, tensor in trained.items() if "lora_B" in name)
+    assert trained["ctm.time_embedding.guidance_gain"].abs().max() > 0
+    assert torch.equal(pipe.unet.conv_out.weight, start)
+
+    shutil.copytree(folder / "checkpoint-1", tmp_path / "again" / "checkpoint-1")
+    again = distil(tmp_path / "again", **run, resume_from_checkpoint="latest")
+    for name, tensor in load_file(again / file.name).items():
+        assert torch.equal(tensor, trained[name]), name

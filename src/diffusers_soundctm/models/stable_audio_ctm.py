@@ -2,6 +2,7 @@
 
 import torch
 from diffusers import StableAudioDiTModel
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
@@ -65,7 +66,7 @@ class StableAudioNetwork(FromTeacherMixin, StableAudioDiTModel):
         )
 
 
-class CTMStableAudioDiTModel(StableAudioNetwork):
+class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
     """The SoundCTM student of Stable Audio: the token in front of the sequence also tells s and ω.
 
         token = global_proj(start, end) + MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + gain·ψ(1000·ω)

@@ -1,11 +1,12 @@
 """The SoundCTM student of AudioLDM2 teachers, whose network reads two text streams."""
 
 from diffusers import AudioLDM2UNet2DConditionModel
+from diffusers.loaders import PeftAdapterMixin
 
 from .ctm_mixin import CTMUNetMixin
 
 
-class CTMAudioLDM2UNet2DConditionModel(CTMUNetMixin, AudioLDM2UNet2DConditionModel):
+class CTMAudioLDM2UNet2DConditionModel(CTMUNetMixin, AudioLDM2UNet2DConditionModel, PeftAdapterMixin):
     """diffusers' `AudioLDM2UNet2DConditionModel` that also knows the target noise level s and the guidance scale ω.
 
     See `CTMUNetMixin` for the arguments it adds and how it is called, and `from_teacher` for its usual start.

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import audio, hub
+from .. import audio, hub, lora
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
@@ -27,7 +28,7 @@ MAX_AUDIO_LENGTH_IN_S = 30.0
 DEFAULT_STRENGTH = 0.5
 
 
-class SoundCTMPipeline(DiffusionPipeline):
+class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
     """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, MusicLDM, AudioLDM2, Tango, Stable
     Audio and the embedded model.
 
@@ -58,6 +59,7 @@ class SoundCTMPipeline(DiffusionPipeline):
         "projection_model",
         "language_model",
     ]
+    _lora_loadable_modules = ["unet"]  # noqa: RUF012
     _callback_tensor_inputs = [  # noqa: RUF012
         "latents",
         "previous_latents",
@@ -106,6 +108,37 @@ class SoundCTMPipeline(DiffusionPipeline):
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
         return cls.from_pretrained(hub.embedded_folder(), **kwargs)
+
+    @classmethod
+    def from_teacher(cls, name_or_folder: str | os.PathLike, branch_init: str = "zero") -> "SoundCTMPipeline":
+        """A pipeline whose student stands at a teacher's weights, for `load_lora_weights` to turn into a SoundCTM.
+
+        Args:
+            name_or_folder: a diffusers text-to-audio pipeline, see `distillation.teachers`.
+            branch_init: how the adapter's training started.
+        """
+        from ..distillation.teachers import load_teacher
+
+        teacher = load_teacher(name_or_folder)
+        return teacher.pipeline(teacher.student(branch_init).eval())
+
+    def load_lora_weights(
+        self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
+    ) -> None:
+        """Load an adapter of `train_ctm.py --lora_rank` from a file, a folder or the Hub; see `lora.load_lora`.
+
+        Raises:
+            ValueError: it was trained for another network.
+        """
+        lora.load_lora(self.unet, pretrained_model_name_or_path, adapter_name, **kwargs)
+
+    def fuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
+        """Add loaded adapters to the weights, so that they cost nothing; arguments as in diffusers."""
+        super().fuse_lora(list(components), **kwargs)
+
+    def unfuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
+        """Take them out again."""
+        super().unfuse_lora(list(components), **kwargs)
 
     @classmethod
     def from_pretrained(
