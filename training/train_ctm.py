@@ -31,10 +31,9 @@ from diffusers_soundctm.distillation.checkpoints import (
     save_checkpoint,
     save_model,
 )
-from diffusers_soundctm.distillation.config import PRESETS, add_data_arguments, parse_with_config
+from diffusers_soundctm.distillation.config import PRESETS, add_data_arguments, add_stream_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update
 from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.latents import distillation_data
 from diffusers_soundctm.distillation.networks import Denoiser
 from diffusers_soundctm.distillation.noise_levels import step_generator
 from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
@@ -46,6 +45,7 @@ from diffusers_soundctm.distillation.preflight import (
     check_run,
     teacher_dtype,
 )
+from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
 from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.distillation.validation import STEPS, log_sounds, make_sounds
@@ -63,6 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None)
     parser.add_argument("--teacher_model", default=..., help="folder or Hub id of the teacher's pipeline")
     parser.add_argument("--vocoder", help="folder of the vocoder, if the teacher has none")
+    add_stream_arguments(parser)
     loss = parser.add_argument_group("objective")
     loss.add_argument("--num_scales", type=int, default=40, help="noise levels of the teacher's solver, N")
     loss.add_argument("--trajectory_reuse", type=int, default=1, help="updates one solved trajectory serves, K")
@@ -172,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     # 1. Check everything before any work
     teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder, vocoder=args.vocoder)
     args.sampling_rate = args.sampling_rate or teacher.sampling_rate
-    args.num_samples = args.num_samples or teacher.default_num_samples
+    args.num_samples = args.num_samples or default_num_samples(args.dataset_name, teacher)
     check_run(args, teacher, accelerator.num_processes)
     if main_process:
         output_dir.mkdir(parents=True, exist_ok=True)

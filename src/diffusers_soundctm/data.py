@@ -79,7 +79,7 @@ def load_clips(
         if value is not None and value < 1:
             raise ValueError(f"`{name}` is {value}; give a positive number.")
 
-    rows = _open(dataset, split)
+    rows = open_dataset(dataset, split)
     for name in (audio_column, caption_column):
         if name not in rows.column_names:
             raise ValueError(
@@ -138,7 +138,7 @@ def decode_audio(source: bytes | str | os.PathLike, sampling_rate: int, num_chan
     return waveform[:, 0] if num_channels == 1 else np.ascontiguousarray(waveform.T)
 
 
-def _open(dataset: str, split: str) -> Any:
+def open_dataset(dataset: str, split: str) -> Any:
     from datasets import DatasetDict, get_dataset_split_names, load_dataset, load_from_disk
 
     folder = Path(dataset)
@@ -225,25 +225,15 @@ def _read(
     for index, row in enumerate(rows):
         audio = row[audio_column] or {"path": None, "bytes": None}
         name = audio["path"] or f"row {index}"
-        wordings = [row[caption_column]] if isinstance(row[caption_column], str) else list(row[caption_column] or [])
-        if not wordings or not all(isinstance(wording, str) and wording.strip() for wording in wordings):
-            raise ValueError(
-                f"Column {caption_column!r} of {name!r} in data set {dataset!r} is {row[caption_column]!r}; "
-                "give every clip a non-empty caption."
-            )
+        wordings = wordings_of(row[caption_column], caption_column, name, dataset)
         try:
-            source = audio["bytes"] if audio["bytes"] is not None else audio["path"]
-            waveform = decode_audio(source, sampling_rate, num_channels)[..., :num_samples]
-            if np.abs(waveform).max() < SILENCE_PEAK:
-                raise ValueError("is silent")
+            waveform = sounding(audio, sampling_rate, num_samples, num_channels)
         except ValueError as error:
             logger.warning("Skipped %s: it %s.", name, error)
             skipped.append(name)
             continue
         position = len(captions)
-        length = waveform.shape[-1]
-        waveforms[position, ..., :length] = np.round(np.clip(waveform, -1, 1) * 32767)
-        waveforms[position, ..., length:] = 0
+        waveforms[position] = to_int16(waveform, num_samples)
         captions.append(wordings)
         if labels is not None:
             labels.append(_label(rows, row["label"]))
@@ -256,6 +246,33 @@ def _read(
             "Repair or remove these files."
         )
     return Clips(waveforms[: len(captions)], captions, labels, skipped)
+
+
+def wordings_of(value: Any, caption_column: str, name: str, dataset: str) -> list[str]:
+    """The captions in a row: a string or a list of them. `ValueError` if there is none, or an empty one."""
+    wordings = [value] if isinstance(value, str) else list(value or [])
+    if not wordings or not all(isinstance(wording, str) and wording.strip() for wording in wordings):
+        raise ValueError(
+            f"Column {caption_column!r} of {name!r} in data set {dataset!r} is {value!r}; "
+            "give every clip a non-empty caption."
+        )
+    return wordings
+
+
+def sounding(audio: dict[str, Any], sampling_rate: int, num_samples: int, num_channels: int = 1) -> np.ndarray:
+    """First `num_samples` of an undecoded audio column's value, as `decode_audio`; `ValueError` if broken or silent."""
+    source = audio["bytes"] if audio["bytes"] is not None else audio["path"]
+    waveform = decode_audio(source, sampling_rate, num_channels)[..., :num_samples]
+    if np.abs(waveform).max() < SILENCE_PEAK:
+        raise ValueError("is silent")
+    return waveform
+
+
+def to_int16(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """Float (..., samples), clipped to [-1, 1] → int16 (..., num_samples), full scale 32767, padded with silence."""
+    padded = np.zeros((*waveform.shape[:-1], num_samples), np.int16)
+    padded[..., : waveform.shape[-1]] = np.round(np.clip(waveform, -1, 1) * 32767)
+    return padded
 
 
 def _label(rows: Any, value: Any) -> str:

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 from ..audio import LogMel, is_waveform_autoencoder, peak_normalize
 from ..data import Clips, load_clips
 from ..pipelines.conditioning import PromptConditioning, conditioning_for
+from .noise_levels import clip_indices
 
 
 def fingerprint(*parts: object) -> str:
@@ -176,6 +177,10 @@ class DistillationData(Protocol):
 
     def __len__(self) -> int: ...
 
+    def order(self, batch_size: int, number: int, seed: int) -> torch.Tensor:
+        """Clips of batch `number`, (batch_size,)."""
+        ...
+
     def draw(self, clips: torch.Tensor, rows: slice, caption_dropout: float, generator: torch.Generator) -> Batch:
         """The batch of these clips, of which the rows of this process are computed; all its draws are made at once."""
         ...
@@ -191,6 +196,9 @@ class TrainingData:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def order(self, batch_size: int, number: int, seed: int) -> torch.Tensor:
+        return clip_indices(len(self), batch_size, number, seed)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -223,20 +231,6 @@ def training_data(args: argparse.Namespace, unet, device: torch.device | str) ->
     latents = encode_latents(AutoencoderKL.from_pretrained(args.vae), clips, cache_folder(args), device=device)
     prompts = embed_captions(conditioning, clips.captions, cache_folder(args), device=device)
     return TrainingData(latents, prompts, conditioning)
-
-
-def distillation_data(args: argparse.Namespace, teacher, device: torch.device | str) -> TrainingData:
-    """The same, encoded by a `Teacher`'s own parts."""
-    clips = clips_of(args, teacher.num_channels)
-    latents = encode_latents(teacher.components["vae"], clips, cache_folder(args), device=device)
-    prompts = embed_captions(
-        teacher.conditioning,
-        clips.captions,
-        cache_folder(args),
-        device=device,
-        audio_length_in_s=args.num_samples / args.sampling_rate,
-    )
-    return TrainingData(latents, prompts, teacher.conditioning)
 
 
 def cache_folder(args: argparse.Namespace) -> Path:

@@ -8,7 +8,6 @@ from ..preconditioning import per_sample
 from .latents import DistillationData
 from .networks import Preconditioning
 from .noise_levels import (
-    clip_indices,
     denoising_sigmas,
     heun_step_counts,
     start_indices,
@@ -134,7 +133,7 @@ class TripleStream:
     @torch.no_grad()
     def _solve(self, number: int) -> Trajectories:
         generator = step_generator(self.seed, number)
-        clips = clip_indices(len(self.data), self.batch_size, number, self.seed)
+        clips = self.data.order(self.batch_size, number, self.seed)
         batch = self.data.draw(clips, self.rows, self.caption_dropout, generator)
         lowest, highest = self.guidance_scale_range
         omega = lowest + (highest - lowest) * torch.rand(self.batch_size, generator=generator)
