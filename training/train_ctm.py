@@ -45,6 +45,7 @@ from diffusers_soundctm.distillation.preflight import (
     check_run,
     teacher_dtype,
 )
+from diffusers_soundctm.distillation.publishing import publish
 from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
 from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
@@ -112,6 +113,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     keep.add_argument("--validation_prompts", nargs="+", help="sounds to make while training, into OUTPUT_DIR/samples")
     keep.add_argument("--validation_steps", type=int, default=500, help="make them every so many steps")
     keep.add_argument("--validation_num_inference_steps", type=int, nargs="+", default=list(STEPS))
+    keep.add_argument("--push_to_hub", action="store_true", help="upload the model at the end")
+    keep.add_argument("--hub_model_id", help="name of its repo; default: the last part of OUTPUT_DIR")
+    keep.add_argument("--hub_token", help="default: the one of `hf auth login`")
+    keep.add_argument("--hub_private_repo", action="store_true")
+    keep.add_argument("--hub_license", help="SPDX id; default: that of the teacher's card")
     args = parse_with_config(parser, argv)
     if args.omega is not None:
         args.omega_min = args.omega_max = args.omega
@@ -126,6 +132,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not 0 <= args.caption_dropout < 1 or not 0 <= args.ema_decay < 1:
         parser.error("--caption_dropout and --ema_decay must lie in [0, 1)")
     return args
+
+
+def settings_of(args: argparse.Namespace) -> dict:
+    """The arguments without secrets."""
+    return {name: value for name, value in vars(args).items() if name != "hub_token"}
 
 
 def identity(args: argparse.Namespace, student: torch.nn.Module, clips: int) -> dict[str, str]:
@@ -174,11 +185,11 @@ def main(argv: list[str] | None = None) -> None:
     teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder, vocoder=args.vocoder)
     args.sampling_rate = args.sampling_rate or teacher.sampling_rate
     args.num_samples = args.num_samples or default_num_samples(args.dataset_name, teacher)
-    check_run(args, teacher, accelerator.num_processes)
+    check_run(args, teacher, accelerator.num_processes, accelerator.distributed_type)
     if main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_unfinished(output_dir)
-        (output_dir / "settings.json").write_text(json.dumps(vars(args), indent=2) + "\n", encoding="utf-8")
+        (output_dir / "settings.json").write_text(json.dumps(settings_of(args), indent=2) + "\n", encoding="utf-8")
     with accelerator.main_process_first():
         data = distillation_data(args, teacher, device)
 
@@ -267,14 +278,14 @@ def main(argv: list[str] | None = None) -> None:
     if main_process:
         teacher.scheduler.save_pretrained(output_dir / "scheduler")
         if report_to:
-            accelerator.init_trackers(args.tracker_project_name, _loggable(vars(args)))
+            accelerator.init_trackers(args.tracker_project_name, _loggable(settings_of(args)))
 
     # 4. Train
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not main_process)  # fmt: skip
     running: dict[str, float] = {}
     skips, solving, started = SkippedSteps(args.max_skipped_steps), 0.0, time.time()
-    stopped = False
+    unfinished = False
     with StopSignal() as stop:
         for step in progress:
             # Dropout, if the network has any, is a function of the step too.
@@ -296,6 +307,10 @@ def main(argv: list[str] | None = None) -> None:
                     values |= {"dsm": losses.denoising.mean().item(), "balance": losses.balance.item()}
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value / args.gradient_accumulation_steps
+            # One exchange a step: losses of the whole batch, and whether any process was told to stop.
+            shared = torch.tensor([*sums.values(), float(stop.requested)], dtype=torch.float64, device=device)
+            *means, told = accelerator.reduce(shared, "mean").tolist()
+            sums = dict(zip(sums, means, strict=True))
             norm = accelerator.clip_grad_norm_(trained, args.max_grad_norm)
             finite = bool(norm.isfinite())
             if finite or accelerator.scaler is not None:  # a scaler has to see overflows
@@ -316,25 +331,28 @@ def main(argv: list[str] | None = None) -> None:
             done = step + 1
             if report_to:
                 accelerator.log({**sums, "lr": lr_scheduler.get_last_lr()[0], "skipped": skips.total}, step=done)
-            stopped = accelerator.reduce(torch.tensor(float(stop.requested), device=device), "sum").item() > 0
-            if done % args.checkpointing_steps == 0 or (stopped and done < args.max_train_steps):
+            unfinished = told > 0 and done < args.max_train_steps
+            if unfinished or done % args.checkpointing_steps == 0:
                 checkpoint_now(done)
             if args.validation_prompts and done % args.validation_steps == 0 and main_process:
                 validate(done)
-            if stopped and done < args.max_train_steps:
+            if unfinished:
                 progress.close()
                 accelerator.print(f"Stopped by a signal after {done} steps; checkpoint-{done} goes on from here.")
                 break
 
     # 5. The model
-    if main_process and not (stopped and done < args.max_train_steps):
+    if main_process and not unfinished:
         save_student()
         if teacher.can_decode and not args.lora_rank:
             teacher.pipeline(average, (args.omega_min, args.omega_max)).save_pretrained(output_dir)
-        record = {"arguments": vars(args), "skipped_steps": skips.total, "losses": running, "clips": len(data),
+        record = {"arguments": settings_of(args), "skipped_steps": skips.total, "losses": running, "clips": len(data),
                   "seconds": round(time.time() - started), "seconds_in_solver": round(solving)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
+    if main_process and args.push_to_hub and not unfinished:
+        pipe = teacher.pipeline(average, (args.omega_min, args.omega_max))
+        print(f"Uploaded: {publish(args, pipe, average, record)}")
 
 
 def _loggable(arguments: dict) -> dict:

@@ -1,15 +1,20 @@
 """train_ctm.py: any family in, a pipeline out; its options; and what it refuses before the first step."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
-from runs import distil, load
+from runs import SCRIPTS, SOURCES, arguments, distil, load
 from safetensors.torch import load_file
 
 from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.distillation import load_teacher
 from diffusers_soundctm.distillation.config import PRESETS
+from diffusers_soundctm.distillation.preflight import check_run
 from tiny_teachers import FAMILIES, make_teacher
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -171,3 +176,23 @@ def test_an_adapter_turns_the_teacher_into_its_soundctm(inputs, tmp_path):
     again = distil(tmp_path / "again", **run, resume_from_checkpoint="latest")
     for name, tensor in load_file(again / file.name).items():
         assert torch.equal(tensor, trained[name]), name
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(inputs, tmp_path):
+    run = {**inputs, "max_train_steps": 20, "train_batch_size": 4, "learning_rate": 1e-4, "ema_decay": 0.9}
+    alone = distil(tmp_path / "alone", **run)
+    configuration = SCRIPTS / "configs" / "accelerate" / "ddp_cpu.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCES)}
+    command = [*launch, SCRIPTS / "train_ctm.py", *arguments(**run, output_dir=tmp_path / "both")]
+    subprocess.run(command, check=True, env=environment, timeout=550)
+    losses = [json.loads((folder / "training.json").read_text())["losses"] for folder in (alone, tmp_path / "both")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_sharded_parameters_are_refused(inputs):
+    args = load("train_ctm").parse_args(arguments(**inputs, output_dir="unused"))
+    args.sampling_rate = 16000
+    with pytest.raises(ValueError, match=r"FSDP splits parameters.*ddp\.yaml"):
+        check_run(args, load_teacher(inputs["teacher_model"]), 2, "FSDP")

@@ -10,10 +10,11 @@ import torch
 
 from .checkpoints import latest_checkpoint
 from .optimizers import check_optimizer
+from .publishing import publishing_problems
 from .teachers import AudioLDM2, Teacher
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-_OUR_FILES = ("training.json", "settings.json", "cache", "logs", "samples", "pytorch_lora_weights.safetensors")
+_OUR_FILES = ("hub", "training.json", "settings.json", "cache", "logs", "samples", "pytorch_lora_weights.safetensors")
 _OUR_PATTERN = re.compile(r"checkpoint-\d+|.+\.(tmp|log|out|err|txt)|\..+")
 # Weights, moving average and two moments, all float32.
 _STATE_BYTES_PER_PARAMETER = 16
@@ -54,16 +55,21 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_optimizer(args.optimizer, args.use_8bit_adam)
     except ValueError as error:
         problems.append(str(error))
-    _raise(problems)
+    _raise(problems + publishing_problems(args))
 
 
-def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1) -> None:
+def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1, distributed_type: str = "NO") -> None:
     """Raise `ValueError` listing what does not fit between the arguments, this teacher and the disk."""
     problems = [
         *_batch_problems(args, num_processes),
         *_length_problems(args, teacher),
         *_disk_problems(args, teacher),
     ]
+    if distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        problems.append(
+            f"{distributed_type} splits parameters or optimizer over processes, but moving average and checkpoints need "
+            "them whole; launch with training/configs/accelerate/ddp.yaml."
+        )
     if args.gradient_checkpointing and teacher.family is AudioLDM2:
         problems.append("--gradient_checkpointing fails inside diffusers' AudioLDM2 network; leave it out.")
     if args.validation_prompts and not teacher.can_decode:
