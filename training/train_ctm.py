@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder, vocoder=args.vocoder)
     args.sampling_rate = args.sampling_rate or teacher.sampling_rate
     args.num_samples = args.num_samples or default_num_samples(args.dataset_name, teacher)
-    check_run(args, teacher, accelerator.num_processes, accelerator.distributed_type)
+    check_run(args, teacher, accelerator.num_processes, accelerator.distributed_type.value)
     if main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_unfinished(output_dir)
@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> None:
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value / args.gradient_accumulation_steps
             # One exchange a step: losses of the whole batch, and whether any process was told to stop.
-            shared = torch.tensor([*sums.values(), float(stop.requested)], dtype=torch.float64, device=device)
+            shared = torch.tensor([*sums.values(), float(stop.requested)], device=device)
             *means, told = accelerator.reduce(shared, "mean").tolist()
             sums = dict(zip(sums, means, strict=True))
             norm = accelerator.clip_grad_norm_(trained, args.max_grad_norm)

@@ -67,8 +67,8 @@ def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1
     ]
     if distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         problems.append(
-            f"{distributed_type} splits parameters or optimizer over processes, but moving average and checkpoints need "
-            "them whole; launch with training/configs/accelerate/ddp.yaml."
+            f"{distributed_type} splits parameters or optimizer over processes, but moving average and checkpoints "
+            "need them whole; launch with training/configs/accelerate/ddp.yaml."
         )
     if args.gradient_checkpointing and teacher.family is AudioLDM2:
         problems.append("--gradient_checkpointing fails inside diffusers' AudioLDM2 network; leave it out.")
