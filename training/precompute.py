@@ -53,7 +53,15 @@ def main(argv: list[str] | None = None) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     number = next(k for k in count() if not shard_path(output_dir, k).is_file())
     done = number * args.shard_size
-    rows = open_rows(args.dataset_name, args.split, args.audio_column, args.streaming, args.data_files, skip=done)
+    rows = open_rows(
+        args.dataset_name,
+        args.split,
+        args.audio_column,
+        args.streaming,
+        args.data_files,
+        skip=done,
+        caption_column=args.caption_column,
+    )
     rows = islice(rows, None if args.max_train_samples is None else max(args.max_train_samples - done, 0))
     with tqdm(unit="clip", desc="encoding", initial=done, disable=not processes.is_main_process) as progress:
         while some := list(islice(rows, args.shard_size)):

@@ -53,8 +53,14 @@ def default_num_samples(dataset_name: str, teacher: Teacher) -> int:
 
 def _stream(args: argparse.Namespace, teacher: Teacher) -> StreamSource:
     def open_epoch(epoch: int):
-        shuffle = (args.seed + epoch, args.stream_buffer_size)
-        return open_rows(args.dataset_name, "train", args.audio_column, True, args.data_files, shuffle)
+        return open_rows(
+            args.dataset_name,
+            audio_column=args.audio_column,
+            caption_column=args.caption_column,
+            streaming=True,
+            data_files=args.data_files,
+            shuffle=(args.seed + epoch, args.stream_buffer_size),
+        )
 
     def read(row: dict[str, Any]):
         audio, captions = (column_of(row, name, args.dataset_name) for name in (args.audio_column, args.caption_column))

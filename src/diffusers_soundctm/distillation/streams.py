@@ -20,6 +20,7 @@ def open_rows(
     data_files: Sequence[str] | None = None,
     shuffle: tuple[int, int] | None = None,
     skip: int = 0,
+    caption_column: str = "caption",
 ) -> Iterator[dict[str, Any]]:
     """Rows with undecoded audio.
 
@@ -28,11 +29,15 @@ def open_rows(
         streaming: fetch rows when they are asked for; tar files are always streamed.
         shuffle: (seed, buffer size) of a streamed shuffle.
         skip: rows to leave out at the start.
+        caption_column: of tar files, where a caption is one string.
     """
-    from datasets import Audio, load_dataset
+    from datasets import Audio, Value, load_dataset
 
+    tar_files = dataset == "webdataset"
     if data_files or streaming:
-        rows = load_dataset(dataset, data_files=list(data_files) if data_files else None, split=split, streaming=True)
+        features = _tar_features(audio_column, caption_column) if tar_files else None
+        files = list(data_files) if data_files else None
+        rows = load_dataset(dataset, data_files=files, split=split, streaming=True, features=features)
     else:
         rows = open_dataset(dataset, split)
     if rows.column_names is not None and audio_column not in rows.column_names:
@@ -40,10 +45,27 @@ def open_rows(
             f"Column {audio_column!r} is not in data set {dataset!r}, which has {rows.column_names}; name the right "
             "one with --audio_column."
         )
-    rows = rows.cast_column(audio_column, Audio(decode=False))
+    if data_files or streaming:
+        if not tar_files:  # as plain values: the library's own audio type wants a decoder even for what stays undecoded
+            rows = rows.cast_column(audio_column, {"bytes": Value("binary"), "path": Value("string")})
+    else:
+        rows = rows.cast_column(audio_column, Audio(decode=False))
     if shuffle is not None:
         rows = rows.shuffle(seed=shuffle[0], buffer_size=shuffle[1])
-    return iter(rows.skip(skip) if skip else rows)
+    rows = iter(rows.skip(skip) if skip else rows)
+    if not tar_files:
+        return rows
+    return ({**row, audio_column: {"bytes": row[audio_column], "path": row["__key__"]}} for row in rows)
+
+
+def _tar_features(audio_column: str, caption_column: str) -> Any:
+    from datasets import Features, Value
+
+    column, *keys = caption_column.split(".")
+    caption: Any = Value("string")
+    for key in reversed(keys):
+        caption = {key: caption}
+    return Features({"__key__": Value("string"), audio_column: Value("binary"), column: caption})
 
 
 class MemorySource:
