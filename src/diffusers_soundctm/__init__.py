@@ -10,6 +10,7 @@ _PUBLIC = {
     "AudioDiTModel": ".models.transformer_ctm",
     "CTMAudioDiTModel": ".models.transformer_ctm",
     "CTMAudioLDM2UNet2DConditionModel": ".models.unet_audioldm2_ctm",
+    "CTMStableAudioDiTModel": ".models.stable_audio_ctm",
     "CTMScheduler": ".schedulers.scheduling_ctm",
     "CTMTimestepEmbedding": ".models.embeddings",
     "CTMUNet2DConditionModel": ".models.unet_2d_condition_ctm",

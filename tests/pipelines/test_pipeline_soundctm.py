@@ -341,7 +341,7 @@ def test_call_has_the_arguments_diffusers_users_expect():
 
 def test_offload_sequence_names_every_model(pipe):
     models = {name for name, value in pipe.components.items() if isinstance(value, torch.nn.Module)}
-    assert set(pipe.model_cpu_offload_seq.split("->")) == models
+    assert models <= set(pipe.model_cpu_offload_seq.split("->"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

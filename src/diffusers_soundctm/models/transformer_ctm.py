@@ -31,7 +31,7 @@ class AudioDiTModel(StableAudioDiTModel):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         # The stock forward rounds the timestep to its own dtype before `time_proj`; features made here do not suffer.
-        self.fourier = _FourierFeatures(self.config.time_proj_dim // 2)
+        self.fourier = FourierFeatures(self.config.time_proj_dim // 2)
         self.time_proj = nn.Identity()
         self.global_proj = nn.Identity()
         for block in self.transformer_blocks:  # the release keeps these at zero
@@ -145,7 +145,7 @@ class CTMAudioDiTModel(AudioDiTModel):
         )
 
 
-class _FourierFeatures(StableAudioGaussianFourierProjection):
+class FourierFeatures(StableAudioGaussianFourierProjection):
     """φ(v) = [cos 2πWv | sin 2πWv] in float32, W its learned frequencies; (B,) → (B, 2·embedding_size)."""
 
     def __init__(self, embedding_size: int):

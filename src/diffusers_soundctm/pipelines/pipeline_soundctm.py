@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import audio, hub
+from .. import audio, hub, lora
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
@@ -27,23 +28,38 @@ MAX_AUDIO_LENGTH_IN_S = 30.0
 DEFAULT_STRENGTH = 0.5
 
 
-class SoundCTMPipeline(DiffusionPipeline):
-    """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, Tango and the embedded model.
+class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
+    """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, MusicLDM, AudioLDM2, Tango, Stable
+    Audio and the embedded model.
 
     Args:
-        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width).
-        text_encoder: T5- or BERT-like encoder (cross-attention families) or `ClapTextModelWithProjection` (AudioLDM).
+        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width). Stable Audio's is of
+            waveforms: (B, channels, samples) ↔ latents (B, C, time).
+        text_encoder: T5- or BERT-like encoder (cross-attention families), `ClapTextModelWithProjection` (AudioLDM) or
+            `ClapModel` (MusicLDM, AudioLDM2).
         tokenizer: its tokenizer.
         unet: the student; it takes (s, ω) as `timestep_cond`.
         scheduler: noise levels, targets and the jump.
-        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples).
+        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples); None with an autoencoder of waveforms.
         guidance_scale_range: smallest and largest ω the student was distilled with; empty when unknown.
+        text_encoder_2, tokenizer_2, language_model: T5 and GPT-2 of AudioLDM2.
+        projection_model: AudioLDM2's of its two encoders, Stable Audio's of text and duration.
 
     `vae`, `text_encoder`, `tokenizer` and `vocoder` may be None for calls that do not need them.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae->vocoder"
-    _optional_components = ["vae", "text_encoder", "tokenizer", "vocoder"]  # noqa: RUF012
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->projection_model->language_model->unet->vae->vocoder"
+    _optional_components = [  # noqa: RUF012
+        "vae",
+        "text_encoder",
+        "tokenizer",
+        "vocoder",
+        "text_encoder_2",
+        "tokenizer_2",
+        "projection_model",
+        "language_model",
+    ]
+    _lora_loadable_modules = ["unet"]  # noqa: RUF012
     _callback_tensor_inputs = [  # noqa: RUF012
         "latents",
         "previous_latents",
@@ -62,10 +78,23 @@ class SoundCTMPipeline(DiffusionPipeline):
         scheduler: CTMScheduler,
         vocoder: torch.nn.Module,
         guidance_scale_range: Sequence = (),
+        text_encoder_2: PreTrainedModel | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        projection_model: ModelMixin | None = None,
+        language_model: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, vocoder=vocoder
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            vocoder=vocoder,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+            projection_model=projection_model,
+            language_model=language_model,
         )
         self.register_to_config(guidance_scale_range=list(guidance_scale_range))
 
@@ -79,6 +108,37 @@ class SoundCTMPipeline(DiffusionPipeline):
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
         return cls.from_pretrained(hub.embedded_folder(), **kwargs)
+
+    @classmethod
+    def from_teacher(cls, name_or_folder: str | os.PathLike, branch_init: str = "zero") -> "SoundCTMPipeline":
+        """A pipeline whose student stands at a teacher's weights, for `load_lora_weights` to turn into a SoundCTM.
+
+        Args:
+            name_or_folder: a diffusers text-to-audio pipeline, see `distillation.teachers`.
+            branch_init: how the adapter's training started.
+        """
+        from ..distillation.teachers import load_teacher
+
+        teacher = load_teacher(name_or_folder)
+        return teacher.pipeline(teacher.student(branch_init).eval())
+
+    def load_lora_weights(
+        self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
+    ) -> None:
+        """Load an adapter of `train_ctm.py --lora_rank` from a file, a folder or the Hub; see `lora.load_lora`.
+
+        Raises:
+            ValueError: it was trained for another network.
+        """
+        lora.load_lora(self.unet, pretrained_model_name_or_path, adapter_name, **kwargs)
+
+    def fuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
+        """Add loaded adapters to the weights, so that they cost nothing; arguments as in diffusers."""
+        super().fuse_lora(list(components), **kwargs)
+
+    def unfuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
+        """Take them out again."""
+        super().unfuse_lora(list(components), **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -140,23 +200,48 @@ class SoundCTMPipeline(DiffusionPipeline):
     @property
     def conditioning(self) -> PromptConditioning:
         """How this model's family turns prompts into network arguments."""
-        return conditioning_for(self.unet, self.text_encoder, self.tokenizer)
+        return conditioning_for(
+            self.unet,
+            self.text_encoder,
+            self.tokenizer,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer_2=self.tokenizer_2,
+            projection_model=self.projection_model,
+            language_model=self.language_model,
+        )
+
+    @property
+    def encodes_waveforms(self) -> bool:
+        """Whether the autoencoder reads and writes waveforms, without mels and a vocoder."""
+        return audio.is_waveform_autoencoder(self.vae)
 
     @property
     def sampling_rate(self) -> int:
         """Samples a second of the generated waveforms."""
-        return self.vocoder.config.sampling_rate
+        return (self.vae if self.encodes_waveforms else self.vocoder).config.sampling_rate
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the generated waveforms."""
+        return self.vae.config.audio_channels if self.encodes_waveforms else 1
 
     @property
     def hop_length(self) -> int:
-        """Samples a mel frame."""
+        """Samples a mel frame, or a latent position of an autoencoder of waveforms."""
+        if self.encodes_waveforms:
+            return math.prod(self.vae.config.downsampling_ratios)
         hop_length = getattr(self.vocoder.config, "hop_length", None)
         return hop_length or math.prod(self.vocoder.config.upsample_rates)
 
     @property
     def vae_scale_factor(self) -> int:
-        """Mel frames (and mel bands) a latent position."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        """Mel frames (and mel bands) a latent position; 1 for an autoencoder of waveforms."""
+        return 1 if self.encodes_waveforms else 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def max_audio_length_in_s(self) -> float:
+        """Longest sound a call makes, in seconds: what the latents hold where their number is fixed."""
+        return self.default_audio_length_in_s if self.conditioning.needs_audio_length else MAX_AUDIO_LENGTH_IN_S
 
     @property
     def default_audio_length_in_s(self) -> float:
@@ -169,8 +254,14 @@ class SoundCTMPipeline(DiffusionPipeline):
         time = size[0] if isinstance(size, (list, tuple)) else size
         return time * self.vae_scale_factor * self.hop_length / self.sampling_rate
 
-    def latent_shape(self, num_samples: int) -> tuple[int, int, int]:
-        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to a multiple of the UNet's."""
+    def latent_shape(self, num_samples: int) -> tuple[int, ...]:
+        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to a multiple of the UNet's.
+
+        (C, time) for an autoencoder of waveforms. Stable Audio's time is always what it was trained with: it is told
+        where the sound ends.
+        """
+        if self.conditioning.needs_audio_length:
+            return self.unet.config.in_channels, self.unet.config.sample_size
         frames = math.ceil(num_samples / self.hop_length)
         multiple = 2**self.unet.num_upsamplers
         time = math.ceil(frames / self.vae_scale_factor / multiple) * multiple
@@ -187,8 +278,11 @@ class SoundCTMPipeline(DiffusionPipeline):
         negative_prompt_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         negative_attention_mask: torch.Tensor | None = None,
+        audio_length_in_s: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Prompt and, for ν ≠ 1, negative prompt ("" by default), in one pass of the text encoder.
+
+        `audio_length_in_s`, by default what the network was trained with, is part of Stable Audio's condition.
 
         Returns:
             `(prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask)`: embeddings (B, L, width)
@@ -205,7 +299,9 @@ class SoundCTMPipeline(DiffusionPipeline):
         if encode_negatives:
             texts += negatives
         if texts:
-            embeds, mask = conditioning.encode(texts, device)
+            if conditioning.needs_audio_length and audio_length_in_s is None:
+                audio_length_in_s = self.default_audio_length_in_s
+            embeds, mask = conditioning.encode(texts, device, audio_length_in_s)
             if prompts is not None:
                 prompt_embeds = embeds[: len(prompts)]
                 attention_mask = None if mask is None else mask[: len(prompts)]
@@ -252,11 +348,16 @@ class SoundCTMPipeline(DiffusionPipeline):
         """Latents z_0 (B, C, time, width), float32, of waveforms (B, channels, samples).
 
         The sound is mixed to mono, resampled, scaled to the peak the models were trained with, cut or padded with
-        silence to `num_samples` (at the model's rate) and to the end of the last latent position.
+        silence to `num_samples` (at the model's rate) and to the end of the last latent position. An autoencoder of
+        waveforms gets its own number of channels and the level as it is.
         """
         device = device or self._execution_device
-        _, time, _ = self.latent_shape(num_samples)
-        frames = time * self.vae_scale_factor
+        frames = self.latent_shape(num_samples)[1] * self.vae_scale_factor
+        if self.encodes_waveforms:
+            sound = audio.match_channels(waveforms.float(), self.num_channels)
+            sound = audio.resample(sound, sampling_rate, self.sampling_rate)[..., :num_samples]
+            sound = torch.nn.functional.pad(sound, (0, frames * self.hop_length - sound.shape[-1]))
+            return self.vae.encode(sound.to(device, self.vae.dtype)).latent_dist.mode().float()
         mono = audio.resample(waveforms.float().mean(dim=1), sampling_rate, self.sampling_rate)[:, :num_samples]
         mono = torch.nn.functional.pad(audio.peak_normalize(mono), (0, frames * self.hop_length - mono.shape[1]))
         n_mels = self.vocoder.config.model_in_dim
@@ -266,7 +367,12 @@ class SoundCTMPipeline(DiffusionPipeline):
         return self.vae.encode(mel.to(self.vae.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable."""
+        """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable.
+
+        From an autoencoder of waveforms, (B, C, time) → (B, channels, samples).
+        """
+        if self.encodes_waveforms:
+            return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
         return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
 
     def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
@@ -322,17 +428,17 @@ class SoundCTMPipeline(DiffusionPipeline):
             logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
 
         if audio_length_in_s is not None and not (
-            _is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= MAX_AUDIO_LENGTH_IN_S
+            _is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= self.max_audio_length_in_s
         ):
             raise ValueError(
                 f"`audio_length_in_s` is {audio_length_in_s!r}; it must be more than 0 and at most "
-                f"{MAX_AUDIO_LENGTH_IN_S:g} seconds."
+                f"{self.max_audio_length_in_s:g} seconds."
             )
         if output_type not in ("np", "pt", "latent"):
             raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
         needed = [] if output_type == "latent" and latents is not None else ["vae", "vocoder"]
         for name in needed:
-            if getattr(self, name) is None:
+            if getattr(self, name) is None and not (name == "vocoder" and self.encodes_waveforms):
                 raise ValueError(
                     f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`."
                 )
@@ -397,7 +503,10 @@ class SoundCTMPipeline(DiffusionPipeline):
             raise TypeError(f"`latents` is a {type(latents).__name__}; pass a tensor of unit-variance noise.")
         channels = self.unet.config.in_channels
         shape = tuple(latents.shape)
-        if self.vae is None or self.vocoder is None:
+        if self.conditioning.needs_audio_length:
+            expected = (batch_size, *self.latent_shape(1))
+            fits = shape == expected
+        elif self.vae is None or self.vocoder is None:
             fits = len(shape) == 4 and shape[:2] == (batch_size, channels)
             expected = f"({batch_size}, {channels}, time, width)"
         else:
@@ -472,8 +581,8 @@ class SoundCTMPipeline(DiffusionPipeline):
 
         Args:
             prompt: what to hear, one string or a list.
-            audio_length_in_s: seconds of sound, in (0, 30]; by default what the network was trained with, or the length
-                of `initial_audio_waveforms` or `latents`.
+            audio_length_in_s: seconds of sound, in (0, 30] (Stable Audio: up to what it was trained with); by default
+                what the network was trained with, or the length of `initial_audio_waveforms` or `latents`.
             num_inference_steps: jumps, 1 to 16 are useful; with γ = 0 more steps refine the same sound.
             guidance_scale: ω, the teacher's guidance strength the student imitates; outside
                 `config.guidance_scale_range` a warning is given.
@@ -492,7 +601,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             initial_audio_sampling_rate: their samples a second.
             strength: share of the Karras curve walked from its noisy end, in (0, 1]; 1 starts at σ_max, 0.5 (the
                 default) keeps the outline of the initial sound.
-            output_type: "np" or "pt" for waveforms, float32 (B, 1, samples) in about [-1, 1], "latent" for z_0.
+            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples) in about [-1, 1], "latent" for z_0.
             return_dict: False for a plain tuple.
             callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
             callback_on_step_end_tensor_inputs: which tensors it gets: `latents`; `previous_latents`, which the step
@@ -564,6 +673,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             negative_prompt_embeds,
             attention_mask,
             negative_attention_mask,
+            None if num_samples is None else num_samples / self.sampling_rate,
         )
 
         # 3. Latents
@@ -612,7 +722,10 @@ class SoundCTMPipeline(DiffusionPipeline):
         # 5. Waveforms
         audios = latents
         if output_type != "latent":
-            audios = self.mel_spectrogram_to_waveform(self.decode_latents(latents))[..., :num_samples]
+            audios = self.decode_latents(latents)
+            if not self.encodes_waveforms:
+                audios = self.mel_spectrogram_to_waveform(audios)
+            audios = audios[..., :num_samples]
             if output_type == "np":
                 audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
@@ -620,12 +733,12 @@ class SoundCTMPipeline(DiffusionPipeline):
 
     def _num_samples(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
         """Samples of sound a call makes; None when there is no decoder, so that it does not matter."""
-        if self.vae is None or self.vocoder is None:
+        if self.vae is None or (self.vocoder is None and not self.encodes_waveforms):
             return None
         if audio_length_in_s is None and latents is not None:
             return latents.shape[2] * self.vae_scale_factor * self.hop_length
         if audio_length_in_s is None and waveforms is not None:
-            audio_length_in_s = min(waveforms.shape[-1] / sampling_rate, MAX_AUDIO_LENGTH_IN_S)
+            audio_length_in_s = min(waveforms.shape[-1] / sampling_rate, self.max_audio_length_in_s)
         if audio_length_in_s is None:
             audio_length_in_s = self.default_audio_length_in_s
         return max(round(audio_length_in_s * self.sampling_rate), 1)
