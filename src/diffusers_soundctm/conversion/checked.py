@@ -5,16 +5,20 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from transformers import PreTrainedConfig
 
 
-def build(model_class: type, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def build(
+    model_class: type, config: Mapping[str, Any] | PreTrainedConfig, tensors: Mapping[str, torch.Tensor]
+) -> torch.nn.Module:
     """`model_class` of `config` with exactly `tensors`, which it takes over without copying them, in eval mode.
 
     Raises:
         ValueError: lists every missing, unexpected and mis-shaped tensor.
     """
     with init_empty_weights():
-        model = model_class.from_config(dict(config))
+        of_transformers = isinstance(config, PreTrainedConfig)
+        model = model_class(config) if of_transformers else model_class.from_config(dict(config))
     fill(model, tensors)
     return model.eval()
 
