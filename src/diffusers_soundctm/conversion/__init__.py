@@ -1,6 +1,16 @@
 """Released checkpoints as models of this package."""
 
 from .dit import convert_soundctm_dit
+from .first_stages import convert_audioldm_vae, convert_dac, convert_hifigan
+from .text_encoders import convert_clap_text, convert_t5_encoder
 from .unet import convert_soundctm_unet
 
-__all__ = ["convert_soundctm_dit", "convert_soundctm_unet"]
+__all__ = [
+    "convert_audioldm_vae",
+    "convert_clap_text",
+    "convert_dac",
+    "convert_hifigan",
+    "convert_soundctm_dit",
+    "convert_soundctm_unet",
+    "convert_t5_encoder",
+]

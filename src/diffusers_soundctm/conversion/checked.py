@@ -1,6 +1,7 @@
 """Give a model its tensors only if every name and shape fits."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -39,3 +40,15 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             "release.\n  " + "\n  ".join(problems)
         )
     model.load_state_dict(tensors, assign=True)
+
+
+def needed(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    """The tensor `name`, whose shape the configuration follows from; `ValueError` if there is none."""
+    if name not in tensors:
+        raise ValueError(f"The checkpoint does not fit: missing {name}. It is of another model, or not whole.")
+    return tensors[name]
+
+
+def count_layers(names: Iterable[str], layers: str) -> int:
+    """How many numbers follow `layers` in `names`, as in `layers.0.weight`."""
+    return len({match.group(1) for name in names if (match := re.match(rf"{re.escape(layers)}\.(\d+)\.", name))})
