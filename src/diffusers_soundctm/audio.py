@@ -78,6 +78,19 @@ def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
     return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
 
 
+def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
+    """(..., channels, samples) with `num_channels`: as it is if it has them, else its mean, repeated."""
+    if waveform.shape[-2] == num_channels:
+        return waveform
+    mono = waveform.mean(dim=-2, keepdim=True)
+    return mono.expand(*mono.shape[:-2], num_channels, mono.shape[-1])
+
+
+def is_waveform_autoencoder(vae) -> bool:
+    """Whether an autoencoder is one of waveforms (`AutoencoderDAC`, `AutoencoderOobleck`), not of mel spectrograms."""
+    return vae is not None and "downsampling_ratios" in vae.config
+
+
 def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr (high quality, on the CPU, no gradient)."""
     if from_rate == to_rate:

@@ -226,10 +226,12 @@ def _facts(folder: Path, index: dict[str, Any]) -> dict[str, str]:
         file = folder / component / name
         return json.loads(file.read_text()) if file.is_file() else {}
 
-    vocoder, scheduler = config("vocoder"), config("scheduler", "scheduler_config.json")
+    vae, vocoder, scheduler = config("vae"), config("vocoder"), config("scheduler", "scheduler_config.json")
     facts = {}
     if vocoder.get("sampling_rate"):
         facts["sound"] = f"mono, {vocoder['sampling_rate']} Hz, {vocoder.get('model_in_dim')} mel bands"
+    elif vae.get("sampling_rate"):
+        facts["sound"] = f"mono, {vae['sampling_rate']} Hz, autoencoder of waveforms"
     if scheduler.get("sigma_max"):
         facts["noise levels"] = (
             f"{scheduler['sigma_min']:g} to {scheduler['sigma_max']:g}, {scheduler['prediction_type']}"

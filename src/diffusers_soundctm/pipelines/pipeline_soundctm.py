@@ -19,7 +19,7 @@ from .. import audio, hub
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
-from .conditioning import PromptConditioning, conditioning_for
+from .conditioning import PromptConditioning, conditioning_for, is_transformer
 
 logger = logging.get_logger(__name__)
 
@@ -28,15 +28,18 @@ DEFAULT_STRENGTH = 0.5
 
 
 class SoundCTMPipeline(DiffusionPipeline):
-    """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, Tango and the embedded model.
+    """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, Tango and the embedded model, and
+    for the authors' own, 16 and 44.1 kHz.
 
     Args:
-        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width).
-        text_encoder: T5- or BERT-like encoder (cross-attention families) or `ClapTextModelWithProjection` (AudioLDM).
+        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width). Or one of waveforms, such
+            as `AutoencoderDAC`: (B, channels, samples) ↔ latents (B, C, time).
+        text_encoder: T5- or BERT-like encoder (cross-attention families), `ClapTextModelWithProjection` (AudioLDM and
+            44.1 kHz SoundCTM v1) or `ClapTextModel` (v2).
         tokenizer: its tokenizer.
         unet: the student; it takes (s, ω) as `timestep_cond`.
         scheduler: noise levels, targets and the jump.
-        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples).
+        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples); None with an autoencoder of waveforms.
         guidance_scale_range: smallest and largest ω the student was distilled with; empty when unknown.
 
     `vae`, `text_encoder`, `tokenizer` and `vocoder` may be None for calls that do not need them.
@@ -138,20 +141,37 @@ class SoundCTMPipeline(DiffusionPipeline):
         return conditioning_for(self.unet, self.text_encoder, self.tokenizer)
 
     @property
+    def encodes_waveforms(self) -> bool:
+        """Whether the autoencoder reads and writes waveforms, without mels and a vocoder."""
+        return audio.is_waveform_autoencoder(self.vae)
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether latents can be made audible."""
+        return self.vae is not None and (self.vocoder is not None or self.encodes_waveforms)
+
+    @property
     def sampling_rate(self) -> int:
         """Samples a second of the generated waveforms."""
-        return self.vocoder.config.sampling_rate
+        return (self.vae if self.encodes_waveforms else self.vocoder).config.sampling_rate
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the generated waveforms."""
+        return getattr(self.vae.config, "audio_channels", 1) if self.encodes_waveforms else 1
 
     @property
     def hop_length(self) -> int:
-        """Samples a mel frame."""
+        """Samples a mel frame, or a latent position of an autoencoder of waveforms."""
+        if self.encodes_waveforms:
+            return math.prod(self.vae.config.downsampling_ratios)
         hop_length = getattr(self.vocoder.config, "hop_length", None)
         return hop_length or math.prod(self.vocoder.config.upsample_rates)
 
     @property
     def vae_scale_factor(self) -> int:
-        """Mel frames (and mel bands) a latent position."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        """Mel frames (and mel bands) a latent position; 1 for an autoencoder of waveforms."""
+        return 1 if self.encodes_waveforms else 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def default_audio_length_in_s(self) -> float:
@@ -164,9 +184,14 @@ class SoundCTMPipeline(DiffusionPipeline):
         time = size[0] if isinstance(size, (list, tuple)) else size
         return time * self.vae_scale_factor * self.hop_length / self.sampling_rate
 
-    def latent_shape(self, num_samples: int) -> tuple[int, int, int]:
-        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to a multiple of the UNet's."""
+    def latent_shape(self, num_samples: int) -> tuple[int, ...]:
+        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to a multiple of the UNet's.
+
+        (C, time) for an autoencoder of waveforms.
+        """
         frames = math.ceil(num_samples / self.hop_length)
+        if self.encodes_waveforms:
+            return self.unet.config.in_channels, frames
         multiple = 2**self.unet.num_upsamplers
         time = math.ceil(frames / self.vae_scale_factor / multiple) * multiple
         return self.unet.config.in_channels, time, self.vocoder.config.model_in_dim // self.vae_scale_factor
@@ -247,11 +272,18 @@ class SoundCTMPipeline(DiffusionPipeline):
         """Latents z_0 (B, C, time, width), float32, of waveforms (B, channels, samples).
 
         The sound is mixed to mono, resampled, scaled to the peak the models were trained with, cut or padded with
-        silence to `num_samples` (at the model's rate) and to the end of the last latent position.
+        silence to `num_samples` (at the model's rate) and to the end of the last latent position. An autoencoder of
+        waveforms gets its own number of channels and the level as it is.
         """
         device = device or self._execution_device
-        _, time, _ = self.latent_shape(num_samples)
-        frames = time * self.vae_scale_factor
+        frames = self.latent_shape(num_samples)[1] * self.vae_scale_factor
+        if self.encodes_waveforms:
+            sound = audio.match_channels(waveforms.float(), self.num_channels)
+            sound = audio.resample(sound, sampling_rate, self.sampling_rate)[..., :num_samples]
+            sound = torch.nn.functional.pad(sound, (0, frames * self.hop_length - sound.shape[-1]))
+            latents = self.vae.encode(sound.to(device, self.vae.dtype)).latent_dist.mode().float()
+            mean, scale = self._latent_statistics(latents)
+            return (latents - mean) / scale
         mono = audio.resample(waveforms.float().mean(dim=1), sampling_rate, self.sampling_rate)[:, :num_samples]
         mono = torch.nn.functional.pad(audio.peak_normalize(mono), (0, frames * self.hop_length - mono.shape[1]))
         n_mels = self.vocoder.config.model_in_dim
@@ -261,8 +293,22 @@ class SoundCTMPipeline(DiffusionPipeline):
         return self.vae.encode(mel.to(self.vae.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable."""
+        """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable.
+
+        From an autoencoder of waveforms, (B, C, time) → (B, channels, samples).
+        """
+        if self.encodes_waveforms:
+            mean, scale = self._latent_statistics(latents)
+            return self.vae.decode((latents * scale + mean).to(self.vae.dtype)).sample.float()
         return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+
+    def _latent_statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and scale of the autoencoder's latents in the network's unit, z_vae = scale·z + mean, each (C, 1)."""
+        config = self.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        mean = latents.new_zeros(1) if mean is None else latents.new_tensor(mean)
+        std = latents.new_ones(1) if std is None else latents.new_tensor(std)
+        return mean[:, None], std[:, None] / getattr(config, "scaling_factor", 1.0)
 
     def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
         """Log-mels (B, 1, frames, n_mels) → waveforms (B, 1, samples), float32; differentiable."""
@@ -327,7 +373,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
         needed = [] if output_type == "latent" and latents is not None else ["vae", "vocoder"]
         for name in needed:
-            if getattr(self, name) is None:
+            if getattr(self, name) is None and not (name == "vocoder" and self.encodes_waveforms):
                 raise ValueError(
                     f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`."
                 )
@@ -392,17 +438,19 @@ class SoundCTMPipeline(DiffusionPipeline):
             raise TypeError(f"`latents` is a {type(latents).__name__}; pass a tensor of unit-variance noise.")
         channels = self.unet.config.in_channels
         shape = tuple(latents.shape)
-        if self.vae is None or self.vocoder is None:
-            fits = len(shape) == 4 and shape[:2] == (batch_size, channels)
-            expected = f"({batch_size}, {channels}, time, width)"
+        if self.has_decoder:
+            samples = 1 if audio_length_in_s is None else round(audio_length_in_s * self.sampling_rate)
+            _, time, *width = self.latent_shape(samples)
+            if audio_length_in_s is None:
+                time = "time"
         else:
-            time, width = "time", self.latent_shape(1)[2]
-            if audio_length_in_s is not None:
-                time = self.latent_shape(round(audio_length_in_s * self.sampling_rate))[1]
-            fits = len(shape) == 4 and shape == (batch_size, channels, shape[2] if time == "time" else time, width)
-            expected = f"({batch_size}, {channels}, {time}, {width})"
+            time, *width = ("time",) if is_transformer(self.unet.config) else ("time", "width")
+        expected = (batch_size, channels, time, *width)
+        fits = len(shape) == len(expected) and all(
+            size == wanted or isinstance(wanted, str) for size, wanted in zip(shape, expected, strict=True)
+        )
         if not fits:
-            raise ValueError(f"`latents` has shape {shape}; this call needs {expected}.")
+            raise ValueError(f"`latents` has shape {shape}; this call needs ({', '.join(map(str, expected))}).")
         if not torch.isfinite(latents).all():
             raise ValueError("`latents` holds NaN or infinite values; pass finite unit-variance noise.")
 
@@ -468,7 +516,7 @@ class SoundCTMPipeline(DiffusionPipeline):
         Args:
             prompt: what to hear, one string or a list.
             audio_length_in_s: seconds of sound, in (0, 30]; by default what the network was trained with, or the length
-                of `initial_audio_waveforms` or `latents`.
+                of `initial_audio_waveforms` or `latents`. Longer than in training gives a warning.
             num_inference_steps: jumps, 1 to 16 are useful; with γ = 0 more steps refine the same sound.
             guidance_scale: ω, the teacher's guidance strength the student imitates; outside
                 `config.guidance_scale_range` a warning is given.
@@ -487,7 +535,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             initial_audio_sampling_rate: their samples a second.
             strength: share of the Karras curve walked from its noisy end, in (0, 1]; 1 starts at σ_max, 0.5 (the
                 default) keeps the outline of the initial sound.
-            output_type: "np" or "pt" for waveforms, float32 (B, 1, samples) in about [-1, 1], "latent" for z_0.
+            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples) in about [-1, 1], "latent" for z_0.
             return_dict: False for a plain tuple.
             callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
             callback_on_step_end_tensor_inputs: which tensors it gets: `latents`; `previous_latents`, which the step
@@ -532,6 +580,7 @@ class SoundCTMPipeline(DiffusionPipeline):
         num_samples = self._num_samples(
             audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
+        self._warn_of_length(num_samples)
         self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
         device = self._execution_device
         batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
@@ -607,7 +656,10 @@ class SoundCTMPipeline(DiffusionPipeline):
         # 5. Waveforms
         audios = latents
         if output_type != "latent":
-            audios = self.mel_spectrogram_to_waveform(self.decode_latents(latents))[..., :num_samples]
+            audios = self.decode_latents(latents)
+            if not self.encodes_waveforms:
+                audios = self.mel_spectrogram_to_waveform(audios)
+            audios = audios[..., :num_samples]
             if output_type == "np":
                 audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
@@ -615,7 +667,7 @@ class SoundCTMPipeline(DiffusionPipeline):
 
     def _num_samples(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
         """Samples of sound a call makes; None when there is no decoder, so that it does not matter."""
-        if self.vae is None or self.vocoder is None:
+        if not self.has_decoder:
             return None
         if audio_length_in_s is None and latents is not None:
             return latents.shape[2] * self.vae_scale_factor * self.hop_length
@@ -624,6 +676,16 @@ class SoundCTMPipeline(DiffusionPipeline):
         if audio_length_in_s is None:
             audio_length_in_s = self.default_audio_length_in_s
         return max(round(audio_length_in_s * self.sampling_rate), 1)
+
+    def _warn_of_length(self, num_samples: int | None) -> None:
+        if num_samples is None or self.unet.config.sample_size is None:
+            return
+        seconds, trained = num_samples / self.sampling_rate, self.default_audio_length_in_s
+        if seconds > trained + 1 / self.sampling_rate:
+            logger.warning(
+                f"The sound will be {seconds:.2f} s long and the model was trained with {trained:.2f} s; expect worse "
+                "sounds, or pass a shorter `audio_length_in_s`."
+            )
 
     def predict(
         self,
