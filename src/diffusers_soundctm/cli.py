@@ -18,6 +18,8 @@ from .version import __version__
 NOT_NEEDED = ("librosa", "pandas", "peft", "scipy", "sklearn")
 
 EXTENSIONS = (".wav", ".flac")
+RELEASES = ("sony-unet", "sony-dit-v1", "sony-dit-v2")
+CONVERT_EXAMPLE = "example: soundctm convert --from sony-dit-v2 --output soundctm-dit-v2"
 EXAMPLE = 'example: soundctm generate "rain on a tin roof" -o rain.wav --steps 4 --seed 0'
 
 
@@ -71,12 +73,39 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (cuda if there is one)")
     generate.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
 
+    convert = commands.add_parser("convert", help="make a model folder of released checkpoints", epilog=CONVERT_EXAMPLE)
+    convert.set_defaults(command=_convert)
+    convert.add_argument("--from", dest="release", required=True, choices=RELEASES, help="the release")
+    convert.add_argument(
+        "--checkpoint", nargs="+", metavar="FILE", help="files, folders or Hub ids with it (its repo on the Hub)"
+    )
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="new folder for the model")
+    convert.add_argument(
+        "--variants", nargs="*", default=["fp16"], choices=("fp16", "bf16"), help="half-precision weights too (fp16)"
+    )
+    convert.add_argument("--text-encoder", metavar="MODEL", help="folder or Hub id of the tokenizer, and of FLAN-T5")
+    convert.add_argument("--config", metavar="FILE", help="the network's configuration, if not the released one")
+
     info = commands.add_parser("info", help="say what a model is", epilog="example: soundctm info")
     info.set_defaults(command=_info)
     for command in (generate, info):
         command.add_argument("--model", help="folder or Hub id (the embedded model)")
     commands.add_parser("evaluate", help="measure sounds; see soundctm evaluate --help", add_help=False)
     return parser
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from .conversion import convert_release
+
+    convert_release(
+        arguments.release,
+        arguments.output,
+        arguments.checkpoint,
+        variants=arguments.variants,
+        text_encoder=arguments.text_encoder,
+        original_config=arguments.config,
+    )
+    print(f'{arguments.output} is ready: soundctm generate "rain on a tin roof" --model {arguments.output}')
 
 
 def _generate(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ def save_pipeline(
     _write_json(folder / INDEX, json.loads(pipe.to_json_string()))
 
 
-def check_folder(folder: Path, record: Mapping[str, Any], variants: tuple[str, ...] = ()) -> None:
-    """`ValueError` unless `folder` is new, empty, or an unfinished conversion with the same `record`."""
+def check_folder(folder: Path, record: Mapping[str, Any] | None, variants: Sequence[str] = ()) -> None:
+    """`ValueError` unless `folder` is new, empty, or an unfinished conversion with the same `record` (None: any)."""
     unknown = set(variants) - set(VARIANTS)
     if unknown:
         raise ValueError(f"`variants` has {sorted(unknown)}; choose among {sorted(VARIANTS)}.")
@@ -72,7 +72,7 @@ def check_folder(folder: Path, record: Mapping[str, Any], variants: tuple[str, .
             before = json.loads((folder / RECORD).read_text())
         except (OSError, ValueError):
             before = None
-        if before != json.loads(json.dumps(dict(record))):
+        if before is None or (record is not None and before != json.loads(json.dumps(dict(record)))):
             raise ValueError(
                 f"`output` {folder} is neither empty nor this conversion, begun and unfinished; choose another."
             )
@@ -107,16 +107,20 @@ def _save_model(model: torch.nn.Module, folder: Path, variants: tuple[str, ...])
         weights = Path(TRANSFORMERS_WEIGHTS)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-    kept = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
     for variant in (None, *variants):
         dtypes = {
             name: VARIANTS[variant]
-            if variant and tensor.is_floating_point() and not set(kept) & set(name.split("."))
+            if variant and tensor.is_floating_point() and not keeps_float32(model, name)
             else tensor.dtype
             for name, tensor in tensors.items()
         }
         name = weights if variant is None else weights.with_suffix(f".{variant}{weights.suffix}")
         write_safetensors(folder / name, tensors, dtypes)
+
+
+def keeps_float32(model: torch.nn.Module, name: str) -> bool:
+    """Whether the tensor `name` of `model` stays in float32 when the model is in half precision."""
+    return not {*(getattr(model, "_keep_in_fp32_modules", None) or ())}.isdisjoint(name.split("."))
 
 
 @contextlib.contextmanager

@@ -102,6 +102,31 @@ class SoundCTMPipeline(DiffusionPipeline):
         return pipe
 
     @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+        *,
+        release: str,
+        **kwargs: Any,
+    ) -> "SoundCTMPipeline":
+        """A pipeline from the authors' own checkpoints, without converting them first.
+
+        Args:
+            pretrained_model_link_or_path: their files, a folder with them or a Hub id, or several of these; None is the
+                Hub repo of the release.
+            release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz).
+            kwargs: `torch_dtype` and the arguments of `diffusers_soundctm.conversion.load_release`.
+
+        Raises:
+            ValueError, OSError: see `load_release`.
+        """
+        from ..conversion.releases import load_release
+
+        if "torch_dtype" in kwargs:
+            kwargs["dtype"] = kwargs.pop("torch_dtype")
+        return load_release(release, pretrained_model_link_or_path, **kwargs)
+
+    @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
         """Folder of the cached snapshot of a Hub repo, fetched if need be: configs and one set of safetensors weights.
 
