@@ -100,7 +100,8 @@ def measure(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
-    state = PartialState()
+    # Told to, accelerate finds its other processes on CPUs too (`torchrun`; `accelerate launch` starts one there).
+    state = PartialState(cpu=not torch.accelerator.is_available())
     generate(args, state)
     if args.reference is not None and state.is_main_process:
         measure(args)

@@ -88,19 +88,22 @@ def test_metrics_of_every_number_of_steps(arguments, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(arguments, tmp_path):
     script().main([*arguments, "--output", str(tmp_path / "one")])
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    counting = tmp_path / "counting.py"
+    counting.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+        "import reproduce_paper\n"
+        "from diffusers_soundctm import audio\n"
+        "write = audio.write_audio\n"
+        "audio.write_audio = lambda path, *a: (write(path, *a), print(f'{path.parent.name}/{path.name}\\n', end=''))\n"
+        "reproduce_paper.main(sys.argv[1:])\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch += ["--redirects", "1", "--log-dir", str(tmp_path / "log")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, str(SCRIPT), *arguments, "--output", str(tmp_path / "two")], check=True, env=environment)
+    subprocess.run([*launch, counting, *arguments, "--output", tmp_path / "two"], check=True, env=environment)
     one, two = sounds(tmp_path / "one"), sounds(tmp_path / "two")
     assert one.keys() == two.keys()
     assert all(np.array_equal(sound, two[name]) for name, sound in one.items())
+    written = [path.read_text().split() for path in (tmp_path / "log").rglob("stdout.log")]
+    assert len(written) == 2 and all(len(names) >= 4 for names in written)  # both had their share
+    assert sorted(written[0] + written[1]) == sorted(one)
