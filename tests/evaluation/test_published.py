@@ -175,6 +175,11 @@ def test_what_is_not_installed_or_unknown(folders, monkeypatch):
         published_metrics(["fd-openl3"], *folders)
     with pytest.raises(ValueError, match=r"`metrics` has \['fid'\]"):
         published_metrics(["fid"], *folders)
+    (folders[0] / "sub").mkdir()
+    (folders[0] / "sub" / "sound1.wav").write_bytes((folders[0] / "sound1.wav").read_bytes())
+    with pytest.raises(ValueError, match="sounds of the same name"):
+        published_metrics(["clap"], folders[0])
+    (folders[0] / "sub" / "sound1.wav").unlink()
     monkeypatch.setattr(published, "_library", lambda *_: types.SimpleNamespace(FrechetAudioDistance=lambda **_: None))
     with pytest.raises(ValueError, match="`reference` is missing"):
         published_metrics(["fad-vggish"], folders[0])

@@ -185,7 +185,8 @@ def _load(
     files = find_files(release, checkpoint, **hub_kwargs)
     training = [file for file in files if file.suffix == ".jsonl"]
     parts = _parts([file for file in files if file not in training], release.parts)
-    tokenizer = AutoTokenizer.from_pretrained(text_encoder, **hub_kwargs)
+    elsewhere = {key: value for key, value in hub_kwargs.items() if key != "revision"}  # it is the checkpoint's
+    tokenizer = AutoTokenizer.from_pretrained(text_encoder, **elsewhere)
 
     vocoder = None
     if _DAC in release.parts:
@@ -202,7 +203,9 @@ def _load(
         if _T5 in parts:
             encoder = convert_t5_encoder(parts[_T5])
         else:
-            encoder = T5EncoderModel.from_pretrained(text_encoder, dtype=torch.float32, **hub_kwargs).eval()
+            encoder = T5EncoderModel.from_pretrained(
+                text_encoder, dtype=torch.float32, use_safetensors=True, **elsewhere
+            )
     if vae.config.latent_channels != unet.config.in_channels:
         raise ValueError(
             f"The autoencoder has {vae.config.latent_channels} latent channels and the network wants "

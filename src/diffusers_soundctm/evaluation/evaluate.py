@@ -103,11 +103,11 @@ def compare(
     for name, value in {"sampling_rate": sampling_rate, "duration": duration}.items():
         if not value > 0:
             raise ValueError(f"`{name}` is {value}; give a positive number.")
+    network = load_embedding(embedding)
     published = {}
     if metrics:
         captions = None if captions is None else read_captions(captions)
         published = {"published": published_metrics(metrics, generated, reference, captions)}
-    network = load_embedding(embedding)
     size = {"sampling_rate": sampling_rate, "num_samples": round(duration * sampling_rate)}
     sounds, labels = load_sounds(generated, **size)
     if probe_train is not None and labels is None:

@@ -209,9 +209,12 @@ def _waveform(path: Path, sampling_rate: int, peak: float | None = None) -> np.n
 def _files(folder: str | os.PathLike) -> dict[str, Path]:
     from .evaluate import AUDIO_SUFFIXES
 
-    files = {path.stem: path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES}
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    files = {path.stem: path for path in paths}
     if not files:
         raise ValueError(f"{folder} has no sounds; give a folder with {', '.join(AUDIO_SUFFIXES)} files.")
+    if len(files) < len(paths):
+        raise ValueError(f"{folder} has sounds of the same name, which is what they are matched by; rename them.")
     return files
 
 
