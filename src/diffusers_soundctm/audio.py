@@ -140,7 +140,7 @@ def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
 
 
 def is_waveform_autoencoder(vae) -> bool:
-    """Whether an autoencoder is one of waveforms (`AutoencoderOobleck`), not of mel spectrograms."""
+    """Whether an autoencoder is one of waveforms (`AutoencoderDAC`, `AutoencoderOobleck`), not of mel spectrograms."""
     return vae is not None and "downsampling_ratios" in vae.config
 
 

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import create_repo, get_cached_repo_tree, snapshot_download, upload_folder
 from huggingface_hub.errors import (
@@ -174,11 +174,30 @@ def download(
         filenames = [file.path for file in get_cached_repo_tree(repo_id, revision=commit, cache_dir=cache_dir)]
         files = wanted_files(filenames, [name for name in components(folder) if name not in skip], variant)
         return snapshot_download(repo_id, revision=commit, allow_patterns=files, **where)
-    except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError) as error:
-        raise OSError(
-            f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
-            f"({str(error).splitlines()[0]}). Check the spelling and the connection."
-        ) from error
+    except _UNREACHABLE as error:
+        raise _not_found(repo_id, error) from error
+
+
+def download_files(repo_id: str, patterns: Collection[str], **where: Any) -> str:
+    """Folder of the cached snapshot of `repo_id` with the files whose paths fit `patterns`, fetched if need be.
+
+    Raises:
+        OSError: no such repo, or no connection and no cached copy.
+    """
+    try:
+        return snapshot_download(repo_id, allow_patterns=list(patterns), **where)
+    except _UNREACHABLE as error:
+        raise _not_found(repo_id, error) from error
+
+
+_UNREACHABLE = (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError)
+
+
+def _not_found(repo_id: str, error: Exception) -> OSError:
+    return OSError(
+        f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
+        f"({str(error).splitlines()[0]}). Check the spelling and the connection."
+    )
 
 
 def embedded_folder() -> Path:

@@ -76,15 +76,17 @@ class AudioDiTModel(StableAudioDiTModel):
         rotary_embedding = get_1d_rotary_pos_embed(
             max(self.config.attention_head_dim // 2, 32), positions, use_real=True, repeat_interleave_real=False
         )
-        return super().forward(
+        (sample,) = super().forward(
             sample,
             self.fourier(timestep),
             encoder_hidden_states,
             token,
             rotary_embedding=rotary_embedding,
             encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
-            return_dict=return_dict,
+            return_dict=False,
         )
+        # The stock output class warns that it is deprecated, which breaks the graph of a compiled model.
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
 
 class CTMAudioDiTModel(AudioDiTModel):

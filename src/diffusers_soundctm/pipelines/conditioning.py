@@ -19,12 +19,19 @@ def conditioning_for(unet, text_encoder=None, tokenizer=None, **more) -> "Prompt
         family = AudioLDM2Conditioning
     elif "StableAudioNetwork" in classes:
         family = StableAudioConditioning
+    elif is_transformer(unet.config):
+        family = SentenceTokenConditioning
     else:
         widths = unet.config.cross_attention_dim
         # AudioLDM's "cross-attention" is as wide as the block it sits in: it attends to the block itself, not to text.
         attends_to_itself = isinstance(widths, (list, tuple)) and list(widths) == list(unet.config.block_out_channels)
         family = ClassLabelConditioning if attends_to_itself else CrossAttentionConditioning
     return family(unet.config, text_encoder, tokenizer, **more)
+
+
+def is_transformer(unet_config) -> bool:
+    """Whether the network is a transformer over latents (B, C, time), not a UNet over (B, C, time, width)."""
+    return "cross_attention_input_dim" in unet_config
 
 
 class PromptConditioning:
@@ -263,6 +270,33 @@ class StableAudioConditioning(PromptConditioning):
             "encoder_hidden_states": torch.cat([text, times], dim=1) * spoken,
             "global_hidden_states": times.flatten(1)[:, None],
         }
+
+
+class SentenceTokenConditioning(PromptConditioning):
+    """44.1 kHz SoundCTM: the L2-normalised CLAP embedding of the prompt, (B, 1, width), is the one token attended to.
+
+    With a `ClapTextModelWithProjection` it is the one shared with sounds, with a `ClapTextModel` the pooled output.
+    """
+
+    prompt_embeds_ndim = 3
+
+    @property
+    def width(self) -> int:
+        return self.config.cross_attention_input_dim
+
+    @torch.no_grad()
+    def encode(
+        self, prompts: list[str], device: torch.device, audio_length_in_s: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        input_ids, attention_mask = self._tokenize(prompts, device)
+        output = self.text_encoder(input_ids, attention_mask=attention_mask)
+        embeds = F.normalize(output.text_embeds if "text_embeds" in output else output.pooler_output, dim=-1)
+        return embeds[:, None], torch.ones(len(prompts), 1, dtype=torch.bool, device=device)
+
+    def network_kwargs(
+        self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        return {"encoder_hidden_states": prompt_embeds, "encoder_attention_mask": attention_mask}
 
 
 def _clap_embedding(clap, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

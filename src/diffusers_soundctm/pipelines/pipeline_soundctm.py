@@ -20,7 +20,7 @@ from .. import audio, hub, lora
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
-from .conditioning import PromptConditioning, conditioning_for
+from .conditioning import PromptConditioning, conditioning_for, is_transformer
 
 logger = logging.get_logger(__name__)
 
@@ -30,13 +30,13 @@ DEFAULT_STRENGTH = 0.5
 
 class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
     """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, MusicLDM, AudioLDM2, Tango, Stable
-    Audio and the embedded model.
+    Audio and the embedded model, and for the authors' own, 16 and 44.1 kHz.
 
     Args:
-        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width). Stable Audio's is of
-            waveforms: (B, channels, samples) ↔ latents (B, C, time).
-        text_encoder: T5- or BERT-like encoder (cross-attention families), `ClapTextModelWithProjection` (AudioLDM) or
-            `ClapModel` (MusicLDM, AudioLDM2).
+        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width). Or one of waveforms, such
+            as `AutoencoderDAC` or Stable Audio's: (B, channels, samples) ↔ latents (B, C, time).
+        text_encoder: T5- or BERT-like encoder (cross-attention families), `ClapTextModelWithProjection` (AudioLDM and
+            44.1 kHz SoundCTM v1), `ClapTextModel` (v2) or `ClapModel` (MusicLDM, AudioLDM2).
         tokenizer: its tokenizer.
         unet: the student; it takes (s, ω) as `timestep_cond`.
         scheduler: noise levels, targets and the jump.
@@ -159,6 +159,31 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         return pipe
 
     @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+        *,
+        release: str,
+        **kwargs: Any,
+    ) -> "SoundCTMPipeline":
+        """A pipeline from the authors' own checkpoints, without converting them first.
+
+        Args:
+            pretrained_model_link_or_path: their files, a folder with them or a Hub id, or several of these; None is the
+                Hub repo of the release.
+            release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz).
+            kwargs: `torch_dtype` and the arguments of `diffusers_soundctm.conversion.load_release`.
+
+        Raises:
+            ValueError, OSError: see `load_release`.
+        """
+        from ..conversion.releases import load_release
+
+        if "torch_dtype" in kwargs:
+            kwargs["dtype"] = kwargs.pop("torch_dtype")
+        return load_release(release, pretrained_model_link_or_path, **kwargs)
+
+    @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
         """Folder of the cached snapshot of a Hub repo, fetched if need be: configs and one set of safetensors weights.
 
@@ -216,6 +241,11 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         return audio.is_waveform_autoencoder(self.vae)
 
     @property
+    def has_decoder(self) -> bool:
+        """Whether latents can be made audible."""
+        return self.vae is not None and (self.vocoder is not None or self.encodes_waveforms)
+
+    @property
     def sampling_rate(self) -> int:
         """Samples a second of the generated waveforms."""
         return (self.vae if self.encodes_waveforms else self.vocoder).config.sampling_rate
@@ -223,7 +253,7 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
     @property
     def num_channels(self) -> int:
         """Channels of the generated waveforms."""
-        return self.vae.config.audio_channels if self.encodes_waveforms else 1
+        return getattr(self.vae.config, "audio_channels", 1) if self.encodes_waveforms else 1
 
     @property
     def hop_length(self) -> int:
@@ -263,6 +293,8 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         if self.conditioning.needs_audio_length:
             return self.unet.config.in_channels, self.unet.config.sample_size
         frames = math.ceil(num_samples / self.hop_length)
+        if self.encodes_waveforms:
+            return self.unet.config.in_channels, frames
         multiple = 2**self.unet.num_upsamplers
         time = math.ceil(frames / self.vae_scale_factor / multiple) * multiple
         return self.unet.config.in_channels, time, self.vocoder.config.model_in_dim // self.vae_scale_factor
@@ -357,7 +389,9 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
             sound = audio.match_channels(waveforms.float(), self.num_channels)
             sound = audio.resample(sound, sampling_rate, self.sampling_rate)[..., :num_samples]
             sound = torch.nn.functional.pad(sound, (0, frames * self.hop_length - sound.shape[-1]))
-            return self.vae.encode(sound.to(device, self.vae.dtype)).latent_dist.mode().float()
+            latents = self.vae.encode(sound.to(device, self.vae.dtype)).latent_dist.mode().float()
+            mean, scale = self._latent_statistics(latents)
+            return (latents - mean) / scale
         mono = audio.resample(waveforms.float().mean(dim=1), sampling_rate, self.sampling_rate)[:, :num_samples]
         mono = torch.nn.functional.pad(audio.peak_normalize(mono), (0, frames * self.hop_length - mono.shape[1]))
         n_mels = self.vocoder.config.model_in_dim
@@ -372,8 +406,17 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         From an autoencoder of waveforms, (B, C, time) → (B, channels, samples).
         """
         if self.encodes_waveforms:
-            return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+            mean, scale = self._latent_statistics(latents)
+            return self.vae.decode((latents * scale + mean).to(self.vae.dtype)).sample.float()
         return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+
+    def _latent_statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and scale of the autoencoder's latents in the network's unit, z_vae = scale·z + mean, each (C, 1)."""
+        config = self.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        mean = latents.new_zeros(1) if mean is None else latents.new_tensor(mean)
+        std = latents.new_ones(1) if std is None else latents.new_tensor(std)
+        return mean[:, None], std[:, None] / getattr(config, "scaling_factor", 1.0)
 
     def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
         """Log-mels (B, 1, frames, n_mels) → waveforms (B, 1, samples), float32; differentiable."""
@@ -504,19 +547,20 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         channels = self.unet.config.in_channels
         shape = tuple(latents.shape)
         if self.conditioning.needs_audio_length:
-            expected = (batch_size, *self.latent_shape(1))
-            fits = shape == expected
-        elif self.vae is None or self.vocoder is None:
-            fits = len(shape) == 4 and shape[:2] == (batch_size, channels)
-            expected = f"({batch_size}, {channels}, time, width)"
+            _, time, *width = self.latent_shape(1)
+        elif self.has_decoder:
+            samples = 1 if audio_length_in_s is None else round(audio_length_in_s * self.sampling_rate)
+            _, time, *width = self.latent_shape(samples)
+            if audio_length_in_s is None:
+                time = "time"
         else:
-            time, width = "time", self.latent_shape(1)[2]
-            if audio_length_in_s is not None:
-                time = self.latent_shape(round(audio_length_in_s * self.sampling_rate))[1]
-            fits = len(shape) == 4 and shape == (batch_size, channels, shape[2] if time == "time" else time, width)
-            expected = f"({batch_size}, {channels}, {time}, {width})"
+            time, *width = ("time",) if is_transformer(self.unet.config) else ("time", "width")
+        expected = (batch_size, channels, time, *width)
+        fits = len(shape) == len(expected) and all(
+            size == wanted or isinstance(wanted, str) for size, wanted in zip(shape, expected, strict=True)
+        )
         if not fits:
-            raise ValueError(f"`latents` has shape {shape}; this call needs {expected}.")
+            raise ValueError(f"`latents` has shape {shape}; this call needs ({', '.join(map(str, expected))}).")
         if not torch.isfinite(latents).all():
             raise ValueError("`latents` holds NaN or infinite values; pass finite unit-variance noise.")
 
@@ -582,7 +626,8 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         Args:
             prompt: what to hear, one string or a list.
             audio_length_in_s: seconds of sound, in (0, 30] (Stable Audio: up to what it was trained with); by default
-                what the network was trained with, or the length of `initial_audio_waveforms` or `latents`.
+                what the network was trained with, or the length of `initial_audio_waveforms` or `latents`. Longer than
+                in training gives a warning.
             num_inference_steps: jumps, 1 to 16 are useful; with γ = 0 more steps refine the same sound.
             guidance_scale: ω, the teacher's guidance strength the student imitates; outside
                 `config.guidance_scale_range` a warning is given.
@@ -646,6 +691,7 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         num_samples = self._samples = self._num_samples(
             audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
+        self._warn_of_length(num_samples)
         self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
         device = self._execution_device
         batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
@@ -733,7 +779,7 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def _num_samples(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
         """Samples of sound a call makes; None when there is no decoder, so that it does not matter."""
-        if self.vae is None or (self.vocoder is None and not self.encodes_waveforms):
+        if not self.has_decoder:
             return None
         if audio_length_in_s is None and latents is not None:
             return latents.shape[2] * self.vae_scale_factor * self.hop_length
@@ -742,6 +788,16 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         if audio_length_in_s is None:
             audio_length_in_s = self.default_audio_length_in_s
         return max(round(audio_length_in_s * self.sampling_rate), 1)
+
+    def _warn_of_length(self, num_samples: int | None) -> None:
+        if num_samples is None or self.unet.config.sample_size is None:
+            return
+        seconds, trained = num_samples / self.sampling_rate, self.default_audio_length_in_s
+        if seconds > trained + 1 / self.sampling_rate:
+            logger.warning(
+                f"The sound will be {seconds:.2f} s long and the model was trained with {trained:.2f} s; expect worse "
+                "sounds, or pass a shorter `audio_length_in_s`."
+            )
 
     def predict(
         self,
