@@ -211,9 +211,9 @@ def settings(args: argparse.Namespace, maker: SoundMaker) -> list[tuple[str, Set
     """What the tables compare: the student at --steps, and its teacher if there is one, in many steps and in one."""
     compared = [(f"student, {steps} step{'s' * (steps > 1)}", student(args, steps)) for steps in args.steps]
     if maker.teacher is not None:
-        compared.append(
-            (f"teacher, {TEACHER_STEPS} Heun steps", Setting("teacher", TEACHER_STEPS, omega=args.omega[0]))
-        )
+        if args.teacher_steps:
+            setting = Setting("teacher", args.teacher_steps, omega=args.omega[0])
+            compared.append((f"teacher, {args.teacher_steps} Heun steps", setting))
         compared.append(("teacher, 1 step (undistilled)", Setting("undistilled", omega=args.omega[0])))
     return compared
 
@@ -411,6 +411,9 @@ def main() -> None:
         command.add_argument("--pipeline", help="folder or Hub id (the embedded model)")
         command.add_argument("--unet", help="folder of another student network to put into the pipeline")
         command.add_argument("--teacher", help="folder of the teacher network, to compare with")
+        command.add_argument(
+            "--teacher-steps", type=int, default=TEACHER_STEPS, help="of Heun's method (%(default)s); 0 leaves it out"
+        )
         command.add_argument("--vae", help="folder: put a pipeline together, with --vocoder and --text-encoder")
         command.add_argument("--vocoder", help="folder")
         command.add_argument("--text-encoder", help="folder or Hub id")
