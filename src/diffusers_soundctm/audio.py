@@ -84,6 +84,17 @@ def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
     return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
 
 
+def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
+    """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr (high quality, on the CPU, no gradient)."""
+    if from_rate == to_rate:
+        return waveform
+    import soxr
+
+    flat = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
+    resampled = torch.from_numpy(soxr.resample(flat.T.numpy(), from_rate, to_rate)).T.contiguous()
+    return resampled.reshape(*waveform.shape[:-1], -1).to(waveform.device)
+
+
 def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     """Largest magnitude between the samples too, at four times the rate as in ITU-R BS.1770: (..., samples) → (...)."""
     between = resample(waveform, sampling_rate, 4 * sampling_rate).abs().amax(dim=-1)
@@ -129,17 +140,6 @@ def normalize_loudness(
         reached = measured + 20 * math.log10(largest)
         logger.warning(f"Loudness is {reached:.1f} instead of {loudness:g} LUFS: peaks are at {max_true_peak:g} dBTP.")
     return waveform * min(gain, largest)
-
-
-def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
-    """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr (high quality, on the CPU, no gradient)."""
-    if from_rate == to_rate:
-        return waveform
-    import soxr
-
-    flat = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
-    resampled = torch.from_numpy(soxr.resample(flat.T.numpy(), from_rate, to_rate)).T.contiguous()
-    return resampled.reshape(*waveform.shape[:-1], -1).to(waveform.device)
 
 
 def read_audio(path: str | os.PathLike, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:
