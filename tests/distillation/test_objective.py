@@ -14,6 +14,7 @@ from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_lo
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump, micro_batches
 from diffusers_soundctm.distillation.teachers import FeatureSpace
+from diffusers_soundctm.preconditioning import denoised
 
 EDM = Preconditioning()
 
@@ -77,6 +78,15 @@ def test_gradients_do_not_depend_on_the_scale_they_are_taken_at(networks, batch)
         gradients.append([losses.balance, *(parameter.grad.clone() for parameter in networks[0].parameters())])
     for plain, scaled in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, scaled, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["edm", "epsilon", "v_prediction", "sample"])
+def test_an_error_of_the_network_counts_the_same_at_every_level(kind):
+    z, output = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.05, 1.0, 70.0])
+    exact, wrong = (denoised(F, z, sigma, kind) for F in (output, output + 0.1))
+    loss = denoising_loss(wrong, exact, sigma, prediction_type=kind)
+    torch.testing.assert_close(loss, torch.full((3,), 0.01), rtol=1e-2, atol=1e-4)
 
 
 def test_micro_batches_are_the_batch(batch):
