@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         if self.path == f"/{REPO}.git/info/lfs/objects/batch":
             if self.server.full:
-                return self.answer_json({"error": "no more storage for this account"}, 403)
+                return self.answer(b"", 403, X_Error_Message="no more storage for this account")
             objects = [
                 {**item, "actions": {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}", "header": {}}}}
                 for item in json.loads(body)["objects"]

@@ -34,6 +34,7 @@ from diffusers_soundctm.distillation.checkpoints import (
 from diffusers_soundctm.distillation.config import PRESETS, add_data_arguments, add_stream_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update
 from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.latents import fingerprint
 from diffusers_soundctm.distillation.networks import Denoiser
 from diffusers_soundctm.distillation.noise_levels import step_generator
 from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
@@ -139,12 +140,13 @@ def settings_of(args: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(args).items() if name != "hub_token"}
 
 
-def identity(args: argparse.Namespace, student: torch.nn.Module, clips: int) -> dict[str, str]:
+def identity(args: argparse.Namespace, teacher: Teacher, clips: int) -> dict[str, str]:
     """What makes every batch and every update of a run: to resume, it must be the same."""
-    names = ("teacher_model", "train_batch_size", "seed", "num_scales", "trajectory_reuse", "omega_min", "omega_max",
-             "caption_dropout", "optimizer", "lora_rank", "lora_alpha")  # fmt: skip
-    parameters = sum(parameter.numel() for parameter in student.parameters())
-    return {name: str(getattr(args, name)) for name in names} | {"clips": str(clips), "parameters": str(parameters)}
+    names = ("train_batch_size", "seed", "num_scales", "trajectory_reuse", "target_sigma_min_rate", "omega_min",
+             "omega_max", "caption_dropout", "mix_rate", "optimizer", "lora_rank", "lora_alpha")  # fmt: skip
+    last = list(teacher.network.parameters())[-8:]
+    weights = fingerprint([parameter.flatten()[:1024].tolist() for parameter in last])
+    return {name: str(getattr(args, name)) for name in names} | {"clips": str(clips), "teacher": weights}
 
 
 def build_objective(
@@ -194,6 +196,7 @@ def main(argv: list[str] | None = None) -> None:
         data = distillation_data(args, teacher, device)
 
     # 2. Student, optimizer, state
+    run_identity = identity(args, teacher, len(data))
     student = teacher.student(args.branch_init)
     if not teacher.conditioning.needs_audio_length:
         student.register_to_config(sample_size=data.latent_shape[1])
@@ -225,7 +228,6 @@ def main(argv: list[str] | None = None) -> None:
     state = {"unet": student, "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
     if accelerator.scaler is not None:
         state["scaler"] = accelerator.scaler
-    run_identity = identity(args, student, len(data))
     first = 0
     if args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint

@@ -149,7 +149,7 @@ def test_checkpoints_of_another_run_are_refused(inputs, teachers, tmp_path):
         shutil.copytree(tmp_path / "first" / "checkpoint-2", tmp_path / name / "checkpoint-2")
     with pytest.raises(ValueError, match=r"another run.*seed 0, now 1"):
         distil(tmp_path / "seed", **again, seed=1)
-    with pytest.raises(ValueError, match=r"another run.*teacher_model"):
+    with pytest.raises(ValueError, match=r"another run.*teacher [0-9a-f]+, now"):
         distil(tmp_path / "tango", **{**again, "teacher_model": teachers("tango")})
     state = tmp_path / "first" / "checkpoint-2" / "state.pt"
     state.write_bytes(state.read_bytes()[:5000])
@@ -186,7 +186,7 @@ def test_two_processes_have_the_losses_of_one(inputs, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCES)}
     command = [*launch, SCRIPTS / "train_ctm.py", *arguments(**run, output_dir=tmp_path / "both")]
-    subprocess.run(command, check=True, env=environment, timeout=550)
+    subprocess.run(command, check=True, env=environment)
     losses = [json.loads((folder / "training.json").read_text())["losses"] for folder in (alone, tmp_path / "both")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 

@@ -130,7 +130,8 @@ class CTMObjective:
         total = (estimate * (gradient / self.gradient_scale)).sum()
         if noisy is None:
             return StepLosses(total, consistency.detach(), None, None)
-        denoising = denoising_loss(denoised, noisy.clean, noisy.sigma, self.student.preconditioning.sigma_data)
+        settings = self.student.preconditioning
+        denoising = denoising_loss(denoised, noisy.clean, noisy.sigma, settings.sigma_data, settings.prediction_type)
         balance = self._balance(total, denoising.mean())
         total = total + self.denoising_weight * balance * denoising.mean()
         return StepLosses(total, consistency.detach(), denoising.detach(), balance)

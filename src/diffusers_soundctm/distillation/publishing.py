@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,8 +96,8 @@ def publish(args: argparse.Namespace, pipe: "SoundCTMPipeline", student: Any, re
         url = str(upload_folder(repo_id=repo_id, folder_path=folder, token=token, commit_message="Distilled SoundCTM"))
     except Exception as error:  # whatever it was, the run is not lost
         raise SystemExit(
-            f"The upload to {repo_id} failed ({type(error).__name__}: {str(error).strip().splitlines()[0]}). The model "
-            f"is complete on disk. Try again with:\n  hf upload {repo_id} {folder} ."
+            f"The upload to {repo_id} failed ({type(error).__name__}: {' '.join(str(error).split())}). The model is "
+            f"complete on disk. Try again with:\n  hf upload {repo_id} {shlex.quote(str(folder))} ."
         ) from error
     shutil.rmtree(folder)
     return url

@@ -23,7 +23,9 @@ def distillation_data(args: argparse.Namespace, teacher: Teacher, device: torch.
     """
     if is_precomputed(args.dataset_name):
         if args.mix_rate:
-            raise ValueError("--mix_rate needs sounds; the latents of precompute.py cannot be mixed. Leave it out.")
+            raise ValueError(
+                "--mix_rate needs sounds; the latents of precompute.py cannot be mixed: pass --mix_rate 0."
+            )
         data = ShardedData(args.dataset_name, teacher)
         if data.num_samples != args.num_samples:
             raise ValueError(f"--num_samples {args.num_samples} is not the {data.num_samples} of {args.dataset_name}.")

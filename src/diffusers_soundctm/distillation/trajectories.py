@@ -127,7 +127,8 @@ class TripleStream:
         if not self.denoising:
             return triples, None
         lowest, highest = self.grid.sigmas[-1].item(), self.grid.sigmas[0].item()
-        sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows]
+        # A discrete teacher knows no levels beyond its table's ends.
+        sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows].clamp(lowest, highest)
         return triples, NoisyLatents(trajectories.clean, sigma.to(self.device), self._noise(generator))
 
     @torch.no_grad()
