@@ -79,17 +79,20 @@ def check_weights(checkpoint, folder, names):
 
 
 def test_16_khz(tmp_path):
-    ema, audioldm = tmp_path / "ema_0.999_030000.pt", tmp_path / "audioldm-s-full.ckpt"
-    size = random_checkpoint(golden.read("full_size_student_shapes.json")["tensors"], ema)
+    student, audioldm = tmp_path / "pytorch_model.bin", tmp_path / "audioldm-s-full.ckpt"
+    size = random_checkpoint(golden.read("full_size_student_shapes.json")["tensors"], student)  # UNet and FLAN-T5
     stage = {f"first_stage_model.{name}": shape for name, shape in released.SHAPES["audioldm_full_size"].items()}
     size += random_checkpoint(stage, audioldm, scale_factor=torch.tensor(0.9))
-    memory = convert("sony-unet", tmp_path / "out", released.TINY_T5, [ema, audioldm])
+    memory = convert("sony-unet", tmp_path / "out", released.TINY_T5, [student, audioldm])
     print(f"sony-unet: {memory / 1e9:.2f} GB for checkpoints of {size / 1e9:.2f} GB")
     assert memory < 1.3 * size
     names = ("conv_in.weight", "mid_block.resnets.0.conv1.weight", "up_blocks.3.attentions.2.proj_out.weight")
-    names = {name: name for name in names}
-    names["s_time_embedding.linear_1.weight"] = "time_embedding.target_embedding.linear_1.weight"
-    check_weights(ema, tmp_path / "out" / "unet", names)
+    names = {f"ctm_unet.{name}": name for name in names}
+    names["ctm_unet.s_time_embedding.linear_1.weight"] = "time_embedding.target_embedding.linear_1.weight"
+    check_weights(student, tmp_path / "out" / "unet", names)
+    config = json.loads((tmp_path / "out" / "text_encoder" / "config.json").read_text())
+    sizes = {"d_model": 1024, "d_ff": 2816, "d_kv": 64, "num_layers": 24, "num_heads": 16, "vocab_size": 32128}
+    assert config.items() >= sizes.items()
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

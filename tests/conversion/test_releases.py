@@ -142,6 +142,10 @@ def test_complaints(unet_release, dit_release, tmp_path, dit):
         load_release("sony-unet", [unet_release, tmp_path / "x.pt"], **UNET)
     with pytest.raises(ValueError, match=r"missing\.pt is no file"):
         load_release("sony-unet", tmp_path / "missing.pt", **UNET)
+    teacher = {name.removeprefix("unet."): tensor for name, tensor in golden.read("teacher.safetensors").items()}
+    torch.save(teacher, tmp_path / "teacher.pt")
+    with pytest.raises(ValueError, match="holds a teacher"):
+        load_release("sony-unet", [tmp_path / "teacher.pt", unet_release / "audioldm-s-full.ckpt"], **UNET)
     statistics = dit_release / "model_checkpoints" / "soundctm" / "z_stats.pth"
     torch.save({"z_mean": torch.zeros(5), "z_std": torch.ones(5)}, tmp_path / "z_stats.pth")
     files = [file for file in dit_release.rglob("*.p*") if file != statistics and file.is_file()]

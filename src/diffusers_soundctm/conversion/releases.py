@@ -12,6 +12,8 @@ import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
 from .. import hub
+from ..models.transformer_ctm import CTMAudioDiTModel
+from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..schedulers.scheduling_ctm import CTMScheduler
 from .checkpoints import PICKLES, read_checkpoint
 from .dit import convert_soundctm_dit
@@ -206,6 +208,8 @@ def _load(
             encoder = T5EncoderModel.from_pretrained(
                 text_encoder, dtype=torch.float32, use_safetensors=True, **elsewhere
             )
+    if not isinstance(unet, (CTMUNet2DConditionModel, CTMAudioDiTModel)):
+        raise ValueError("`checkpoint` holds a teacher, without an embedding of s; pass the student's (EMA) file.")
     if vae.config.latent_channels != unet.config.in_channels:
         raise ValueError(
             f"The autoencoder has {vae.config.latent_channels} latent channels and the network wants "
