@@ -169,5 +169,5 @@ class Endpoints:
 
 def _seed(seed: Any) -> int:
     if seed == -1:
-        return secrets.randbelow(2**31)
+        return secrets.randbelow(10**6)
     return integer("The seed", seed, 0, MAX_SEED)

@@ -1,6 +1,7 @@
 """The page: what is where, and which function answers which control."""
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -33,8 +34,10 @@ def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = Non
     """The app around a pipeline; see `Studio` for the arguments. Start it with `launch`."""
     desk = Desk(Studio(pipe, model, on_gpu))
     with gr.Blocks(title="SoundCTM", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as app:
+        api.add_endpoints(desk.studio)  # first, for their names
         _layout(desk)
-        api.add_endpoints(desk.studio)
+    if on_gpu is None:
+        threading.Thread(target=desk.warm_up, daemon=True).start()
     return app
 
 
@@ -86,9 +89,17 @@ class Desk:
     def _card(self, recipe: Recipe, owner: str, with_files: bool = False) -> dict[str, Any]:
         return card(self.studio, self.studio.make(recipe, owner), with_files)
 
+    def warm_up(self) -> None:
+        """Make a draft that nobody asked for: the first one pays for what libraries load when first used."""
+        recipe = Recipe(EXAMPLES[0], Noise(0), self.studio.default_duration)
+        card(self.studio, self.studio.make(recipe, "warm-up"))
+
     @answering()
     def draft(self, prompt, negative_prompt, omega, nu, gamma, duration, seed, request: gr.Request):
-        seed = None if seed in (None, "") else integer("The seed", seed, 0, MAX_SEED - NUM_DRAFTS)
+        typed = (seed or "").strip()
+        seed = (
+            integer("The seed", int(typed) if typed.isdecimal() else typed, 0, MAX_SEED - NUM_DRAFTS) if typed else None
+        )
         recipes = work.draft_recipes(
             prompt, duration, seed, negative_prompt=negative_prompt, omega=omega, nu=nu, gamma=gamma
         )
@@ -146,7 +157,7 @@ class Desk:
 
     @answering()
     def vary(self, current, amount, request: gr.Request):
-        recipes = work.variation_recipes(picked(current), amount, secrets.randbelow(2**31))
+        recipes = work.variation_recipes(picked(current), amount, secrets.randbelow(10**6))
         yield from self._grid(recipes, request.session_hash, "Variation", keys=False)
 
     @answering()
@@ -319,7 +330,7 @@ def _layout(desk: Desk) -> None:
                 draw_steps = gr.Radio(STEPS, value=8, label="Steps")
                 draw = gr.Button("Follow the curve", variant="primary", elem_id="draw")
                 draw_message = components.message()
-            with gr.Tab("Fill, continue"):
+            with gr.Tab("Fill"):
                 brought = gr.File(label="Work on a sound file instead", file_count="single", height=110)
                 brought_message = components.message()
                 fill_prompt = gr.Textbox(label="What to hear there", max_lines=1)

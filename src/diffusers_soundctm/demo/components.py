@@ -48,7 +48,7 @@ def shelf() -> gr.HTML:
 
 def message() -> gr.HTML:
     """A line next to a control, for progress and for what went wrong."""
-    return gr.HTML("", js_on_load=None)
+    return gr.HTML("", js_on_load=None, elem_classes="sc-note")
 
 
 def said(text: str = "", is_bad: bool = False, progress: Sequence[int] | None = None) -> str:

@@ -36,6 +36,7 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
 
 def text(name: str, value: Any, may_be_empty: bool = False) -> str:
     """`value` as one line of at most `MAX_PROMPT` characters."""
+    value = "" if value is None else value  # what an empty field of a page is
     if not isinstance(value, str):
         raise ValueError(f"The {name} is a {type(value).__name__}; write a few words.")
     value = " ".join("".join(c if c.isprintable() else " " for c in value).split())

@@ -220,7 +220,7 @@ def _known(recipe: Recipe, sources: Callable[[Recipe | Upload], torch.Tensor | N
 
 def draft_recipes(prompt: str, duration: float, seed: int | None = None, **settings: Any) -> list[Recipe]:
     """`NUM_DRAFTS` one-step sounds of successive seeds, the first of them drawn at random unless it is given."""
-    seed = secrets.randbelow(2**31) if seed is None else seed
+    seed = secrets.randbelow(10**6) if seed is None else seed
     first = Recipe(prompt, Noise(seed), duration, **settings)
     return [first.change(noise=Noise(first.noise.seed + i)) for i in range(NUM_DRAFTS)]
 

@@ -95,7 +95,7 @@ const render = async () => {
     if (!sounds.length) { root.replaceChildren(el("p", { class: "sc-empty" }, "Nothing kept yet. Sounds you keep stay here, in this browser."), say); return; }
     root.replaceChildren(
       el("ul", {}, ...sounds.map(item)),
-      el("div", { class: "sc-buttons" }, button(`Download all ${sounds.length} (zip)`, "Download all kept sounds as a zip file", exportAll)), say,
+      el("div", { class: "sc-buttons" }, button("Download all (zip)", "Download all kept sounds as a zip file", exportAll)), say,
     );
   } catch (error) {
     root.replaceChildren(el("p", { class: "sc-empty" }, "This browser keeps nothing between visits (private window?); download what you like."));
