@@ -108,9 +108,18 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--text-encoder", metavar="MODEL", help="folder or Hub id of the tokenizer, and of FLAN-T5")
     convert.add_argument("--config", metavar="FILE", help="the network's configuration, if not the released one")
 
+    demo = commands.add_parser("demo", help="open the app in a browser", epilog="example: soundctm demo --open")
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
+    demo.add_argument("--port", type=int, help="(the first free one from 7860 on)")
+    demo.add_argument("--open", action="store_true", help="open a browser window")
+    demo.add_argument("--dtype", choices=DTYPES, default="float32")
+    demo.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (cuda if there is one)")
+
     info = commands.add_parser("info", help="say what a model is", epilog="example: soundctm info")
     info.set_defaults(command=_info)
-    for command, default in ((generate, "the embedded model"), (refine, "the draft's"), (info, "the embedded model")):
+    embedded = "the embedded model"
+    for command, default in ((generate, embedded), (refine, "the draft's"), (demo, embedded), (info, embedded)):
         command.add_argument("--model", help=f"folder or Hub id ({default})")
     commands.add_parser("evaluate", help="measure sounds; see soundctm evaluate --help", add_help=False)
     return parser
@@ -194,6 +203,16 @@ def _refine(arguments: argparse.Namespace) -> None:
     moved = drift(audio.resample(recorded.mean(dim=0), rate, pipe.sampling_rate), waveform[0], pipe.sampling_rate)
     _write(path, waveform, pipe.sampling_rate, refined | {"model": model, "dtype": dtype}, arguments.loudness)
     print(f"{path}: {arguments.steps} steps from the noise of {draft}, drift {moved.item():.3f} (0 the same sound)")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    try:
+        from .demo import build_app, launch
+    except ImportError as error:
+        raise ValueError('The app needs gradio; install it with: pip install "diffusers-soundctm[demo]"') from error
+    pipe = _load(arguments.model, arguments.dtype, arguments.device)
+    app = build_app(pipe, arguments.model or "embedded")
+    launch(app, server_name=arguments.host, server_port=arguments.port, inbrowser=arguments.open)
 
 
 def _settings_of(draft: Path) -> dict[str, Any]:

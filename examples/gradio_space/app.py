@@ -1,0 +1,21 @@
+"""The Space: the package's app around the embedded model, or around the one that SOUNDCTM_MODEL names."""
+
+import os
+
+try:
+    import spaces  # there on ZeroGPU, and has to be imported before torch
+except ImportError:
+    spaces = None
+
+import torch
+
+from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.demo import build_app, launch
+
+model = os.environ.get("SOUNDCTM_MODEL")
+pipe = SoundCTMPipeline.from_pretrained(model) if model else SoundCTMPipeline.from_embedded()
+pipe.set_progress_bar_config(disable=True)
+pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+if __name__ == "__main__":
+    launch(build_app(pipe, model or "embedded", on_gpu=spaces and spaces.GPU))

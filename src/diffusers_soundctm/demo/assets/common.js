@@ -1,0 +1,47 @@
+// Shared by the components of the page; put before the script of each. Text goes in as text, never as markup.
+const el = (tag, attributes = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+};
+
+const button = (label, name, onclick, attributes = {}) =>
+  el("button", { type: "button", class: "sc-button", "aria-label": name, title: name, onclick, ...attributes }, label);
+
+const playOnly = (audio) => {
+  for (const other of window.soundctmPlaying ?? []) if (other !== audio) other.pause();
+  window.soundctmPlaying = [audio];
+  return audio.play();
+};
+
+const stepOf = (seconds) => [0.1, 0.2, 0.5, 1, 2, 5].find((step) => seconds / step <= 6) ?? 10;
+
+// A picture of a sound with axes in Hz and seconds; what is put into `.sc-plot` lies over the picture.
+const spectrogram = (card, alt) => {
+  const hertz = card.ticks.map((tick) => el("span", { style: `bottom:${100 * tick.at}%` }, tick.label));
+  const times = [];
+  for (let i = 0, step = stepOf(card.seconds); i * step <= card.seconds * 1.001; i++) {
+    times.push(el("span", { style: `left:${(100 * i * step) / card.seconds}%` }, String(+(i * step).toFixed(1))));
+  }
+  const head = el("i", { class: "sc-head" });
+  const plot = el("div", { class: "sc-plot" }, el("img", { src: card.image, alt, draggable: "false" }), head);
+  const figure = el(
+    "div", { class: "sc-spectrogram" },
+    el("div", { class: "sc-hertz", "aria-hidden": "true" }, ...hertz, el("b", {}, "Hz")), plot,
+    el("div", { class: "sc-times", "aria-hidden": "true" }, ...times, el("b", {}, "s")),
+  );
+  return { figure, plot, moveTo: (share) => { head.style.left = `${100 * share}%`; } };
+};
+
+const follow = (audio, seconds, moveTo) => {
+  const tick = () => {
+    moveTo(Math.min(audio.currentTime / seconds, 1));
+    if (!audio.paused) requestAnimationFrame(tick);
+  };
+  audio.addEventListener("play", tick);
+  audio.addEventListener("seeked", tick);
+};

@@ -1,0 +1,52 @@
+const root = element.querySelector(".sc-grid");
+const tiles = new Map();
+
+const tile = (card, index, keys) => {
+  const name = `${keys ? `draft ${index + 1}` : `variation ${index + 1}`}, seed ${card.seed}`;
+  const audio = el("audio", { src: card.audio, preload: "auto" });
+  audio.loop = card.is_loop;
+  const picture = spectrogram(card, `Spectrogram of ${name}`);
+  follow(audio, card.seconds, picture.moveTo);
+  const play = button("▶", `Play ${name}`, () => (audio.paused ? playOnly(audio) : audio.pause()), { class: "sc-button sc-play" });
+  audio.addEventListener("play", () => { play.textContent = "❚❚"; play.setAttribute("aria-pressed", "true"); });
+  audio.addEventListener("pause", () => { play.textContent = "▶"; play.setAttribute("aria-pressed", "false"); });
+  const pick = button("Pick", `Pick ${name}`, () => trigger("pick", { recipe: card.recipe }), { class: "sc-button sc-wide" });
+  const node = el(
+    "article", { class: "sc-tile", "aria-label": name, "data-id": card.id, "data-seed": card.seed },
+    el("header", {}, keys ? el("kbd", {}, String(index + 1)) : null, el("span", {}, `seed ${card.seed}`)),
+    picture.figure,
+    el(
+      "div", { class: "sc-buttons" }, play, pick,
+      button("⇢", `Morph to ${name}`, () => trigger("second", { recipe: card.recipe })),
+      button("★", `Keep ${name}`, () => trigger("keep", { recipe: card.recipe })),
+    ),
+    audio,
+  );
+  return { node, play: () => { audio.currentTime = 0; return playOnly(audio); } };
+};
+
+const render = () => {
+  const { cards = [], total = 0, keys = false } = props.value || {};
+  const shown = cards.map((card, index) => {
+    if (!tiles.has(card.id)) tiles.set(card.id, tile(card, index, keys));
+    return tiles.get(card.id);
+  });
+  for (const id of tiles.keys()) if (!cards.some((card) => card.id === id)) tiles.delete(id);
+  const waiting = Array.from({ length: Math.max(total - cards.length, 0) }, () => el("div", { class: "sc-tile sc-waiting", "aria-hidden": "true" }));
+  // Tiles that stay are not moved: a sound that plays goes on.
+  const nodes = [...shown.map((one) => one.node), ...waiting];
+  nodes.forEach((node, index) => { if (root.children[index] !== node) root.insertBefore(node, root.children[index] ?? null); });
+  while (root.children.length > nodes.length) root.lastChild.remove();
+  if (keys) window.soundctmDrafts = shown;
+};
+watch("value", render);
+render();
+
+if (!window.soundctmKeys) {
+  window.soundctmKeys = true;
+  document.addEventListener("keydown", (event) => {
+    const isTyping = event.target.closest?.("input:not([type=range]):not([type=radio]), textarea, [contenteditable=true]");
+    if (isTyping || event.ctrlKey || event.metaKey || event.altKey || !/^[1-8]$/.test(event.key)) return;
+    window.soundctmDrafts?.[Number(event.key) - 1]?.play();
+  });
+}

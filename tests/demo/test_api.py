@@ -1,0 +1,154 @@
+"""The HTTP API, asked by gradio's own client, and the Space's folder alone."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from configparser import ConfigParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+gradio_client = pytest.importorskip("gradio_client")
+
+SPACE = Path(__file__).parents[2] / "examples" / "gradio_space"
+ENDPOINTS = ("draft", "refine", "vary", "morph", "draw", "upload", "inpaint", "continue_sound", "loop")
+ENDPOINTS += ("export", "code")
+
+
+@pytest.fixture(scope="module")
+def client(served, tmp_path_factory):
+    return gradio_client.Client(served, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+def draft(client, prompt="rain on a tin roof", seed=3, **settings):
+    return client.predict(prompt=prompt, seed=seed, **({"duration": 1} | settings), api_name="/draft")
+
+
+def samples_of(path):
+    samples, rate = soundfile.read(path)
+    assert rate == 16000 and abs(samples).max() > 0
+    return samples
+
+
+def test_endpoints_are_named_and_documented(client):
+    described = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(described) == {f"/{name}" for name in ENDPOINTS}
+    assert all(len(described[f"/{name}"]["description"]) > 20 for name in ENDPOINTS)
+    names = [parameter["parameter_name"] for parameter in described["/draft"]["parameters"]]
+    assert names == ["prompt", "seed", "steps", "duration", "negative_prompt", "omega", "nu", "gamma"]
+
+
+def test_draft_and_refine(client):
+    path, recipe = draft(client)
+    assert len(samples_of(path)) == 16000
+    again, _ = draft(client)
+    assert samples_of(path).tolist() == samples_of(again).tolist()
+    assert samples_of(draft(client, seed=4)[0]).tolist() != samples_of(path).tolist()
+    final, refined, drift = client.predict(recipe=recipe, steps=4, api_name="/refine")
+    assert refined == recipe | {"steps": 4} and 0 < drift < 2 and len(samples_of(final)) == 16000
+
+
+def test_each_control(client, tmp_path):
+    _, first = draft(client)
+    _, second = draft(client, "a dog barks", 4)
+    assert "variations" in client.predict(recipe=first, amount=0.2, seed=1, api_name="/vary")[1]["noise"]
+    morph = {"recipe": first, "second_recipe": second, "steps": 2}
+    assert client.predict(**morph, api_name="/morph")[1]["morph"]["prompt"] == "a dog barks"
+    drawn = client.predict(recipe=first, curve=[-50, -20, -50], strength=0.5, steps=2, api_name="/draw")[1]
+    assert drawn["curve"] == [-50, -20, -50]
+    assert client.predict(recipe=first, steps=2, api_name="/loop")[1]["loop"] is True
+    soundfile.write(tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(22050), 22050)
+    upload = client.predict(file=gradio_client.handle_file(tmp_path / "noise.wav"), api_name="/upload")
+    span = {"recipe": upload, "prompt": "wind", "spans": [[0.4, 0.6]], "steps": 2, "seed": 1}
+    assert len(samples_of(client.predict(**span, api_name="/inpaint")[0])) == 16000
+    more = {"recipe": first, "prompt": "wind", "more": 0.5, "steps": 2, "seed": 1}
+    assert len(samples_of(client.predict(**more, api_name="/continue_sound")[0])) == 24000
+    flac = client.predict(recipe=drawn, extension=".flac", api_name="/export")
+    assert flac.endswith(".flac") and len(samples_of(flac)) == 16000
+    assert "LossGuidance" in client.predict(recipe=drawn, api_name="/code")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"prompt": " "}, "prompt is empty"),
+        ({"prompt": "x" * 5000}, "characters"),
+        ({"steps": 1000}, "steps"),
+        ({"duration": 1e9}, "duration"),
+        ({"gamma": 3}, "gamma"),
+        ({"seed": -7}, "seed"),
+    ],
+)
+def test_bad_requests_are_answered_with_what_is_wrong(settings, named, client):
+    with pytest.raises(gradio_client.exceptions.AppError, match=named):
+        draft(client, **settings)
+
+
+def test_bad_recipes_and_files_are_answered_too(client, tmp_path):
+    (tmp_path / "sound.wav").write_bytes(b"no sound")
+    for endpoint, arguments in (
+        ("/refine", {"recipe": {"prompt": "rain", "path": "/etc/passwd"}, "steps": 2}),
+        ("/code", {"recipe": [1, 2]}),
+        ("/upload", {"file": gradio_client.handle_file(tmp_path / "sound.wav")}),
+        ("/export", {"recipe": draft(client)[1], "extension": ".exe"}),
+    ):
+        with pytest.raises(gradio_client.exceptions.AppError) as error:
+            client.predict(**arguments, api_name=endpoint)
+        assert "Traceback" not in str(error.value)
+
+
+def test_ten_at_once_get_their_own_sounds(served, client, tmp_path):
+    alone = [samples_of(draft(client, seed=50 + i)[0]) for i in range(3)]
+    results = {}
+
+    def ask(i):
+        own = gradio_client.Client(served, verbose=False, download_files=tmp_path)
+        results[i] = own.predict("wind", 50 + i % 3, 1, 1, "", 3.5, 1, 0, api_name="/draft")[1]["noise"]["seed"]
+        path = own.predict("rain on a tin roof", 50 + i % 3, 1, 1, "", 3.5, 1, 0, api_name="/draft")[0]
+        assert samples_of(path).tolist() == alone[i % 3].tolist()
+        results[i] = (results[i], "right")
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {i: (50 + i % 3, "right") for i in range(10)}
+
+
+def test_the_space_folder_alone_starts(embedded_folder, tmp_path):
+    folder = shutil.copytree(SPACE, tmp_path / "space")
+    # What its requirements name is this package with an extra it has.
+    assert (folder / "requirements.txt").read_text().split() == ["diffusers-soundctm[demo]"]
+    package = ConfigParser()
+    package.read(SPACE.parents[1] / "setup.cfg")
+    assert package["metadata"]["name"] == "diffusers-soundctm" and "gradio" in package["options.extras_require"]["demo"]
+    front_matter = (folder / "README.md").read_text().split("---")[1]
+    assert re.search(r"^sdk: gradio$", front_matter, re.MULTILINE) and "app_file: app.py" in front_matter
+    environment = {"SOUNDCTM_MODEL": str(embedded_folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+    process = subprocess.Popen(
+        [sys.executable, "-u", "app.py"],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said = ""
+        while "http://" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        address = re.search(r"http://\S+", said).group()
+        with urllib.request.urlopen(address, timeout=60) as page:
+            assert "SoundCTM" in page.read().decode()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
