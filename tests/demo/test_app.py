@@ -69,7 +69,7 @@ def test_picking_sets_the_settings_to_those_of_the_sound(desk):
         ("draft", ("rain", "", 3.5, 1, 0, 0.6, "$(reboot)"), "seed"),
         ("draft", ("rain", "", 1e9, 1, 0, 0.6, ""), "omega"),
         ("refine", (None, 4, "", 3.5, 1, 0), "Pick a sound"),
-        ("refine", ({"recipe": {"prompt": "rain"}}, 4, "", 3.5, 1, 0), "duration"),
+        ("refine", ({"recipe": {"prompt": "rain"}}, 4, "", 3.5, 1, 0), "seed"),
         ("vary", ({"digest": "0" * 16, "seconds": 1}, 0.3), "no noise"),
         ("morph", (CURRENT, None, 2), "Choose where to go"),
         ("draw", (CURRENT, [], 0.5, 2), "curve is empty"),

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing; apt-get install chromium"),
 ]
 PROMPT = "rain on a tin roof"
+PROMPT_BOX, SEED_BOX = "#prompt :is(textarea, input)", "#seed :is(textarea, input)"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,9 @@ def browser():
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as playwright:
         options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def open_page(browser, served):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
         page.goto(served)
-        page.get_by_label("What to hear", exact=True).wait_for()
+        page.locator(PROMPT_BOX).wait_for()
         return page
 
     yield open_one
@@ -58,10 +61,10 @@ def open_page(browser, served):
 
 def draft(page, prompt=PROMPT, seed=7):
     """Type, press Enter, wait for all eight."""
-    if not page.get_by_label("Seed").first.is_visible():
+    if not page.locator(SEED_BOX).is_visible():
         page.get_by_role("button", name="Advanced").click()
-    page.get_by_label("Seed").first.fill(str(seed))
-    box = page.get_by_label("What to hear", exact=True)
+    page.locator(SEED_BOX).fill(str(seed))
+    box = page.locator(PROMPT_BOX)
     box.fill(prompt)
     box.press("Enter")
     page.locator(f'#drafts [data-seed="{seed + 7}"]').wait_for()
@@ -167,9 +170,9 @@ def test_two_people_at_once_are_not_mixed_up(open_page):
     pages = [open_page(), open_page()]
     for page, prompt, seed in zip(pages, ("a dog barks", "wind"), (30, 60), strict=True):
         page.get_by_role("button", name="Advanced").click()
-        page.get_by_label("Seed").first.fill(str(seed))
-        page.get_by_label("What to hear", exact=True).fill(prompt)
-        page.get_by_label("What to hear", exact=True).press("Enter")
+        page.locator(SEED_BOX).fill(str(seed))
+        page.locator(PROMPT_BOX).fill(prompt)
+        page.locator(PROMPT_BOX).press("Enter")
     for page, seed in zip(pages, (30, 60), strict=True):
         page.locator(f'#drafts [data-seed="{seed + 7}"]').wait_for()
         seeds = page.locator("#drafts article").evaluate_all("all => all.map((one) => one.dataset.seed)")
@@ -231,7 +234,7 @@ def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
     page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove this file")).first.click()
     files.last.set_input_files(tmp_path / "noise.wav")
     page.get_by_text("uploaded sound is picked").wait_for()
-    page.get_by_label("What to hear there").fill("wind")
+    page.locator("#fill-prompt :is(textarea, input)").fill("wind")
     page.get_by_role("button", name="Fill the marked part").click()
     page.get_by_role("alert").get_by_text("Nothing is marked").wait_for()
     surface = page.locator(".sc-surface")
@@ -280,8 +283,8 @@ def test_bad_input_is_answered_next_to_the_control(open_page):
     page.get_by_role("button", name="Refine", exact=True).click()
     page.get_by_role("alert").get_by_text("Pick a sound first").wait_for()
     page.get_by_role("button", name="Advanced").click()
-    page.get_by_label("Seed").first.fill("$(reboot)")
-    page.get_by_label("What to hear", exact=True).fill("<img src=x onerror=alert(1)>")
+    page.locator(SEED_BOX).fill("$(reboot)")
+    page.locator(PROMPT_BOX).fill("<img src=x onerror=alert(1)>")
     page.get_by_role("button", name="Draft 8").click()
     page.get_by_role("alert").get_by_text("seed").wait_for()
 

@@ -285,7 +285,7 @@ def _layout(desk: Desk) -> None:
                 info="What the sound is pushed away from; needs a mix ν other than 1.",
                 max_lines=1,
             )
-            seed = gr.Textbox(label="Seed", info="Of the first draft; empty draws one.", max_lines=1)
+            seed = gr.Textbox(label="Seed", info="Of the first draft; empty draws one.", max_lines=1, elem_id="seed")
         with gr.Row():
             omega = gr.Slider(0, 10, 3.5, step=0.1, label="Guidance ω", info="How literally the prompt is taken.")
             nu = gr.Slider(0, 5, 1, step=0.1, label="Mix ν", info="Above 1, away from the negative or empty prompt.")
@@ -333,7 +333,7 @@ def _layout(desk: Desk) -> None:
             with gr.Tab("Fill"):
                 brought = gr.File(label="Work on a sound file instead", file_count="single", height=110)
                 brought_message = components.message()
-                fill_prompt = gr.Textbox(label="What to hear there", max_lines=1)
+                fill_prompt = gr.Textbox(label="What to hear there", max_lines=1, elem_id="fill-prompt")
                 marked = components.marking()
                 with gr.Row():
                     fill_steps = gr.Radio(STEPS, value=8, label="Steps")
