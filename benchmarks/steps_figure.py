@@ -55,7 +55,7 @@ def main() -> None:
             extent = (0, len(mel) * HOP_SECONDS, 0, mel.shape[1])
             axis.imshow(mel.T, origin="lower", aspect="auto", cmap="magma", vmin=-8, vmax=2, extent=extent)
             axis.set_yticks([mel_position(float(hertz)) for hertz in FREQUENCIES], FREQUENCIES.values())
-            if row is axes[0]:
+            if prompt == args.prompts[0]:
                 axis.set_title(title, fontsize=10)
         row[0].set_ylabel(f"{prompt}\n\nkHz", fontsize=8)
     for axis in axes[-1]:
