@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import os
+import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -19,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing; apt-get install chromium"),
 ]
 PROMPT = "rain on a tin roof"
+SAMPLES = 20480  # of the tiny model's usual sound
 PROMPT_BOX, SEED_BOX = "#prompt :is(textarea, input)", "#seed :is(textarea, input)"
 
 
@@ -91,11 +94,11 @@ def picture(page, name):
         page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
 
 
-def test_draft_pick_refine_keep(open_page, tmp_path):
+def test_draft_pick_refine_keep(open_page, tmp_path, monkeypatch):
     page = open_page()
     draft(page)
     drafts = sounds(page, "#drafts")
-    assert len(drafts) == 8 and all(len(sound) == 81920 and np.abs(sound).max() > 1e-3 for sound in drafts)
+    assert len(drafts) == 8 and all(len(sound) == SAMPLES and np.abs(sound).max() > 1e-3 for sound in drafts)
     assert not np.array_equal(drafts[0], drafts[1])
     seeds = page.locator("#drafts article").evaluate_all("all => all.map((one) => one.dataset.seed)")
     assert seeds == [str(seed) for seed in range(7, 15)]
@@ -120,19 +123,21 @@ def test_draft_pick_refine_keep(open_page, tmp_path):
     # A/B keeps the position.
     page.get_by_label("Position").evaluate("node => { node.value = 0.5; node.dispatchEvent(new Event('input')); }")
     page.get_by_role("button", name="Listen to A").click()
-    assert page.locator(".sc-player audio").first.evaluate("audio => audio.currentTime") == pytest.approx(2.56, abs=0.2)
+    assert page.locator(".sc-player audio").first.evaluate("audio => audio.currentTime") == pytest.approx(0.64, abs=0.1)
     picture(page, "refine-1280")
 
     page.get_by_role("button", name="Keep B on the shelf").click()
     page.locator(".sc-item").wait_for()
     page.reload()
     page.locator(".sc-item").wait_for()
+    kept = {}
     for kind in ("WAV", "FLAC"):
         with page.expect_download() as download:
             page.get_by_role("button", name=f"as {kind}").click()
         path = tmp_path / download.value.suggested_filename
         download.value.save_as(path)
-        assert np.array_equal(soundfile.read(path)[0], after)
+        kept[kind] = soundfile.read(path)[0]
+        assert np.abs(kept[kind] - after).max() < 1e-4  # the two formats round differently
         with soundfile.SoundFile(path) as file:
             settings = json.loads(file.copy_metadata()["comment"])
         assert (settings["prompt"], settings["seed"], settings["steps"]) == (PROMPT, 8, 8)
@@ -147,15 +152,12 @@ def test_draft_pick_refine_keep(open_page, tmp_path):
     page.get_by_text("in the clipboard").wait_for()
     code = page.evaluate("navigator.clipboard.readText()")
     assert "manual_seed(8)" in code
-    cwd = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        exec(code, {})
-    finally:
-        os.chdir(cwd)
-    (made,) = [path for path in tmp_path.glob("rain*.wav") if path.stat().st_mtime_ns == max(
-        other.stat().st_mtime_ns for other in tmp_path.glob("rain*.wav"))]  # fmt: skip
-    assert np.array_equal(soundfile.read(made)[0], after)
+    monkeypatch.chdir(tmp_path)
+    for path in tmp_path.glob("rain*.wav"):
+        path.unlink()
+    exec(code, {})
+    (made,) = tmp_path.glob("rain*.wav")
+    assert np.array_equal(soundfile.read(made)[0], kept["WAV"])
 
 
 def test_the_same_seed_is_the_same_sound_for_everybody(open_page):
@@ -261,13 +263,17 @@ def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
     page.wait_for_function("document.querySelectorAll('.sc-player audio')[1]?.loop")
 
 
-def test_cancel_in_mid_run(open_page):
+def test_cancel_in_mid_run(open_page, monkeypatch):
+    from diffusers_soundctm.demo.rendering import Observer
+
+    step = Observer.callback_fn
+    monkeypatch.setattr(Observer, "callback_fn", lambda *arguments: time.sleep(0.3) or step(*arguments))
     page = open_page()
     draft(page)
     pick(page)
     page.get_by_label("16", exact=True).first.check()
     page.get_by_role("button", name="Refine", exact=True).click()
-    page.get_by_text("Step 1 of 16").wait_for()
+    page.get_by_text(re.compile("Step [0-9]+ of 16")).wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Cancelled.").wait_for()
     assert page.locator(".sc-player audio").count() == 1
