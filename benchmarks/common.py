@@ -4,11 +4,9 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from diffusers_soundctm.data import load_clips
@@ -31,13 +29,6 @@ def print_command() -> None:
     """The command that this process was started with."""
     script = Path(sys.argv[0])
     print(f"\n`python {script.parent.name}/{script.name} {shlex.join(sys.argv[1:])}`\n")
-
-
-@contextmanager
-def fast_embedding():
-    """The embedding network in bfloat16: twice as fast here, cosine to float32 0.9999, and the same for all sounds."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        yield load_embedding()
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -64,15 +55,15 @@ def real_embeddings(
     known = json.loads(text.read_text(encoding="utf-8"))
     labels, captions = np.array(known["labels"])[:max_clips], known["captions"][:max_clips]
     pieces, waveforms = [], None
-    with fast_embedding() as embedding:
-        for start in tqdm(range(0, len(labels), PIECE), desc=f"Embedding {split}", unit_scale=PIECE, unit="clip"):
-            path = cache / f"{split}-{start:06d}.npz"
-            if not path.exists():
-                if waveforms is None:
-                    waveforms = load_clips(dataset, split=split, cache_dir=cache).waveforms
-                batch = np.asarray(waveforms[start : start + PIECE], np.float32) / 32767
-                save_arrays(path, embeddings=embedding.embed(batch, SAMPLING_RATE))
-            pieces.append(np.load(path)["embeddings"])
+    embedding = load_embedding()
+    for start in tqdm(range(0, len(labels), PIECE), desc=f"Embedding {split}", unit_scale=PIECE, unit="clip"):
+        path = cache / f"{split}-{start:06d}.npz"
+        if not path.exists():
+            if waveforms is None:
+                waveforms = load_clips(dataset, split=split, cache_dir=cache).waveforms
+            batch = np.asarray(waveforms[start : start + PIECE], np.float32) / 32767
+            save_arrays(path, embeddings=embedding.embed(batch, SAMPLING_RATE))
+        pieces.append(np.load(path)["embeddings"])
     return np.concatenate(pieces)[: len(labels)], labels, captions
 
 

@@ -23,7 +23,6 @@ from transformers import AutoModel, AutoTokenizer
 from common import (
     PAIR,
     SAMPLING_RATE,
-    fast_embedding,
     print_command,
     print_table,
     real_embeddings,
@@ -34,7 +33,7 @@ from common import (
 from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
 from diffusers_soundctm.distillation import TeacherDenoiser, sample_teacher
 from diffusers_soundctm.distillation.networks import Preconditioning
-from diffusers_soundctm.evaluation import Estimate, LinearProbe, kernel_distance
+from diffusers_soundctm.evaluation import Estimate, LinearProbe, kernel_distance, load_embedding
 from diffusers_soundctm.evaluation.evaluate import fraction_interval, write_json
 from diffusers_soundctm.pipelines.conditioning import conditioning_for
 
@@ -78,6 +77,7 @@ class SoundMaker:
         for network in (self.pipe.unet, self.teacher):
             if network is not None:
                 network.to(dtype)
+        self.embedding = load_embedding()
         self.folder = args.output / "sounds"
         self.batch_size = args.batch_size
         decoder = _digest(self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder)
@@ -91,17 +91,15 @@ class SoundMaker:
         """Embeddings (N, D) of the sounds of all prompts, generated where they are not yet kept."""
         pieces = []
         starts = range(0, len(prompts.captions), self.batch_size)
-        with fast_embedding() as embedding:
-            for start in tqdm(starts, desc=str(setting), unit="batch"):
-                captions = prompts.captions[start : start + self.batch_size]
-                seeds = prompts.seeds[start : start + self.batch_size]
-                key = json.dumps([self.fingerprints[setting.model], str(self.pipe.unet.dtype), captions, seeds])
-                path = self.folder / str(setting) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-                if not path.exists():
-                    with torch.autocast("cpu", enabled=False):
-                        waveforms = self.waveforms(setting, captions, seeds)
-                    save_arrays(path, embeddings=embedding.embed(waveforms, SAMPLING_RATE))
-                pieces.append(np.load(path)["embeddings"])
+        for start in tqdm(starts, desc=str(setting), unit="batch"):
+            captions = prompts.captions[start : start + self.batch_size]
+            seeds = prompts.seeds[start : start + self.batch_size]
+            key = json.dumps([self.fingerprints[setting.model], str(self.pipe.unet.dtype), captions, seeds])
+            path = self.folder / str(setting) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+            if not path.exists():
+                waveforms = self.waveforms(setting, captions, seeds)
+                save_arrays(path, embeddings=self.embedding.embed(waveforms, SAMPLING_RATE))
+            pieces.append(np.load(path)["embeddings"])
         return np.concatenate(pieces)
 
     @torch.inference_mode()
@@ -213,9 +211,9 @@ def settings(args: argparse.Namespace, maker: SoundMaker) -> list[tuple[str, Set
     """What the tables compare: the student at --steps, and its teacher if there is one, in many steps and in one."""
     compared = [(f"student, {steps} step{'s' * (steps > 1)}", student(args, steps)) for steps in args.steps]
     if maker.teacher is not None:
-        compared.append(
-            (f"teacher, {TEACHER_STEPS} Heun steps", Setting("teacher", TEACHER_STEPS, omega=args.omega[0]))
-        )
+        if args.teacher_steps:
+            setting = Setting("teacher", args.teacher_steps, omega=args.omega[0])
+            compared.append((f"teacher, {args.teacher_steps} Heun steps", setting))
         compared.append(("teacher, 1 step (undistilled)", Setting("undistilled", omega=args.omega[0])))
     return compared
 
@@ -413,6 +411,9 @@ def main() -> None:
         command.add_argument("--pipeline", help="folder or Hub id (the embedded model)")
         command.add_argument("--unet", help="folder of another student network to put into the pipeline")
         command.add_argument("--teacher", help="folder of the teacher network, to compare with")
+        command.add_argument(
+            "--teacher-steps", type=int, default=TEACHER_STEPS, help="of Heun's method (%(default)s); 0 leaves it out"
+        )
         command.add_argument("--vae", help="folder: put a pipeline together, with --vocoder and --text-encoder")
         command.add_argument("--vocoder", help="folder")
         command.add_argument("--text-encoder", help="folder or Hub id")

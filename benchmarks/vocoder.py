@@ -1,6 +1,9 @@
-"""How well a vocoder resynthesises held-out sounds, beside Griffin-Lim: mel error, harmonics, pitch and speed.
+"""How well a vocoder resynthesises held-out sounds, beside Griffin-Lim: recognition, mel error, harmonics, speed.
 
-python benchmarks/vocoder.py --vocoder runs/vocoder/vocoder --dataset data [--autoencoder runs/autoencoder/vae]
+python benchmarks/vocoder.py --vocoder runs/vocoder/vocoder --dataset data [--autoencoder runs/autoencoder/vae] \
+    [--probe runs/embeddings/probe-4000.npz]
+
+The probe is what `benchmarks/probe.py` leaves in its cache; it listens to clips of one sound, not to mixtures.
 
 Harmonics and pitch are measured where the real sound is tonal: frames whose autocorrelation reaches HNR >= 15 dB.
 """
@@ -14,10 +17,11 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from common import print_command, print_table
+from common import PAIR, print_command, print_table
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import LogMel, peak_normalize
 from diffusers_soundctm.data import load_clips
+from diffusers_soundctm.evaluation import LinearProbe, load_embedding
 
 FRAME, HOP = 1024, 512
 TONAL_DB = 15.0
@@ -88,6 +92,7 @@ def main() -> None:
     parser.add_argument("--vocoder", required=True, help="folder of an ISTFTVocoder")
     parser.add_argument("--autoencoder", help="folder of the VAE, to measure the chain too")
     parser.add_argument("--dataset", required=True)
+    parser.add_argument("--probe", help="file of a fitted linear probe, to measure recognition")
     parser.add_argument("--split", default="test")
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--cache_dir", help="decoded clips")
@@ -112,6 +117,9 @@ def main() -> None:
     error: dict[str, list[float]] = {name: [] for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
     tonal: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ["real", *methods]}
+    heard: dict[str, list[bool]] = {name: [] for name in tonal}
+    if args.probe:
+        probe, embedding = LinearProbe.load(args.probe), load_embedding()
     for index in np.linspace(0, len(clips) - 1, min(args.clips, len(clips))).astype(int):
         real = peak_normalize(torch.from_numpy(clips.waveforms[index].astype(np.float32)))
         real = real[: len(real) // hop * hop]
@@ -124,6 +132,10 @@ def main() -> None:
             error[name].append((mel(sounds[-1]) - target).abs().mean().item())
         for name, result in zip(tonal, harmonics(real, sounds, rate), strict=True):
             tonal[name].append(result)
+        if args.probe and PAIR not in clips.labels[index]:
+            embeddings = embedding.embed(torch.stack(sounds).numpy(), rate)
+            for name, hit in zip(heard, probe.recognized(embeddings, [clips.labels[index]] * len(sounds)), strict=True):
+                heard[name].append(hit)
 
     duration = len(error["ours"]) * len(real) / rate
     rows = []
@@ -131,6 +143,7 @@ def main() -> None:
         hnr, cents = (np.concatenate([result[i] for result in results]) for i in (0, 1))
         rows.append([
             name,
+            f"{np.mean(heard[name]):.1%} of {len(heard[name])}" if heard[name] else "",
             f"{np.mean(error[name]):.3f}" if name in error else "0",
             f"{np.mean(hnr):.1f}",
             f"{np.median(np.abs(cents)):.1f}",
@@ -138,7 +151,7 @@ def main() -> None:
         ])  # fmt: skip
     print_command()
     print(f"{len(error['ours'])} clips of {args.split!r}, {len(hnr)} tonal frames, {torch.get_num_threads()} threads\n")
-    print_table(["waveform", "mel L1 (ln)", "HNR dB", "|pitch error| cents", "x real time"], rows)
+    print_table(["waveform", "recognised", "mel L1 (ln)", "HNR dB", "|pitch error| cents", "x real time"], rows)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ def _t5():
     return T5EncoderModel.from_pretrained(GOLDEN / "tiny-t5"), AutoTokenizer.from_pretrained(GOLDEN / "tiny-t5")
 
 
-def _clap():
-    from transformers import ClapTextConfig, ClapTextModelWithProjection, RobertaTokenizer
+def _clap(hidden_size: int = 16, projection: bool = True):
+    from transformers import ClapTextConfig, ClapTextModel, ClapTextModelWithProjection, RobertaTokenizer
 
     characters = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz", "Ġ"]
     config = ClapTextConfig(
         vocab_size=len(characters),
-        hidden_size=16,
+        hidden_size=hidden_size,
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=32,
@@ -38,7 +38,7 @@ def _clap():
         max_position_embeddings=64,
     )
     tokenizer = RobertaTokenizer(vocab=dict(zip(characters, range(99), strict=False)), merges=[], model_max_length=60)
-    return ClapTextModelWithProjection(config), tokenizer
+    return (ClapTextModelWithProjection if projection else ClapTextModel)(config), tokenizer
 
 
 def _hifigan():
@@ -67,14 +67,58 @@ def _istft_vocoder():
     return ISTFTVocoder(hidden_size=16, num_layers=1, intermediate_size=32)
 
 
+def _dit_pipeline():
+    import torch
+
+    from diffusers_soundctm import AutoencoderDAC, CTMAudioDiTModel, CTMScheduler, SoundCTMPipeline
+
+    text_encoder, tokenizer = _clap(hidden_size=32, projection=False)
+    vae = AutoencoderDAC(
+        4,
+        (4, 8, 10),
+        32,
+        latent_channels=6,
+        sampling_rate=16000,
+        latents_mean=torch.linspace(-1, 1, 6).tolist(),
+        latents_std=torch.linspace(0.5, 2, 6).tolist(),
+    )
+    unet = CTMAudioDiTModel(
+        sample_size=64,
+        in_channels=6,
+        out_channels=6,
+        num_layers=2,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        num_key_value_attention_heads=1,
+        cross_attention_dim=32,
+        cross_attention_input_dim=32,
+        time_proj_dim=16,
+    )
+    return SoundCTMPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=CTMScheduler(),
+        vocoder=None,
+        guidance_scale_range=(2.0, 5.0),
+    )
+
+
 def make_pipeline(family: str):
-    """A tiny pipeline: "embedded" (BERT, also as class label), "tango" (T5) or "audioldm" (CLAP as class label)."""
+    """A tiny pipeline: "embedded" (BERT, also as class label), "tango" (T5), "audioldm" (CLAP as class label) or "dit"
+    (CLAP as the one token of a transformer over latents of waveforms).
+    """
     import torch
     from diffusers import AutoencoderKL
 
     from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, SoundCTMPipeline
 
     torch.manual_seed(0)
+    if family == "dit":
+        pipe = _dit_pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
     text_encoder, tokenizer = {"embedded": _bert, "tango": _t5, "audioldm": _clap}[family]()
     vae = AutoencoderKL(
         in_channels=1,

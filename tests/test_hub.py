@@ -25,6 +25,8 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.requested: list[str] = []
+        self.lfs: dict[str, bytes] = {}
+        self.full = False
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -69,6 +71,12 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_PUT(self):
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        assert hashlib.sha256(content).hexdigest() == self.path.removeprefix("/lfs/")
+        self.server.lfs[self.path.removeprefix("/lfs/")] = content
+        return self.answer(b"")
+
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
@@ -77,12 +85,23 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer_json({"errors": [], "warnings": []})
         if self.path.startswith(f"/api/models/{REPO}/preupload/"):
             names = [file["path"] for file in json.loads(body)["files"]]
+            modes = {name: "lfs" if name.endswith((".safetensors", ".wav")) else "regular" for name in names}
             return self.answer_json(
-                {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+                {"files": [{"path": name, "uploadMode": modes[name], "shouldIgnore": False} for name in names]}
             )
+        if self.path == f"/{REPO}.git/info/lfs/objects/batch":
+            if self.server.full:
+                return self.answer(b"", 403, X_Error_Message="no more storage for this account")
+            objects = [
+                {**item, "actions": {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}", "header": {}}}}
+                for item in json.loads(body)["objects"]
+            ]
+            return self.answer_json({"transfer": "basic", "objects": objects})
         if self.path.startswith(f"/api/models/{REPO}/commit/"):
             for line in body.splitlines():
                 value = json.loads(line)
+                if value["key"] == "lfsFile":
+                    self.server.files[value["value"]["path"]] = self.server.lfs[value["value"]["oid"]]
                 if value["key"] == "file":
                     self.server.files[value["value"]["path"]] = base64.b64decode(value["value"]["content"])
             return self.answer_json(
@@ -101,17 +120,18 @@ def fake_hub():
     server.server_close()
 
 
-def python(code: str, hub: FakeHub, home: Path, **environment: str) -> subprocess.CompletedProcess:
+def python(code: str, hub: FakeHub, home: Path, expected: int = 0, **environment: str) -> subprocess.CompletedProcess:
     # The client reads HF_ENDPOINT when it is imported, so these cases are processes of their own.
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_test", **environment}
+    environment = {"HF_HUB_DISABLE_XET": "1", **environment}
     result = subprocess.run(
         [sys.executable, "-c", f"REPO = {REPO!r}\n{SETUP}{code}"],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=120,
+        timeout=540,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == expected, result.stderr
     return result
 
 
@@ -138,7 +158,9 @@ try_out(SoundCTMPipeline.from_pretrained(REPO))
     card = fake_hub.files["README.md"].decode()
     assert "license: apache-2.0" in card and f'from_pretrained("{REPO}")' in card and "2 to 5" in card
     assert "unet/diffusion_pytorch_model.safetensors" in fake_hub.requested
-    assert not {*extra, "README.md", "pipeline.py"} & set(fake_hub.requested)
+    assert not {*extra, "README.md", "pipeline.py", "handler.py"} & set(fake_hub.requested)
+    assert fake_hub.files["requirements.txt"] == b"diffusers-soundctm\n"
+    assert len(fake_hub.lfs) >= 4  # the weights went by LFS
 
     # Offline, from the cache the last process filled.
     fake_hub.requested.clear()
@@ -201,5 +223,109 @@ def test_code_that_is_not_ours_is_not_trusted(tmp_path):
     assert hub.holds_only_our_code(tmp_path)
     (tmp_path / "pipeline.py").write_text(hub.REMOTE_CODE)
     assert hub.holds_only_our_code(tmp_path)
+    (tmp_path / "handler.py").write_text(hub.HANDLER)
+    assert hub.holds_only_our_code(tmp_path)
     (tmp_path / "unet" / "diffusers_soundctm.py").write_text(hub.REMOTE_CODE + "print('hello')\n")
     assert not hub.holds_only_our_code(tmp_path)
+
+
+def test_the_endpoint_handler_answers_with_a_wav(embedded_folder):
+    import io
+
+    import soundfile
+
+    scope: dict = {}
+    exec(hub.HANDLER, scope)
+    handler = scope["EndpointHandler"](str(embedded_folder))
+    answer = handler({"inputs": "rain", "parameters": {"num_inference_steps": 2, "seed": 3, "audio_length_in_s": 0.5}})
+    sound, rate = soundfile.read(io.BytesIO(base64.b64decode(answer["audio"])))
+    assert (rate, answer["sampling_rate"], sound.shape) == (16000, 16000, (8000,))
+
+
+def test_card_tells_of_the_run_and_names_the_base(tiny_pipeline):
+    facts = {"teacher": "cvssp/audioldm-s-full-v2", "steps": "100 × 8"}
+    pipe = tiny_pipeline("audioldm")
+    card = hub.model_card(pipe, REPO, "cc-by-4.0", facts, ["samples/0-1steps.wav"])
+    assert "base_model: cvssp/audioldm-s-full-v2" in card and "| steps | 100 × 8 |" in card
+    assert f"{REPO}/resolve/main/samples/0-1steps.wav" in card
+    adapter = hub.model_card(pipe, REPO, adapter_of="cvssp/audioldm-s-full-v2")
+    assert "base_model_relation: adapter" in adapter and f'load_lora_weights("{REPO}")' in adapter
+    assert "base_model" not in hub.model_card(pipe, REPO, facts={"teacher": "teacher"})
+
+
+TRAIN = """
+import runpy, sys
+sys.argv = ["train_ctm.py", *{argv}]
+runpy.run_path({script}, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_training_ends_on_the_hub(fake_hub, tiny_pipeline, tmp_path):
+    """Trained, pushed, and loaded back by its id in a fresh process; and a failed upload that is tried again."""
+    from tiny_teachers import make_teacher
+
+    make_teacher("audioldm", tmp_path / "teacher", tiny_pipeline)
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    write_sounds(tmp_path / "sounds")
+    arguments = {
+        "teacher_model": tmp_path / "teacher",
+        "dataset_name": tmp_path / "sounds",
+        "num_samples": 5120,
+        "max_train_steps": 2,
+        "train_batch_size": 2,
+        "num_scales": 3,
+        "mixed_precision": "no",
+        "validation_prompts": "rain",
+        "validation_steps": 2,
+        "hub_model_id": REPO,
+    }
+
+    def train(output_dir):
+        argv = [f"--{name}={value}" for name, value in {**arguments, "output_dir": output_dir}.items()]
+        script = str(Path(__file__).parent.parent / "training" / "train_ctm.py")
+        return TRAIN.format(argv=[*argv, "--push_to_hub"], script=repr(script))
+
+    fake_hub.full = True
+    failed = python(train(tmp_path / "failed"), fake_hub, tmp_path / "home", expected=1)
+    assert f"hf upload {REPO} {tmp_path / 'failed' / 'hub'} ." in failed.stderr and "no more storage" in failed.stderr
+    fake_hub.full = False
+    retry = "from huggingface_hub import upload_folder; import sys\n"
+    retry += f"upload_folder(repo_id=REPO, folder_path={str(tmp_path / 'failed' / 'hub')!r})\n"
+    python(retry + "try_out(SoundCTMPipeline.from_pretrained(REPO))", fake_hub, tmp_path / "home")
+
+    fake_hub.files.clear()
+    assert "Uploaded: " in python(train(tmp_path / "run"), fake_hub, tmp_path / "home2").stdout
+    assert not (tmp_path / "run" / "hub").exists()
+    card = fake_hub.files["README.md"].decode()
+    assert "license: cc-by-nc-4.0" in card and "| teacher | teacher |" in card and "samples/0-16steps.wav" in card
+    assert str(tmp_path) not in card
+    assert {"handler.py", "pipeline.py", "samples/0-1steps.wav"} <= fake_hub.files.keys()
+    loaded = python("try_out(SoundCTMPipeline.from_pretrained(REPO))", fake_hub, tmp_path / "home3")
+    assert f"{REPO} (1, 1, " in loaded.stdout
+
+
+def write_sounds(folder: Path) -> None:
+    import numpy as np
+    import soundfile
+
+    folder.mkdir()
+    lines = ["file_name,caption"]
+    for number in range(4):
+        soundfile.write(folder / f"{number}.wav", 0.1 * np.random.default_rng(number).standard_normal(5120), 16000)
+        lines.append(f"{number}.wav,a dog barks")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_publishing_is_checked_before_training(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from diffusers_soundctm.distillation import publishing
+
+    monkeypatch.setattr(publishing, "get_token", lambda: None)
+    args = {"push_to_hub": True, "hub_model_id": "a/b/c", "hub_token": None, "hub_license": None}
+    args |= {"teacher_model": str(tmp_path), "output_dir": "out"}
+    problems = publishing.publishing_problems(SimpleNamespace(**args))
+    assert [any(word in problem for problem in problems) for word in ("malformed", "token", "licence")] == [True] * 3
+    args |= {"hub_model_id": "a/b", "hub_token": "hf_x", "hub_license": "mit"}
+    assert publishing.publishing_problems(SimpleNamespace(**args)) == []

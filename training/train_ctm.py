@@ -1,45 +1,75 @@
 """Distil a text-to-sound diffusion teacher into a SoundCTM student.
 
-accelerate launch training/train_ctm.py --config training/configs/embedded/student.yaml --teacher_model runs/teacher \
+accelerate launch training/train_ctm.py --teacher_model cvssp/audioldm-s-full-v2 --dataset_name my_sounds \
+    --output_dir runs/student
+python training/train_ctm.py --config training/configs/embedded/student.yaml --teacher_model runs/teacher \
     --dataset_name data --vae runs/autoencoder/vae --text_encoder text_encoder --output_dir runs/student
 
-Defaults are the paper's. `output_dir/unet` holds the moving average of the weights, which is the model; with
-`--vocoder` the whole `output_dir` is a `SoundCTMPipeline`.
+The teacher is a folder or Hub id of an AudioLDM, MusicLDM, AudioLDM2, Tango or Stable Audio pipeline, or what
+train_teacher.py wrote. Defaults are the paper's. `output_dir/unet` holds the moving average of the weights, which is
+the model; where there is a vocoder, or none is needed, the whole `output_dir` is a `SoundCTMPipeline`. With
+`--lora_rank` it holds an adapter of a few MB, for `SoundCTMPipeline.from_teacher(...).load_lora_weights`.
+SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
 """
 
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.optimization import get_scheduler
+from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer, SpeechT5HifiGan
 
-from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
-from diffusers_soundctm.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, save_model
-from diffusers_soundctm.distillation.config import add_data_arguments, parse_with_config
+from diffusers_soundctm.distillation.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+    save_model,
+)
+from diffusers_soundctm.distillation.config import PRESETS, add_data_arguments, add_stream_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update
-from diffusers_soundctm.distillation.latents import training_data
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
-from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective
-from diffusers_soundctm.distillation.teachers import FeatureSpace
+from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.latents import fingerprint
+from diffusers_soundctm.distillation.networks import Denoiser
+from diffusers_soundctm.distillation.noise_levels import step_generator
+from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
+from diffusers_soundctm.distillation.optimizers import OPTIMIZERS, make_optimizer
+from diffusers_soundctm.distillation.preflight import (
+    TRACKERS,
+    check_arguments,
+    check_output_dir,
+    check_run,
+    teacher_dtype,
+)
+from diffusers_soundctm.distillation.publishing import publish
+from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
+from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
+from diffusers_soundctm.distillation.validation import STEPS, log_sounds, make_sounds
+from diffusers_soundctm.lora import add_lora, save_lora
 from diffusers_soundctm.preconditioning import karras_sigmas
+
+FP16_GRADIENT_SCALE = 2.0**14
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=list(PRESETS), help="a published recipe's objective and optimisation")
     add_data_arguments(parser)
-    parser.add_argument("--teacher_model", default=..., help="folder with the teacher's unet/ and scheduler/")
-    parser.add_argument("--vocoder", help="folder of the vocoder; with it, OUTPUT_DIR becomes a SoundCTMPipeline")
+    # A pipeline brings these along.
+    parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None)
+    parser.add_argument("--teacher_model", default=..., help="folder or Hub id of the teacher's pipeline")
+    parser.add_argument("--vocoder", help="folder of the vocoder, if the teacher has none")
+    add_stream_arguments(parser)
     loss = parser.add_argument_group("objective")
     loss.add_argument("--num_scales", type=int, default=40, help="noise levels of the teacher's solver, N")
     loss.add_argument("--trajectory_reuse", type=int, default=1, help="updates one solved trajectory serves, K")
+    loss.add_argument("--omega", type=float, help="one fixed guidance scale to embed, in place of a range")
     loss.add_argument("--omega_min", type=float, default=2.0, help="smallest guidance scale to embed")
     loss.add_argument("--omega_max", type=float, default=5.0, help="largest guidance scale to embed")
     loss.add_argument("--caption_dropout", type=float, default=0.1, help="share of empty prompts")
@@ -51,71 +81,141 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss.add_argument(
         "--branch_init", choices=["reference", "zero"], default="reference", help="start of the s and omega branches"
     )
+    loss.add_argument("--lora_rank", type=int, help="train an adapter of this rank in place of the whole network")
+    loss.add_argument("--lora_alpha", type=float, help="its alpha; default: the rank")
     run = parser.add_argument_group("optimisation")
-    run.add_argument("--train_batch_size", type=int, default=16, help="of all processes together")
+    run.add_argument(
+        "--train_batch_size", type=int, default=16, help="of all processes and accumulation steps together"
+    )
+    run.add_argument("--gradient_accumulation_steps", type=int, default=1, help="parts a process' batch is cut into")
     run.add_argument("--max_train_steps", type=int, default=30000)
+    run.add_argument("--optimizer", choices=OPTIMIZERS, default="radam")
+    run.add_argument("--use_8bit_adam", action="store_true", help="AdamW with 8-bit moments, needs bitsandbytes")
     run.add_argument("--learning_rate", type=float, default=8e-5)
-    run.add_argument("--lr_scheduler", default="constant")
+    run.add_argument("--adam_beta1", type=float, default=0.9)
+    run.add_argument("--adam_beta2", type=float, default=0.999)
+    run.add_argument("--adam_weight_decay", type=float, default=0.0)
+    run.add_argument("--adam_epsilon", type=float, default=1e-8)
+    run.add_argument("--lr_scheduler", default="constant", choices=[kind.value for kind in SchedulerType])
     run.add_argument("--lr_warmup_steps", type=int, default=0)
     run.add_argument("--max_grad_norm", type=float, default=1000.0)
     run.add_argument("--ema_decay", type=float, default=0.999, help="of the target, which is also the model")
-    run.add_argument("--mixed_precision", choices=["no", "bf16"], default="bf16")
+    run.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="bf16")
     run.add_argument("--gradient_checkpointing", action="store_true")
     run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--checkpointing_steps", type=int, default=500)
-    run.add_argument("--checkpoints_total_limit", type=int, default=2)
-    run.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")
+    run.add_argument("--max_skipped_steps", type=int, default=20, help="steps in a row without finite loss that end it")
+    keep = parser.add_argument_group("checkpoints and reports")
+    keep.add_argument("--checkpointing_steps", type=int, default=500)
+    keep.add_argument("--checkpoints_total_limit", type=int, default=2)
+    keep.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")
+    keep.add_argument("--report_to", default="none", help=f"none, or some of {','.join(TRACKERS)} joined by commas")
+    keep.add_argument("--logging_dir", default="logs", help="of the trackers, inside OUTPUT_DIR")
+    keep.add_argument("--tracker_project_name", default="soundctm")
+    keep.add_argument("--validation_prompts", nargs="+", help="sounds to make while training, into OUTPUT_DIR/samples")
+    keep.add_argument("--validation_steps", type=int, default=500, help="make them every so many steps")
+    keep.add_argument("--validation_num_inference_steps", type=int, nargs="+", default=list(STEPS))
+    keep.add_argument("--push_to_hub", action="store_true", help="upload the model at the end")
+    keep.add_argument("--hub_model_id", help="name of its repo; default: the last part of OUTPUT_DIR")
+    keep.add_argument("--hub_token", help="default: the one of `hf auth login`")
+    keep.add_argument("--hub_private_repo", action="store_true")
+    keep.add_argument("--hub_license", help="SPDX id; default: that of the teacher's card")
     args = parse_with_config(parser, argv)
+    if args.omega is not None:
+        args.omega_min = args.omega_max = args.omega
     if args.num_scales < 2 or args.trajectory_reuse < 1:
         parser.error("--num_scales must be at least 2 and --trajectory_reuse at least 1")
     if not args.omega_min <= args.omega_max:
         parser.error(f"--omega_min {args.omega_min} is above --omega_max {args.omega_max}")
+    for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
+                 "validation_steps", "max_skipped_steps"):  # fmt: skip
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    if not 0 <= args.caption_dropout < 1 or not 0 <= args.ema_decay < 1:
+        parser.error("--caption_dropout and --ema_decay must lie in [0, 1)")
     return args
 
 
-def save_pipeline(args: argparse.Namespace, unet: CTMUNet2DConditionModel, scheduler: CTMScheduler) -> None:
-    vocoder_config = json.loads((Path(args.vocoder) / "config.json").read_text(encoding="utf-8"))
-    vocoder_class = ISTFTVocoder if vocoder_config.get("_class_name") == "ISTFTVocoder" else SpeechT5HifiGan
-    SoundCTMPipeline(
-        vae=AutoencoderKL.from_pretrained(args.vae),
-        text_encoder=AutoModel.from_pretrained(args.text_encoder),
-        tokenizer=AutoTokenizer.from_pretrained(args.text_encoder),
-        unet=unet,
-        scheduler=scheduler,
-        vocoder=vocoder_class.from_pretrained(args.vocoder),
-        guidance_scale_range=(args.omega_min, args.omega_max),
-    ).save_pretrained(args.output_dir)
+def settings_of(args: argparse.Namespace) -> dict:
+    """The arguments without secrets."""
+    return {name: value for name, value in vars(args).items() if name != "hub_token"}
+
+
+def identity(args: argparse.Namespace, teacher: Teacher, clips: int) -> dict[str, str]:
+    """What makes every batch and every update of a run: to resume, it must be the same."""
+    names = ("train_batch_size", "seed", "num_scales", "trajectory_reuse", "target_sigma_min_rate", "omega_min",
+             "omega_max", "caption_dropout", "mix_rate", "optimizer", "lora_rank", "lora_alpha")  # fmt: skip
+    last = list(teacher.network.parameters())[-8:]
+    weights = fingerprint([parameter.flatten()[:1024].tolist() for parameter in last])
+    return {name: str(getattr(args, name)) for name in names} | {"clips": str(clips), "teacher": weights}
+
+
+def build_objective(
+    args: argparse.Namespace, accelerator: Accelerator, teacher: Teacher, model, average, student
+) -> CTMObjective:
+    in_feature_space = args.feature_distance in ("full", "half")
+    preconditioning = teacher.preconditioning
+    return CTMObjective(
+        Denoiser(model, preconditioning),
+        Denoiser(average, preconditioning),
+        FeatureSpace(teacher.network, preconditioning, args.feature_distance) if in_feature_space else None,
+        last_weight(student),
+        distance=args.feature_distance,
+        denoising_weight=args.denoising_weight,
+        adaptive=not args.no_adaptive_weight,
+        match_sigma=teacher.scheduler.config.sigma_min if args.match_point == "z0" else None,
+        reduce=lambda gradient: accelerator.reduce(gradient, "mean"),
+        gradient_scale=FP16_GRADIENT_SCALE if args.mixed_precision == "fp16" else 1.0,
+    )
+
+
+def last_weight(student: torch.nn.Module) -> torch.nn.Parameter:
+    return student.conv_out.weight if hasattr(student, "conv_out") else student.postprocess_conv.weight
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    device = accelerator.device
-    if args.train_batch_size % accelerator.num_processes:
-        raise SystemExit(
-            f"--train_batch_size {args.train_batch_size} does not divide by {accelerator.num_processes} processes"
-        )
+    check_output_dir(args)
+    check_arguments(args)
     output_dir = Path(args.output_dir)
+    report_to = None if args.report_to in (None, "none") else args.report_to.split(",")
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with=report_to,
+                              project_dir=str(output_dir / args.logging_dir))  # fmt: skip
+    device, main_process = accelerator.device, accelerator.is_main_process
     set_seed(args.seed)
 
-    scheduler = CTMScheduler.from_pretrained(args.teacher_model, subfolder="scheduler")
-    preconditioning = Preconditioning.from_scheduler(scheduler)
-    settings = scheduler.config
-    teacher = UNet2DConditionModel.from_pretrained(args.teacher_model, subfolder="unet")
-    betas = {
-        key: settings[key]
-        for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-    }
-    student = CTMUNet2DConditionModel.from_teacher(
-        teacher, prediction_type=settings.prediction_type, branch_init=args.branch_init, **betas
-    )
+    # 1. Check everything before any work
+    teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder, vocoder=args.vocoder)
+    args.sampling_rate = args.sampling_rate or teacher.sampling_rate
+    args.num_samples = args.num_samples or default_num_samples(args.dataset_name, teacher)
+    check_run(args, teacher, accelerator.num_processes, accelerator.distributed_type.value)
+    if main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(output_dir)
+        (output_dir / "settings.json").write_text(json.dumps(settings_of(args), indent=2) + "\n", encoding="utf-8")
+    with accelerator.main_process_first():
+        data = distillation_data(args, teacher, device)
+
+    # 2. Student, optimizer, state
+    run_identity = identity(args, teacher, len(data))
+    student = teacher.student(args.branch_init)
+    if not teacher.conditioning.needs_audio_length:
+        student.register_to_config(sample_size=data.latent_shape[1])
     if args.gradient_checkpointing:
         student.enable_gradient_checkpointing()
-    with accelerator.main_process_first():
-        data = training_data(args, teacher, device)
-    teacher.eval().requires_grad_(False).to(device, torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32)
-
-    optimizer = torch.optim.RAdam(student.parameters(), args.learning_rate, weight_decay=0.0)
+    teacher.network.eval().requires_grad_(False).to(device, teacher_dtype(args.mixed_precision))
+    if args.lora_rank:
+        trained = add_lora(student, args.lora_rank, args.lora_alpha)
+    else:
+        trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(
+        trained,
+        args.optimizer,
+        args.learning_rate,
+        (args.adam_beta1, args.adam_beta2),
+        args.adam_weight_decay,
+        args.adam_epsilon,
+        args.use_8bit_adam,
+    )
     lr_scheduler = get_scheduler(
         args.lr_scheduler,
         optimizer,
@@ -123,20 +223,25 @@ def main(argv: list[str] | None = None) -> None:
         num_training_steps=args.max_train_steps,
     )
     average = ema_copy(student).to(device)
+    last_weight(student).requires_grad_(True)  # the losses are balanced there, trained or not
     model, optimizer = accelerator.prepare(student, optimizer)
     state = {"unet": student, "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
+    if accelerator.scaler is not None:
+        state["scaler"] = accelerator.scaler
     first = 0
     if args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
         checkpoint = latest_checkpoint(output_dir) if checkpoint == "latest" else Path(checkpoint)
-        first = load_checkpoint(checkpoint, state) if checkpoint else 0
+        first = load_checkpoint(checkpoint, state, run_identity) if checkpoint else 0
 
+    # 3. Batches and losses
+    settings = teacher.scheduler.config
     sigmas = karras_sigmas(args.num_scales - 1, settings.sigma_min, settings.sigma_max, settings.rho)
     share = args.train_batch_size // accelerator.num_processes
     stream = TripleStream(
         data,
-        teacher,
-        preconditioning,
+        teacher.network,
+        teacher.preconditioning,
         Grid(sigmas, args.trajectory_reuse, args.target_sigma_min_rate),
         batch_size=args.train_batch_size,
         rows=slice(accelerator.process_index * share, (accelerator.process_index + 1) * share),
@@ -146,60 +251,114 @@ def main(argv: list[str] | None = None) -> None:
         denoising=args.denoising_weight > 0,
         device=device,
     )
-    in_feature_space = args.feature_distance in ("full", "half")
-    objective = CTMObjective(
-        Denoiser(model, preconditioning),
-        Denoiser(average, preconditioning),
-        FeatureSpace(teacher, preconditioning, args.feature_distance) if in_feature_space else None,
-        student.conv_out.weight,
-        distance=args.feature_distance,
-        denoising_weight=args.denoising_weight,
-        adaptive=not args.no_adaptive_weight,
-        match_sigma=settings.sigma_min if args.match_point == "z0" else None,
-        reduce=lambda gradient: accelerator.reduce(gradient, "mean"),
-    )
-    if accelerator.is_main_process:
-        scheduler.save_pretrained(output_dir / "scheduler")
-    progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
-                    disable=not accelerator.is_main_process)  # fmt: skip
-    running: dict[str, float] = {}
-    skipped, solving, started = 0, 0.0, time.time()
-    for step in progress:
-        before = time.time()
-        triples, noisy = stream.at(step)
-        solving += time.time() - before
-        with accelerator.autocast():
-            losses = objective(triples, noisy)
-        accelerator.backward(losses.total)
-        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        if norm.isfinite():
-            optimizer.step()
-            ema_update(average, student, args.ema_decay)
-        else:
-            skipped += 1
-        optimizer.zero_grad(set_to_none=True)
-        lr_scheduler.step()
+    objective = build_objective(args, accelerator, teacher, model, average, student)
 
-        values = {"ctm": losses.consistency.mean().item()}
-        if noisy is not None:
-            values |= {"dsm": losses.denoising.mean().item(), "balance": losses.balance.item()}
-        running = {name: 0.95 * running.get(name, value) + 0.05 * value for name, value in values.items()}
-        solver_share = solving / (time.time() - started)
-        progress.set_postfix(
-            {name: f"{value:.4f}" for name, value in running.items()}, solver=f"{solver_share:.0%}", skipped=skipped
-        )
-        if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
-            save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
+    def checkpoint_now(step: int) -> None:
+        if main_process:
+            save_checkpoint(output_dir, step, state, args.checkpoints_total_limit, run_identity)
+            save_student()
+
+    def save_student() -> None:
+        if args.lora_rank:
+            save_lora(average, output_dir)
+        else:
             save_model(average, output_dir / "unet")
 
-    if accelerator.is_main_process:
-        save_model(average, output_dir / "unet")
-        if args.vocoder:
-            save_pipeline(args, average, scheduler)
-        record = {"arguments": vars(args), "skipped_steps": skipped, "losses": running, "clips": len(data.latents),
+    def validate(step: int) -> None:
+        folder = output_dir / "samples" / f"step-{step}"
+        pipe = teacher.pipeline(average, (args.omega_min, args.omega_max)).to(device)
+        sounds = make_sounds(
+            pipe,
+            args.validation_prompts,
+            folder,
+            (args.omega_min + args.omega_max) / 2,
+            args.validation_num_inference_steps,
+            args.seed,
+        )
+        log_sounds(accelerator.trackers, sounds, folder / "spectrograms.png", step)
+
+    if main_process:
+        teacher.scheduler.save_pretrained(output_dir / "scheduler")
+        if report_to:
+            accelerator.init_trackers(args.tracker_project_name, _loggable(settings_of(args)))
+
+    # 4. Train
+    progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
+                    disable=not main_process)  # fmt: skip
+    running: dict[str, float] = {}
+    skips, solving, started = SkippedSteps(args.max_skipped_steps), 0.0, time.time()
+    unfinished = False
+    with StopSignal() as stop:
+        for step in progress:
+            # Dropout, if the network has any, is a function of the step too.
+            torch.manual_seed(step_generator(args.seed, step, stream=2).initial_seed() + accelerator.process_index)
+            before = time.time()
+            triples, noisy = stream.at(step)
+            solving += time.time() - before
+            sums: dict[str, float] = {}
+            for part, (some, some_noisy) in enumerate(
+                micro_batches(triples, noisy, args.gradient_accumulation_steps), 1
+            ):
+                last = part == args.gradient_accumulation_steps
+                with nullcontext() if last else accelerator.no_sync(model):
+                    with accelerator.autocast():
+                        losses = objective(some, some_noisy)
+                    accelerator.backward(losses.total / args.gradient_accumulation_steps)
+                values = {"ctm": losses.consistency.mean().item()}
+                if some_noisy is not None:
+                    values |= {"dsm": losses.denoising.mean().item(), "balance": losses.balance.item()}
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value / args.gradient_accumulation_steps
+            # One exchange a step: losses of the whole batch, and whether any process was told to stop.
+            shared = torch.tensor([*sums.values(), float(stop.requested)], device=device)
+            *means, told = accelerator.reduce(shared, "mean").tolist()
+            sums = dict(zip(sums, means, strict=True))
+            norm = accelerator.clip_grad_norm_(trained, args.max_grad_norm)
+            finite = bool(norm.isfinite())
+            if finite or accelerator.scaler is not None:  # a scaler has to see overflows
+                optimizer.step()
+            if finite:
+                ema_update(average, student, args.ema_decay)
+            model.zero_grad(set_to_none=True)
+            lr_scheduler.step()
+            skips.record(not finite)
+
+            if finite:
+                running = {name: 0.95 * running.get(name, value) + 0.05 * value for name, value in sums.items()}
+            progress.set_postfix(
+                {name: f"{value:.4f}" for name, value in running.items()},
+                solver=f"{solving / (time.time() - started):.0%}",
+                skipped=skips.total,
+            )
+            done = step + 1
+            if report_to:
+                accelerator.log({**sums, "lr": lr_scheduler.get_last_lr()[0], "skipped": skips.total}, step=done)
+            unfinished = told > 0 and done < args.max_train_steps
+            if unfinished or done % args.checkpointing_steps == 0:
+                checkpoint_now(done)
+            if args.validation_prompts and done % args.validation_steps == 0 and main_process:
+                validate(done)
+            if unfinished:
+                progress.close()
+                accelerator.print(f"Stopped by a signal after {done} steps; checkpoint-{done} goes on from here.")
+                break
+
+    # 5. The model
+    if main_process and not unfinished:
+        save_student()
+        if teacher.can_decode and not args.lora_rank:
+            teacher.pipeline(average, (args.omega_min, args.omega_max)).save_pretrained(output_dir)
+        record = {"arguments": settings_of(args), "skipped_steps": skips.total, "losses": running, "clips": len(data),
                   "seconds": round(time.time() - started), "seconds_in_solver": round(solving)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
+    if main_process and args.push_to_hub and not unfinished:
+        pipe = teacher.pipeline(average, (args.omega_min, args.omega_max))
+        print(f"Uploaded: {publish(args, pipe, average, record)}")
+
+
+def _loggable(arguments: dict) -> dict:
+    return {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in arguments.items()}
 
 
 if __name__ == "__main__":

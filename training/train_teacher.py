@@ -32,6 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--unet_config", default=..., help="JSON file (or YAML mapping) of UNet2DConditionModel arguments"
     )
+    parser.add_argument(
+        "--initial_unet", help="folder of a trained network to go on from; UNET_CONFIG is not used then"
+    )
     loss = parser.add_argument_group("objective")
     loss.add_argument("--sigma_data", type=float, default=0.5)
     loss.add_argument("--sigma_min", type=float, default=0.002)
@@ -72,7 +75,11 @@ def main(argv: list[str] | None = None) -> None:
         )
     output_dir = Path(args.output_dir)
     set_seed(args.seed)
-    unet = new_unet(args.unet_config)
+    unet = (
+        UNet2DConditionModel.from_pretrained(args.initial_unet, torch_dtype=torch.float32)
+        if args.initial_unet
+        else new_unet(args.unet_config)
+    )
     with accelerator.main_process_first():
         data = training_data(args, unet, accelerator.device)
     scheduler = CTMScheduler(sigma_min=args.sigma_min, sigma_max=args.sigma_max, sigma_data=args.sigma_data)

@@ -119,9 +119,8 @@ def reconstruct(folder: str, mel: LogMel, clips: Clips, indices: torch.Tensor, d
         waveforms = cut_segments(
             clips.waveforms, chosen, torch.zeros_like(chosen), num_frames, mel.n_fft, mel.hop_length
         )
-        with torch.autocast(device.type, torch.bfloat16):
-            target = mel(waveforms.to(device), center=False)[:, None]
-            decoded = vae.decode(vae.encode(target).latent_dist.mode()).sample
+        target = mel(waveforms.to(device), center=False)[:, None]
+        decoded = vae.decode(vae.encode(target).latent_dist.mode()).sample
         reconstructed.append(decoded[:, 0].half().cpu())
     return torch.cat(reconstructed)
 

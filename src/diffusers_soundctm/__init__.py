@@ -8,9 +8,11 @@ from .version import __version__
 # Public name -> the module that defines it. Loaded on first use, so that `soundctm --help` need not import torch.
 _PUBLIC = {
     "AudioDiTModel": ".models.transformer_ctm",
+    "AutoencoderDAC": ".models.autoencoder_dac",
     "CTMAudioDiTModel": ".models.transformer_ctm",
     "CTMAudioLDM2UNet2DConditionModel": ".models.unet_audioldm2_ctm",
     "CTMScheduler": ".schedulers.scheduling_ctm",
+    "CTMStableAudioDiTModel": ".models.stable_audio_ctm",
     "CTMTimestepEmbedding": ".models.embeddings",
     "CTMUNet2DConditionModel": ".models.unet_2d_condition_ctm",
     "ISTFTVocoder": ".models.vocoder",

@@ -84,6 +84,17 @@ def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
     return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
 
 
+def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
+    """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr (high quality, on the CPU, no gradient)."""
+    if from_rate == to_rate:
+        return waveform
+    import soxr
+
+    flat = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
+    resampled = torch.from_numpy(soxr.resample(flat.T.numpy(), from_rate, to_rate)).T.contiguous()
+    return resampled.reshape(*waveform.shape[:-1], -1).to(waveform.device)
+
+
 def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     """Largest magnitude between the samples too, at four times the rate as in ITU-R BS.1770: (..., samples) → (...)."""
     between = resample(waveform, sampling_rate, 4 * sampling_rate).abs().amax(dim=-1)
@@ -131,15 +142,17 @@ def normalize_loudness(
     return waveform * min(gain, largest)
 
 
-def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
-    """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr (high quality, on the CPU, no gradient)."""
-    if from_rate == to_rate:
+def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
+    """(..., channels, samples) with `num_channels`: as it is if it has them, else its mean, repeated."""
+    if waveform.shape[-2] == num_channels:
         return waveform
-    import soxr
+    mono = waveform.mean(dim=-2, keepdim=True)
+    return mono.expand(*mono.shape[:-2], num_channels, mono.shape[-1])
 
-    flat = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
-    resampled = torch.from_numpy(soxr.resample(flat.T.numpy(), from_rate, to_rate)).T.contiguous()
-    return resampled.reshape(*waveform.shape[:-1], -1).to(waveform.device)
+
+def is_waveform_autoencoder(vae) -> bool:
+    """Whether an autoencoder is one of waveforms (`AutoencoderDAC`, `AutoencoderOobleck`), not of mel spectrograms."""
+    return vae is not None and "downsampling_ratios" in vae.config
 
 
 def read_audio(path: str | os.PathLike, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:

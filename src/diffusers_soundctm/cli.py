@@ -19,6 +19,8 @@ NOT_NEEDED = ("librosa", "pandas", "peft", "scipy", "sklearn")
 
 EXTENSIONS = (".wav", ".flac")
 DTYPES = ("float32", "bfloat16", "float16")
+RELEASES = ("sony-unet", "sony-dit-v1", "sony-dit-v2")
+CONVERT_EXAMPLE = "example: soundctm convert --from sony-dit-v2 --output soundctm-dit-v2"
 EXAMPLE = 'example: soundctm generate "rain on a tin roof" -o rain.wav --steps 4 --seed 0'
 REFINE_EXAMPLE = "example: soundctm refine rain.wav --steps 16 -o rain-final.wav"
 # What `generate` writes about a sound, and `refine` needs of it.
@@ -93,6 +95,19 @@ def _parser() -> argparse.ArgumentParser:
             help="scale to this loudness, -23 in broadcast, peaks below -1 dBTP",
         )
 
+    convert = commands.add_parser("convert", help="make a model folder of released checkpoints", epilog=CONVERT_EXAMPLE)
+    convert.set_defaults(command=_convert)
+    convert.add_argument("--from", dest="release", required=True, choices=RELEASES, help="the release")
+    convert.add_argument(
+        "--checkpoint", nargs="+", metavar="FILE", help="files, folders or Hub ids with it (its repo on the Hub)"
+    )
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="new folder for the model")
+    convert.add_argument(
+        "--variants", nargs="*", default=["fp16"], choices=("fp16", "bf16"), help="half-precision weights too (fp16)"
+    )
+    convert.add_argument("--text-encoder", metavar="MODEL", help="folder or Hub id of the tokenizer, and of FLAN-T5")
+    convert.add_argument("--config", metavar="FILE", help="the network's configuration, if not the released one")
+
     demo = commands.add_parser("demo", help="open the app in a browser", epilog="example: soundctm demo --open")
     demo.set_defaults(command=_demo)
     demo.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
@@ -108,6 +123,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--model", help=f"folder or Hub id ({default})")
     commands.add_parser("evaluate", help="measure sounds; see soundctm evaluate --help", add_help=False)
     return parser
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from .conversion import convert_release
+
+    convert_release(
+        arguments.release,
+        arguments.output,
+        arguments.checkpoint,
+        variants=arguments.variants,
+        text_encoder=arguments.text_encoder,
+        original_config=arguments.config,
+    )
+    print(f'{arguments.output} is ready: soundctm generate "rain on a tin roof" --model {arguments.output}')
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -352,10 +381,12 @@ def _facts(folder: Path, index: dict[str, Any]) -> dict[str, str]:
         file = folder / component / name
         return json.loads(file.read_text()) if file.is_file() else {}
 
-    vocoder, scheduler = config("vocoder"), config("scheduler", "scheduler_config.json")
+    vae, vocoder, scheduler = config("vae"), config("vocoder"), config("scheduler", "scheduler_config.json")
     facts = {}
     if vocoder.get("sampling_rate"):
         facts["sound"] = f"mono, {vocoder['sampling_rate']} Hz, {vocoder.get('model_in_dim')} mel bands"
+    elif vae.get("sampling_rate"):
+        facts["sound"] = f"mono, {vae['sampling_rate']} Hz, autoencoder of waveforms"
     if scheduler.get("sigma_max"):
         facts["noise levels"] = (
             f"{scheduler['sigma_min']:g} to {scheduler['sigma_max']:g}, {scheduler['prediction_type']}"

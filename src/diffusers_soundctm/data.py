@@ -24,7 +24,8 @@ class Clips:
     """Clips of equal length, in data set order, with the unusable ones left out.
 
     Attributes:
-        waveforms: int16 array (or read-only memory map) of shape (N, num_samples), mono, full scale 32767.
+        waveforms: int16 array (or read-only memory map) of shape (N, num_samples), mono, or (N, channels, num_samples);
+            full scale 32767.
         captions: For each clip, its wordings (at least one); draw one of them at a time.
         labels: For each clip, the `label` column, or None if the data set has none.
         skipped: Names of corrupt or silent files that were left out.
@@ -49,12 +50,13 @@ def load_clips(
     num_samples: int = 81920,
     max_samples: int | None = None,
     cache_dir: str | os.PathLike | None = None,
+    num_channels: int = 1,
 ) -> Clips:
     """Read an audio–caption data set into memory (or a memory-mapped cache).
 
-    Channels are averaged, other rates resampled, longer clips cropped at their end and shorter ones zero-padded.
-    Corrupt files and files without a sample above -60 dBFS are skipped, named in a warning and listed in
-    `Clips.skipped`.
+    Channels are averaged unless there are `num_channels` of them, other rates resampled, longer clips cropped at their
+    end and shorter ones zero-padded. Corrupt files and files without a sample above -60 dBFS are skipped, named in a
+    warning and listed in `Clips.skipped`.
 
     Args:
         dataset: Hub id, folder written by `save_to_disk`, folder of parquet files, or folder of audio files with a
@@ -67,6 +69,7 @@ def load_clips(
         max_samples: Read the first so many rows only.
         cache_dir: Folder that keeps the decoded array, so that the next call with the same data and arguments only maps
             a file. None decodes every time.
+        num_channels: Channels of the returned waveforms; mono sounds are repeated.
 
     Raises:
         ValueError: A column or split is missing, the split is empty, a caption is empty, or more than 1 % of the audio
@@ -76,7 +79,7 @@ def load_clips(
         if value is not None and value < 1:
             raise ValueError(f"`{name}` is {value}; give a positive number.")
 
-    rows = _open(dataset, split)
+    rows = open_dataset(dataset, split)
     for name in (audio_column, caption_column):
         if name not in rows.column_names:
             raise ValueError(
@@ -94,23 +97,24 @@ def load_clips(
     columns = [audio_column, caption_column] + (["label"] if "label" in rows.column_names else [])
     rows = rows.select_columns(columns)
 
+    shape = (num_samples,) if num_channels == 1 else (num_channels, num_samples)
     if cache_dir is None:
-        waveforms = np.empty((len(rows), num_samples), np.int16)
+        waveforms = np.empty((len(rows), *shape), np.int16)
         return _read(rows, waveforms, dataset, audio_column, caption_column, sampling_rate)
 
-    fingerprint = _fingerprint(rows, audio_column, caption_column, sampling_rate, num_samples)
+    fingerprint = _fingerprint(rows, audio_column, caption_column, sampling_rate, *shape)
     array_path = Path(cache_dir) / f"{fingerprint}.npy"
     text_path = Path(cache_dir) / f"{fingerprint}.json"
     if not text_path.exists():
-        _write_cache(rows, array_path, text_path, dataset, audio_column, caption_column, sampling_rate, num_samples)
+        _write_cache(rows, array_path, text_path, dataset, audio_column, caption_column, sampling_rate, shape)
     text = json.loads(text_path.read_text(encoding="utf-8"))
     # Skipped clips leave unused rows at the end of the file.
     waveforms = np.load(array_path, mmap_mode="r")[: len(text["captions"])]
     return Clips(waveforms=waveforms, **text)
 
 
-def decode_audio(source: bytes | str | os.PathLike, sampling_rate: int) -> np.ndarray:
-    """Decode an audio file to a mono float32 waveform of shape (samples,) at `sampling_rate` Hz.
+def decode_audio(source: bytes | str | os.PathLike, sampling_rate: int, num_channels: int = 1) -> np.ndarray:
+    """Decode an audio file to a float32 waveform at `sampling_rate` Hz: (samples,), or (channels, samples) of several.
 
     Raises:
         ValueError: The file cannot be decoded, is empty, or holds values that are not finite.
@@ -124,15 +128,17 @@ def decode_audio(source: bytes | str | os.PathLike, sampling_rate: int) -> np.nd
         )
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise ValueError(f"cannot be decoded ({error})") from error
-    waveform = waveform.mean(axis=1)
+    if waveform.shape[1] != num_channels:
+        waveform = waveform.mean(axis=1, keepdims=True).repeat(num_channels, axis=1)
     if len(waveform) == 0:
         raise ValueError("has no samples")
     if not np.isfinite(waveform).all():
         raise ValueError("has samples that are not finite")
-    return waveform if rate == sampling_rate else soxr.resample(waveform, rate, sampling_rate)
+    waveform = waveform if rate == sampling_rate else soxr.resample(waveform, rate, sampling_rate)
+    return waveform[:, 0] if num_channels == 1 else np.ascontiguousarray(waveform.T)
 
 
-def _open(dataset: str, split: str) -> Any:
+def open_dataset(dataset: str, split: str) -> Any:
     from datasets import DatasetDict, get_dataset_split_names, load_dataset, load_from_disk
 
     folder = Path(dataset)
@@ -191,12 +197,12 @@ def _write_cache(
     audio_column: str,
     caption_column: str,
     sampling_rate: int,
-    num_samples: int,
+    shape: tuple[int, ...],
 ) -> None:
     array_path.parent.mkdir(parents=True, exist_ok=True)
     temporary = array_path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        waveforms = np.lib.format.open_memmap(temporary, "w+", np.int16, (len(rows), num_samples))
+        waveforms = np.lib.format.open_memmap(temporary, "w+", np.int16, (len(rows), *shape))
         clips = _read(rows, waveforms, dataset, audio_column, caption_column, sampling_rate)
         waveforms.flush()
         temporary.replace(array_path)
@@ -211,31 +217,23 @@ def _write_cache(
 def _read(
     rows: Any, waveforms: np.ndarray, dataset: str, audio_column: str, caption_column: str, sampling_rate: int
 ) -> Clips:
-    num_samples = waveforms.shape[1]
+    num_samples = waveforms.shape[-1]
+    num_channels = 1 if waveforms.ndim == 2 else waveforms.shape[1]
     captions: list[list[str]] = []
     labels: list[str] | None = [] if "label" in rows.column_names else None
     skipped: list[str] = []
     for index, row in enumerate(rows):
         audio = row[audio_column] or {"path": None, "bytes": None}
         name = audio["path"] or f"row {index}"
-        wordings = [row[caption_column]] if isinstance(row[caption_column], str) else list(row[caption_column] or [])
-        if not wordings or not all(isinstance(wording, str) and wording.strip() for wording in wordings):
-            raise ValueError(
-                f"Column {caption_column!r} of {name!r} in data set {dataset!r} is {row[caption_column]!r}; "
-                "give every clip a non-empty caption."
-            )
+        wordings = wordings_of(row[caption_column], caption_column, name, dataset)
         try:
-            source = audio["bytes"] if audio["bytes"] is not None else audio["path"]
-            waveform = decode_audio(source, sampling_rate)[:num_samples]
-            if np.abs(waveform).max() < SILENCE_PEAK:
-                raise ValueError("is silent")
+            waveform = sounding(audio, sampling_rate, num_samples, num_channels)
         except ValueError as error:
             logger.warning("Skipped %s: it %s.", name, error)
             skipped.append(name)
             continue
         position = len(captions)
-        waveforms[position, : len(waveform)] = np.round(np.clip(waveform, -1, 1) * 32767)
-        waveforms[position, len(waveform) :] = 0
+        waveforms[position] = to_int16(waveform, num_samples)
         captions.append(wordings)
         if labels is not None:
             labels.append(_label(rows, row["label"]))
@@ -248,6 +246,33 @@ def _read(
             "Repair or remove these files."
         )
     return Clips(waveforms[: len(captions)], captions, labels, skipped)
+
+
+def wordings_of(value: Any, caption_column: str, name: str, dataset: str) -> list[str]:
+    """The captions in a row: a string or a list of them. `ValueError` if there is none, or an empty one."""
+    wordings = [value] if isinstance(value, str) else list(value or [])
+    if not wordings or not all(isinstance(wording, str) and wording.strip() for wording in wordings):
+        raise ValueError(
+            f"Column {caption_column!r} of {name!r} in data set {dataset!r} is {value!r}; "
+            "give every clip a non-empty caption."
+        )
+    return wordings
+
+
+def sounding(audio: dict[str, Any], sampling_rate: int, num_samples: int, num_channels: int = 1) -> np.ndarray:
+    """First `num_samples` of an undecoded audio column's value, as `decode_audio`; `ValueError` if broken or silent."""
+    source = audio["bytes"] if audio["bytes"] is not None else audio["path"]
+    waveform = decode_audio(source, sampling_rate, num_channels)[..., :num_samples]
+    if np.abs(waveform).max() < SILENCE_PEAK:
+        raise ValueError("is silent")
+    return waveform
+
+
+def to_int16(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """Float (..., samples), clipped to [-1, 1] → int16 (..., num_samples), full scale 32767, padded with silence."""
+    padded = np.zeros((*waveform.shape[:-1], num_samples), np.int16)
+    padded[..., : waveform.shape[-1]] = np.round(np.clip(waveform, -1, 1) * 32767)
+    return padded
 
 
 def _label(rows: Any, value: Any) -> str:

@@ -2,10 +2,11 @@
 
 import json
 import math
+import re
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import create_repo, get_cached_repo_tree, snapshot_download, upload_folder
 from huggingface_hub.errors import (
@@ -25,11 +26,40 @@ DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_downlo
 # The stock `DiffusionPipeline` resolves classes from outside diffusers through a .py file next to each component.
 REMOTE_CODE = "from diffusers_soundctm import *  # noqa: F403  (pip install diffusers-soundctm)\n"
 
+# What Hugging Face Inference Endpoints run.
+HANDLER = '''"""{"inputs": prompt, "parameters": {...}} -> {"audio": base64 of a WAV, "sampling_rate": Hz}."""
+
+import base64
+import io
+
+import soundfile
+import torch
+from diffusers_soundctm import SoundCTMPipeline
+
+
+class EndpointHandler:
+    def __init__(self, path: str = ""):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.float16 if device == "cuda" else torch.float32
+        self.pipe = SoundCTMPipeline.from_pretrained(path, torch_dtype=dtype).to(device)
+
+    def __call__(self, data: dict) -> dict:
+        parameters = dict(data.get("parameters") or {})
+        if "seed" in parameters:
+            parameters["generator"] = torch.Generator().manual_seed(int(parameters.pop("seed")))
+        audio = self.pipe(data["inputs"], **parameters).audios[0]
+        file = io.BytesIO()
+        soundfile.write(file, audio.T.clip(-1, 1), self.pipe.sampling_rate, format="WAV")
+        return {"audio": base64.b64encode(file.getvalue()).decode(), "sampling_rate": self.pipe.sampling_rate}
+'''
+REQUIREMENTS = "diffusers-soundctm\n"
+_OUR_CODE = {"handler.py": HANDLER}
+
 CARD = """---
 library_name: diffusers
 pipeline_tag: text-to-audio
 tags: [soundctm, text-to-audio, sound-effects, diffusers]
-{license}---
+{metadata}---
 
 # {name}
 
@@ -38,13 +68,17 @@ A [SoundCTM](https://arxiv.org/abs/2405.18503) model: text to sound in 1 to 16 s
 ```python
 from diffusers_soundctm import SoundCTMPipeline  # pip install diffusers-soundctm
 
-pipe = SoundCTMPipeline.from_pretrained("{name}")
+{load}
 audio = pipe("rain on a tin roof", num_inference_steps=4).audios[0]  # ({channels}, samples) at {sampling_rate} Hz
 ```
 
-Without importing the package's class, `DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)` gives the
-same pipeline. Range of `guidance_scale` (ω) in training: {guidance_scale_range}.
+{note}Range of `guidance_scale` (ω) in training: {guidance_scale_range}.
 """
+_LOAD = 'pipe = SoundCTMPipeline.from_pretrained("{name}")'
+_LOAD_ADAPTER = """pipe = SoundCTMPipeline.from_teacher("{teacher}", branch_init="{branch_init}")
+pipe.load_lora_weights("{name}")"""
+_NOTE = """Without importing the package's class,
+`DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)` gives the same pipeline. """
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:
@@ -140,11 +174,30 @@ def download(
         filenames = [file.path for file in get_cached_repo_tree(repo_id, revision=commit, cache_dir=cache_dir)]
         files = wanted_files(filenames, [name for name in components(folder) if name not in skip], variant)
         return snapshot_download(repo_id, revision=commit, allow_patterns=files, **where)
-    except (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError) as error:
-        raise OSError(
-            f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
-            f"({str(error).splitlines()[0]}). Check the spelling and the connection."
-        ) from error
+    except _UNREACHABLE as error:
+        raise _not_found(repo_id, error) from error
+
+
+def download_files(repo_id: str, patterns: Collection[str], **where: Any) -> str:
+    """Folder of the cached snapshot of `repo_id` with the files whose paths fit `patterns`, fetched if need be.
+
+    Raises:
+        OSError: no such repo, or no connection and no cached copy.
+    """
+    try:
+        return snapshot_download(repo_id, allow_patterns=list(patterns), **where)
+    except _UNREACHABLE as error:
+        raise _not_found(repo_id, error) from error
+
+
+_UNREACHABLE = (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError)
+
+
+def _not_found(repo_id: str, error: Exception) -> OSError:
+    return OSError(
+        f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
+        f"({str(error).splitlines()[0]}). Check the spelling and the connection."
+    )
 
 
 def embedded_folder() -> Path:
@@ -165,20 +218,64 @@ def count_parameters(folder: Path) -> tuple[int, int]:
 
 
 def holds_only_our_code(folder: Path) -> bool:
-    """Whether every Python file of a model folder is the one line that `push_to_hub` writes, which is safe to run."""
-    return all(file.read_text() == REMOTE_CODE for file in folder.rglob("*.py"))
+    """Whether every Python file of a model folder is what `push_to_hub` writes, which is safe to run."""
+    return all(file.read_text() == _OUR_CODE.get(file.name, REMOTE_CODE) for file in folder.rglob("*.py"))
 
 
-def model_card(pipe: "SoundCTMPipeline", repo_id: str, license: str | None = None) -> str:
-    """README of a pushed repo; `license` is an SPDX id for the metadata block."""
+def model_card(
+    pipe: "SoundCTMPipeline",
+    repo_id: str,
+    license: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    sounds: Sequence[str] = (),
+    adapter_of: str | None = None,
+) -> str:
+    """README of a pushed repo.
+
+    Args:
+        license: SPDX id for the metadata block.
+        facts: what to tell about training; a `teacher` that is a Hub id also becomes the `base_model`.
+        sounds: paths in the repo of sounds to show.
+        adapter_of: the teacher, if the repo holds an adapter only.
+    """
     omega = pipe.config.guidance_scale_range
-    return CARD.format(
+    teacher = adapter_of or (facts or {}).get("teacher", "")
+    metadata = f"license: {license}\n" if license else ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", teacher):
+        metadata += f"base_model: {teacher}\n" + ("base_model_relation: adapter\n" if adapter_of else "")
+    load = _LOAD_ADAPTER if adapter_of else _LOAD
+    card = CARD.format(
         name=repo_id,
-        license=f"license: {license}\n" if license else "",
-        channels=1,
+        metadata=metadata,
+        load=load.format(name=repo_id, teacher=teacher, branch_init=getattr(pipe.unet.config, "branch_init", "")),
+        note="" if adapter_of else _NOTE.format(name=repo_id),
+        channels=pipe.num_channels,
         sampling_rate=pipe.sampling_rate,
         guidance_scale_range=f"{omega[0]:g} to {omega[1]:g}" if omega else "not recorded",
     )
+    if facts:
+        rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
+        card += f"\n## Training\n\n| | |\n|---|---|\n{rows}"
+    if sounds:
+        base = f"https://huggingface.co/{repo_id}/resolve/main"
+        players = "\n".join(f'- {Path(sound).stem}: <audio controls src="{base}/{sound}"></audio>' for sound in sounds)
+        card += f"\n## Sounds\n\n{players}\n"
+    return card
+
+
+def write_repo(pipe: "SoundCTMPipeline", folder: Path, card: str, variant: str | None = None) -> None:
+    """Write what a pushed repo holds: weights (sharded if large), card, and the code of loaders and endpoints."""
+    pipe.save_pretrained(folder, variant=variant)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    index = json.loads((folder / INDEX).read_text())
+    index["_class_name"] = ["pipeline", index["_class_name"]]
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "pipeline.py").write_text(REMOTE_CODE)
+    (folder / "handler.py").write_text(HANDLER)
+    (folder / "requirements.txt").write_text(REQUIREMENTS)
+    for name, (library, _) in components(folder).items():
+        if library == __package__:
+            (folder / name / f"{library}.py").write_text(REMOTE_CODE)
 
 
 def push_to_hub(
@@ -206,15 +303,7 @@ def push_to_hub(
     repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        pipe.save_pretrained(folder, variant=variant)
-        (folder / "README.md").write_text(card or model_card(pipe, repo_id, license))
-        index = json.loads((folder / INDEX).read_text())
-        index["_class_name"] = ["pipeline", index["_class_name"]]
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-        (folder / "pipeline.py").write_text(REMOTE_CODE)
-        for name, (library, _) in components(folder).items():
-            if library == __package__:
-                (folder / name / f"{library}.py").write_text(REMOTE_CODE)
+        write_repo(pipe, folder, card or model_card(pipe, repo_id, license), variant)
         return str(
             upload_folder(
                 repo_id=repo_id,

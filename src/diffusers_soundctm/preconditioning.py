@@ -11,7 +11,8 @@ network's dtype, because at t = 80 an error of the output is multiplied by up to
 | "v_prediction"  | 1/√(t²+1)   | 1/(t²+1)        | −t/√(t²+1)      | τ(t)                         |
 | "sample"        | 1/√(t²+1)   | 0               | 1               | τ(t)                         |
 
-The first row is EDM (arXiv 2206.00364); the others read a discrete variance-preserving teacher as a denoiser of z_t.
+The first row is EDM (arXiv 2206.00364); the others read a variance-preserving teacher as a denoiser of z_t. One trained
+on continuous levels (Stable Audio) has no table of steps and τ(t) = (2/π)·atan t.
 """
 
 import math
@@ -76,7 +77,10 @@ def c_noise(sigma: Sigma, prediction_type: str = "edm", log_sigmas: torch.Tensor
 
     "edm": ln(t)/4. Otherwise the fractional step τ of the VP teacher at noise level t, linear between the knots of
     `log_sigmas` (T,), the teacher's ln σ(τ) for τ = 0..T−1 (`vp_log_sigmas`); levels beyond the table take its ends.
+    Without a table the teacher knows continuous levels, as the angle (2/π)·atan t in (0, 1).
     """
+    if prediction_type != "edm" and log_sigmas is None:
+        return at_least_float32(sigma).atan() * (2 / math.pi)
     log_sigma = at_least_float32(sigma).log()
     if prediction_type == "edm":
         return log_sigma / 4
@@ -91,6 +95,8 @@ def noise_level(timestep: Sigma, prediction_type: str = "edm", log_sigmas: torch
     timestep = at_least_float32(timestep)
     if prediction_type == "edm":
         return (4 * timestep).exp()
+    if log_sigmas is None:
+        return (timestep * (math.pi / 2)).tan()
     knots = log_sigmas.to(timestep)
     left = timestep.long().clamp(0, len(knots) - 2)
     return torch.lerp(knots[left], knots[left + 1], (timestep - left).clamp(0, 1)).exp()

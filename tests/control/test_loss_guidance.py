@@ -46,7 +46,7 @@ def test_every_family_is_guided(tiny_pipeline, family):
     objective = target(loss_of(pipe, lambda sound: sound.mel.mean(dim=(1, 2)), final(pipe)).item() + 0.05)
     guidance = LossGuidance(objective)
     before, after = (loss_of(pipe, objective, final(pipe, callback_on_step_end=c)) for c in (None, guidance))
-    assert after < 0.3 * before
+    assert after < 0.6 * before
     assert len(guidance.losses) == 4 and guidance.num_skipped == 0
 
 
@@ -70,7 +70,7 @@ def test_each_sample_goes_to_its_own_target_as_it_would_alone(pipe):
     goals = plain + torch.tensor([0.05, -0.05])
     both = final(pipe, 2, callback_on_step_end=LossGuidance(target(goals)))
     reached = loss_of(pipe, lambda sound: sound.mel.mean(dim=(1, 2)), both)
-    assert (reached - goals).abs().max() < 0.02
+    assert (reached - goals).abs().max() < 0.6 * 0.05
     alone = final(pipe, latents=noise(2)[1:], callback_on_step_end=LossGuidance(target(goals[1:])))
     torch.testing.assert_close(alone[0], both[1], rtol=1e-3, atol=1e-3)
 
@@ -118,6 +118,23 @@ def test_step_is_no_longer_than_allowed_and_no_longer_than_needed():
     for i in (1, 2):
         assert step[i].square().mean().sqrt().item() == pytest.approx(2)
     assert step[3:].abs().sum() == 0 and skipped == 1
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_largest_step_has_the_size_of_the_sample_it_is_made_at(pipe, steps):
+    sizes = []
+
+    class Measure(LossGuidance):
+        def callback_fn(self, pipeline, step, timestep, tensors):
+            before = tensors["latents"]
+            tensors = super().callback_fn(pipeline, step, timestep, tensors)
+            sizes.append((tensors["latents"] - before).square().mean().sqrt())
+            return tensors
+
+    final(pipe, callback_on_step_end=Measure(target(1e6), scale=0.1), num_inference_steps=steps)
+    sigmas, sigma_data = pipe.scheduler.sigmas, pipe.scheduler.config.sigma_data
+    size = (sigmas.square() + sigma_data**2).sqrt()
+    torch.testing.assert_close(torch.stack(sizes), -0.1 * sigmas.diff() * size[1:] / size[:-1])
 
 
 def test_scale_may_follow_the_noise_level(pipe):

@@ -97,7 +97,7 @@ def test_drift_is_0_for_the_same_sound_at_any_level_and_about_1_for_unrelated_on
         (lambda pipe: PromptMorph(OTHER, 2, 1), "`start_in_s`"),
         (lambda pipe: pipe([PROMPT] * 2, callback_on_step_end=PromptMorph([OTHER] * 3)), "3 strings for 2"),
         (lambda pipe: drift(torch.zeros(16000), torch.ones(16000), 16000), "silent"),
-        (lambda pipe: drift(torch.ones(100), torch.ones(100), 16000), "0.2 s"),
+        (lambda pipe: drift(torch.ones(100), torch.ones(100), 16000), "0.1 s"),
     ],
 )
 def test_bad_input_is_named(pipe, make, message):

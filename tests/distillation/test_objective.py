@@ -12,8 +12,9 @@ from diffusers_soundctm.distillation import TeacherFeatures, feature_distance
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update
 from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_loss
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
-from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump
+from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump, micro_batches
 from diffusers_soundctm.distillation.teachers import FeatureSpace
+from diffusers_soundctm.preconditioning import denoised
 
 EDM = Preconditioning()
 
@@ -66,6 +67,35 @@ def test_gradients_are_those_of_the_written_loss(networks, batch, distance, matc
     (loss + 0.5 * denoising_loss(denoised, batch[1].clean, batch[1].sigma).mean()).backward()
     for gradient, parameter in zip(ours, student.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_do_not_depend_on_the_scale_they_are_taken_at(networks, batch):
+    gradients = []
+    for scale in (1.0, 2.0**14):
+        networks[0].zero_grad()
+        losses = objective(networks, gradient_scale=scale)(*batch)
+        losses.total.backward()
+        gradients.append([losses.balance, *(parameter.grad.clone() for parameter in networks[0].parameters())])
+    for plain, scaled in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, scaled, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["edm", "epsilon", "v_prediction", "sample"])
+def test_an_error_of_the_network_counts_the_same_at_every_level(kind):
+    z, output = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.05, 1.0, 70.0])
+    exact, wrong = (denoised(F, z, sigma, kind) for F in (output, output + 0.1))
+    loss = denoising_loss(wrong, exact, sigma, prediction_type=kind)
+    torch.testing.assert_close(loss, torch.full((3,), 0.01), rtol=1e-2, atol=1e-4)
+
+
+def test_micro_batches_are_the_batch(batch):
+    parts = list(micro_batches(*batch, 2))
+    assert len(parts) == 2
+    torch.testing.assert_close(torch.cat([triples.start for triples, _ in parts]), batch[0].start)
+    labels = torch.cat([triples.network_kwargs["class_labels"] for triples, _ in parts])
+    torch.testing.assert_close(labels, batch[0].network_kwargs["class_labels"])
+    assert next(micro_batches(batch[0], None, 2))[1] is None
 
 
 def test_denoising_can_be_left_out(networks, batch):

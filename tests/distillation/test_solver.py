@@ -1,5 +1,7 @@
 """Teachers whose network is a closed-form denoiser: adapter, guidance and Heun solver against the exact trajectory."""
 
+import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -7,24 +9,41 @@ import torch
 
 from diffusers_soundctm import preconditioning
 from diffusers_soundctm.distillation import TeacherDenoiser, heun_solve, sample_teacher
-from diffusers_soundctm.distillation.networks import Preconditioning
+from diffusers_soundctm.distillation.ema import ema_copy, ema_update
+from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.objective import CTMObjective, Triples, jump
+from diffusers_soundctm.distillation.solver import heun_trajectory
+from diffusers_soundctm.distillation.trajectories import Grid
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
 
 SPREAD = 0.7  # standard deviation of the data
 
 
-class GaussianNetwork(torch.nn.Module):
-    """F of the exact denoiser of N(mean, SPREAD²) for any prediction type, from nothing but a network's arguments."""
+def gaussian(z, sigma, mean):
+    """Denoiser of N(mean, SPREAD²)."""
+    return (SPREAD**2 * z + sigma**2 * mean) / (SPREAD**2 + sigma**2)
 
-    def __init__(self, settings: Preconditioning):
+
+def mixture(z, sigma, mean):
+    """Denoiser of (N(−mean, SPREAD²) + N(mean, SPREAD²))/2, element by element."""
+    weight = torch.sigmoid(2 * z * mean / (SPREAD**2 + sigma**2))
+    return weight * gaussian(z, sigma, mean) + (1 - weight) * gaussian(z, sigma, -mean)
+
+
+class ClosedFormNetwork(torch.nn.Module):
+    """F of an exact denoiser for any prediction type, from nothing but a network's arguments."""
+
+    def __init__(self, settings: Preconditioning, denoiser=gaussian):
         super().__init__()
-        self.settings = settings
+        self.settings, self.denoiser = settings, denoiser
         self.dtype_holder = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.calls = 0
 
     def sigma(self, timestep):
         if self.settings.prediction_type == "edm":
             return (4 * timestep).exp()
+        if self.settings.log_sigmas is None:
+            return (timestep * torch.pi / 2).tan()
         knots, left = self.settings.log_sigmas.double(), timestep.floor().long().clamp(max=998)
         return (knots[left] + (timestep - left) * (knots[left + 1] - knots[left])).exp()
 
@@ -33,19 +52,31 @@ class GaussianNetwork(torch.nn.Module):
         kind, sigma_data = self.settings.prediction_type, self.settings.sigma_data
         sigma = self.sigma(timestep)
         z = model_input / per_sample(preconditioning.c_in(sigma, kind, sigma_data), model_input)
-        variance = per_sample(sigma, z) ** 2
-        denoised = (SPREAD**2 * z + variance * mean) / (SPREAD**2 + variance)
+        denoised = self.denoiser(z, per_sample(sigma, z), mean)
         skip = per_sample(preconditioning.c_skip(sigma, kind, sigma_data), z)
         return SimpleNamespace(
             sample=(denoised - skip * z) / per_sample(preconditioning.c_out(sigma, kind, sigma_data), z)
         )
 
 
-@pytest.fixture(params=["edm", "epsilon", "v_prediction", "sample"])
-def teacher(request):
-    kind = request.param
-    settings = Preconditioning(kind, 0.5, None if kind == "edm" else preconditioning.vp_log_sigmas())
-    network = GaussianNetwork(settings)
+SETTINGS = {
+    "edm": Preconditioning("edm", 0.5),
+    "continuous": Preconditioning("v_prediction", 1.0),
+    **{
+        kind: Preconditioning(kind, 0.5, preconditioning.vp_log_sigmas())
+        for kind in ("epsilon", "v_prediction", "sample")
+    },
+}
+
+
+@pytest.fixture(params=SETTINGS)
+def settings(request):
+    return SETTINGS[request.param]
+
+
+@pytest.fixture
+def teacher(settings):
+    network = ClosedFormNetwork(settings)
     mean = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     omega = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
     both = {"mean": torch.cat([mean, torch.zeros_like(mean)])}
@@ -88,3 +119,87 @@ def test_sample_teacher_reaches_the_data(teacher):
     sample = sample_teacher(denoise, noise, 40, sigma_min=0.05, sigma_max=80.0)
     edge = torch.full((3,), 80.0, dtype=torch.float64), torch.full((3,), 0.05, dtype=torch.float64)
     torch.testing.assert_close(sample, exact(mean, 80 * noise, *edge), atol=0.03, rtol=0.01)
+
+
+def test_second_order_for_a_mixture(settings):
+    """In one dimension a trajectory keeps its place in the distribution: its CDF value is the same at every level."""
+    mean = torch.full((1, 1), 1.5, dtype=torch.float64)
+    denoise = TeacherDenoiser(ClosedFormNetwork(settings, mixture), settings, {"mean": mean}, None)
+
+    def cdf(z, sigma):
+        normal = torch.distributions.Normal(0.0, math.sqrt(SPREAD**2 + sigma**2))
+        return (normal.cdf(z - 1.5) + normal.cdf(z + 1.5)) / 2
+
+    start = torch.linspace(-60, 60, 8, dtype=torch.float64)[:, None]
+    lower, upper = torch.full_like(start, -9), torch.full_like(start, 9)
+    for _ in range(60):
+        middle = (lower + upper) / 2
+        below = cdf(middle, 0.05) < cdf(start, 50.0)
+        lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
+    errors = []
+    for steps in (64, 128):
+        sigmas = karras_sigmas(steps, 0.05, 50.0).double()[:, None].expand(-1, 8)
+        errors.append((heun_solve(denoise, start, sigmas) - lower).abs().max().item())
+    assert errors[1] < 0.01
+    assert 3 < errors[0] / errors[1] < 5
+
+
+class SmallStudent(torch.nn.Module):
+    """A multilayer perceptron in a student's place; it sees the mean that stands for the prompt."""
+
+    def __init__(self):
+        super().__init__()
+        layer = torch.nn.Linear
+        self.layers = torch.nn.Sequential(layer(5, 64), torch.nn.SiLU(), layer(64, 64), torch.nn.SiLU(), layer(64, 1))
+
+    def forward(self, model_input, timestep, timestep_cond, mean):
+        target, omega = timestep_cond[:, :1].log() / 4, timestep_cond[:, 1:] / 5
+        return SimpleNamespace(sample=self.layers(torch.cat([model_input, timestep[:, None], target, omega, mean], 1)))
+
+
+@pytest.mark.slow
+def test_a_student_learns_the_exact_jump():
+    """Without score matching, whose optimum is the data's own denoiser and not the one guided by ω."""
+    torch.manual_seed(0)
+    edm, batch = Preconditioning("edm", 1.0), 256
+    grid = Grid(karras_sigmas(17, 0.05, 20.0), reuse=10, target_sigma_min_rate=0.5)
+    levels = grid.sigmas[:, None].expand(-1, batch)
+    network, student = ClosedFormNetwork(edm), SmallStudent()
+    average = ema_copy(student)
+    objective = CTMObjective(
+        Denoiser(student, edm), Denoiser(average, edm), None, student.layers[-1].weight, distance="l2"
+    )
+    optimizer = torch.optim.Adam(student.parameters(), 1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw():
+        mean, noise = torch.randn(2, batch, 1, generator=generator)
+        omega = 1 + 2 * torch.rand(batch, generator=generator)
+        teacher = TeacherDenoiser(network, edm, {"mean": torch.cat([mean, 0 * mean])}, omega)
+        return mean + grid.sigmas[0] * noise, mean, omega, teacher
+
+    for _ in range(150):
+        start, mean, omega, teacher = draw()
+        points = torch.stack(list(heun_trajectory(teacher, start.double(), levels.double()))).float()
+        visited, rows = grid.visited(batch, generator), torch.arange(batch)
+        for _ in range(grid.reuse):
+            t, u, s = grid.triple(visited, generator)
+            sigma, solved_sigma, target_sigma = (grid.sigmas[index] for index in (t, u, s))
+            condition = {"mean": mean}
+            triples = Triples(points[t, rows], sigma, points[u, rows], solved_sigma, target_sigma, omega, condition)
+            optimizer.zero_grad()
+            objective(triples).total.backward()
+            optimizer.step()
+            schedule.step()
+            ema_update(average, student, 0.95)
+
+    start, mean, omega, _ = draw()
+    wanted = exact(omega[:, None] * mean, start, levels[0], levels[-1])
+    for steps in ([0, -1], [0, 6, 12, -1]):
+        sample = start
+        for t, s in pairwise(steps):
+            triples = Triples(None, None, None, None, None, omega, {"mean": mean})
+            with torch.no_grad():
+                sample = jump(objective.target, sample, levels[t], levels[s], triples)
+        assert (sample - wanted).square().mean().sqrt() < 0.1 * wanted.std()

@@ -257,3 +257,12 @@ def test_gradient_checkpointing_changes_no_gradient():
         gradients.append([parameter.grad.clone() for parameter in trained])
     for without, with_checkpointing in zip(*gradients, strict=True):
         close(with_checkpointing, without)
+
+
+def test_compiles_without_graph_breaks():
+    student = tiny(CTMAudioDiTModel).eval()
+    torch.compiler.reset()
+    compiled = torch.compile(student, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        expected = student(**inputs(), timestep_cond=CONDITION).sample
+        close(compiled(**inputs(), timestep_cond=CONDITION).sample, expected)

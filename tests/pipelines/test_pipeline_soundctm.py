@@ -12,7 +12,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.preconditioning import karras_sigmas
 
-FAMILIES = ("embedded", "tango", "audioldm")
+FAMILIES = ("embedded", "tango", "audioldm", "dit")
 PROMPTS = ["rain on a tin roof", "a dog barks"]
 # A batch of another size rounds differently, and an epsilon network's output is multiplied by sigma = 80.
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
@@ -63,7 +63,7 @@ def test_waveform_types_and_shapes(pipe):
     assert as_array.shape == as_tensor.shape == (1, 1, 32 * 4 * 160)  # sample_size × VAE factor × hop
     np.testing.assert_allclose(as_array, as_tensor.numpy(), atol=1e-6)
     assert np.isfinite(as_array).all() and as_array.std() > 0
-    assert latents_of(pipe).shape == (1, 8, 32, 16)
+    assert latents_of(pipe).shape == ((1, 6, 64) if pipe.encodes_waveforms else (1, 8, 32, 16))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.7, 1.2345, 3])
@@ -341,7 +341,7 @@ def test_call_has_the_arguments_diffusers_users_expect():
 
 def test_offload_sequence_names_every_model(pipe):
     models = {name for name, value in pipe.components.items() if isinstance(value, torch.nn.Module)}
-    assert set(pipe.model_cpu_offload_seq.split("->")) == models
+    assert models <= set(pipe.model_cpu_offload_seq.split("->"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,6 +7,7 @@ from typing import Any
 _PUBLIC = {
     "BandEnergyObjective": ".objectives",
     "CircularTime": ".seams",
+    "ClapEmbedding": ".clap",
     "CurveObjective": ".objectives",
     "EmbeddingSimilarityObjective": ".objectives",
     "IntensityObjective": ".objectives",

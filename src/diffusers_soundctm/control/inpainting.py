@@ -119,7 +119,8 @@ def inpaint(
     z_0 = pipe.encode_audio(filled[:, None], pipe.sampling_rate, num_samples)
 
     position = pipe.vae_scale_factor * pipe.hop_length
-    mask = torch.ones(z_0.shape[2])
+    # What lies beyond the end is cut off: nothing is known of it.
+    mask = (torch.arange(z_0.shape[2]) < num_samples / position).float()
     for start, end in holes:
         # A position next to a hole was encoded with what fills the hole in sight.
         mask[max(start // position - 1, 0) : math.ceil(end / position) + 1] = 0

@@ -1,4 +1,4 @@
-"""Loss-based guidance: at every step of the sampler, look where the sound will end and nudge it (spec of the paper)."""
+"""Loss-based guidance: at every step of the sampler, look where the sound will end and nudge it."""
 
 import math
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from diffusers.callbacks import PipelineCallback
 from diffusers.utils import logging
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
+from ..preconditioning import c_in
 from .gradients import LookAhead, check_finite, frozen, objective_gradient, per_sample_norm
 from .objectives import name_of
 from .sound import Sound
@@ -19,8 +20,9 @@ logger = logging.get_logger(__name__)
 class LossGuidance(PipelineCallback):
     """z_s = G(z_t, t, s) − ρ_t·∇_{z_t} L(Dec(ẑ_0)) with ẑ_0 = G(z_t, t, σ_min), for each sample on its own.
 
-    The step is normalised: it would bring L, were it linear, to 0, ρ_t = L/‖∇L‖²; but it never moves z further than
-    `scale`·(t − s) in root mean square, `scale` being measured against the unit noise that the jump itself takes away.
+    The step is normalised. At z_t, a step of L/‖∇L‖² would bring L, were it linear, to 0; it is taken as far as it does
+    not exceed `scale`·(t − s) in root mean square, t − s being what the jump itself takes away of the noise. At z_s it
+    is smaller by c_in(t)/c_in(s), which is what the jump would make of it if latents were Gaussian.
 
     Each inner step runs the network and the decoder once more, forwards and backwards.
 
@@ -82,7 +84,9 @@ class LossGuidance(PipelineCallback):
             largest = (self.scale(sigma.item()) if callable(self.scale) else self.scale) * (sigma - next_sigma)
             with frozen(pipeline):
                 displacement = self._displacement(pipeline, sigma, timestep, largest, callback_kwargs)
-            callback_kwargs["latents"] = callback_kwargs["latents"] + displacement
+            config = pipeline.scheduler.config
+            sizes = [c_in(level, config.prediction_type, config.sigma_data) for level in (sigma, next_sigma)]
+            callback_kwargs["latents"] = callback_kwargs["latents"] + sizes[0] / sizes[1] * displacement
         if step_index == pipeline.num_timesteps - 1 and self.num_skipped:
             logger.warning(
                 f"The gradient of {name_of(self.objective)} was not finite {self.num_skipped} times; there the sound "
@@ -91,7 +95,7 @@ class LossGuidance(PipelineCallback):
         return callback_kwargs
 
     def _displacement(self, pipeline, sigma, timestep, largest, tensors) -> torch.Tensor:
-        """−Σ ρ_t·∇L over the inner steps, (B, C, time, width); each starts where z_t would be after those before."""
+        """Where z_t should go, (B, C, time, width): the sum of the inner steps, each from where those before led."""
         look_ahead = LookAhead.of_call(pipeline, tensors)
 
         def decode(sample: torch.Tensor) -> Sound:

@@ -61,7 +61,7 @@ def vary(
 class PromptMorph(PipelineCallback):
     """The prompt turns into another one over time: z_s = (1 − w)·G(z_t, c) + w·G(z_t, c′), w from 0 to 1 along time.
 
-    Each step runs the network twice more.
+    Each step runs the network twice more. A `LossGuidance` in the same call looks ahead with the call's own prompt.
 
     Args:
         prompt: c′, where the sound ends; one for all, or one a prompt of the call.
@@ -131,12 +131,12 @@ def drift(draft: torch.Tensor, final: torch.Tensor, sampling_rate: int) -> torch
     1 − correlation of their log-mels, in 0.1 s frames, down to 60 dB below each one's maximum. Levels do not count.
 
     Raises:
-        ValueError: a sound is silent or shorter than 0.2 s.
+        ValueError: a sound is silent or shorter than 0.1 s.
     """
     pictures = []
     samples = min(draft.shape[-1], final.shape[-1])
-    if samples < 0.2 * sampling_rate:
-        raise ValueError(f"The sounds have {samples} samples at {sampling_rate} Hz in common; give at least 0.2 s.")
+    if samples < 0.1 * sampling_rate:
+        raise ValueError(f"The sounds have {samples} samples at {sampling_rate} Hz in common; give at least 0.1 s.")
     for name, sound in (("draft", draft), ("final", final)):
         sound = sound[..., :samples].float()
         if not sound.abs().amax(dim=-1).gt(0).all():

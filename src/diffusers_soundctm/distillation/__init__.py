@@ -2,6 +2,14 @@
 
 from .features import TeacherFeatures, feature_distance
 from .solver import heun_solve, sample_teacher
-from .teachers import TeacherDenoiser
+from .teachers import Teacher, TeacherDenoiser, load_teacher
 
-__all__ = ["TeacherDenoiser", "TeacherFeatures", "feature_distance", "heun_solve", "sample_teacher"]
+__all__ = [
+    "Teacher",
+    "TeacherDenoiser",
+    "TeacherFeatures",
+    "feature_distance",
+    "heun_solve",
+    "load_teacher",
+    "sample_teacher",
+]

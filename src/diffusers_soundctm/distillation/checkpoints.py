@@ -13,7 +13,11 @@ _STATE_FILE = "state.pt"
 
 
 def save_checkpoint(
-    output_dir: str | os.PathLike, step: int, state: Mapping[str, Any], total_limit: int | None = None
+    output_dir: str | os.PathLike,
+    step: int,
+    state: Mapping[str, Any],
+    total_limit: int | None = None,
+    identity: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the `state_dict()` of everything in `state` to `output_dir/checkpoint-{step}`, and remove the oldest ones.
 
@@ -21,18 +25,31 @@ def save_checkpoint(
         step: finished optimisation steps.
         state: name → module, optimizer, scheduler or anything else with `state_dict` and `load_state_dict`.
         total_limit: how many checkpoints to keep; None keeps all.
+        identity: what a run must share with this one to go on from here, see `load_checkpoint`.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full; older checkpoints are intact.
     """
     folder = Path(output_dir) / f"checkpoint-{step}"
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True, exist_ok=True)
+    stored = {"step": step, **{name: part.state_dict() for name, part in state.items()}}
+    if identity is not None:
+        stored["identity"] = dict(identity)
     try:
+        temporary.mkdir(parents=True, exist_ok=True)
         with (temporary / _STATE_FILE).open("wb") as file:
-            torch.save({"step": step, **{name: part.state_dict() for name, part in state.items()}}, file)
+            torch.save(stored, file)
             file.flush()
             os.fsync(file.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
+        _replace(temporary, folder)
+    except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
+        last = latest_checkpoint(output_dir)
+        kept = f"{last.name} is intact" if last else "there is no earlier one"
+        free = shutil.disk_usage(Path(output_dir)).free if Path(output_dir).is_dir() else 0
+        raise OSError(
+            f"{folder} could not be written ({error}); {kept}. {free / 1e9:.2f} GB are free on this disk: make room, "
+            "then go on with --resume_from_checkpoint latest."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if total_limit is not None:
@@ -41,23 +58,46 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: str | os.PathLike, state: Mapping[str, Any]) -> int:
+def load_checkpoint(
+    folder: str | os.PathLike, state: Mapping[str, Any], identity: Mapping[str, str] | None = None
+) -> int:
     """Load what `save_checkpoint` wrote into `state`; returns the number of finished steps.
 
     Raises:
-        ValueError: the folder is no checkpoint of this training script.
+        ValueError: the folder is no checkpoint of this training script, is damaged, is of other networks, or its
+            `identity` is another one.
     """
     path = Path(folder) / _STATE_FILE
     if not path.is_file():
         raise ValueError(f"`resume_from_checkpoint` {str(folder)!r} has no {_STATE_FILE}; give a folder checkpoint-N.")
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    if set(stored) != {"step", *state}:
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        found = set(stored) - {"identity"}
+    except Exception as error:  # a damaged file can fail in any of the libraries that read it
         raise ValueError(
-            f"`resume_from_checkpoint` {str(folder)!r} holds {sorted(stored)}, not step and {sorted(state)}: it comes "
+            f"`resume_from_checkpoint` {str(folder)!r} is damaged ({type(error).__name__}); give an earlier one."
+        ) from error
+    if found != {"step", *state}:
+        raise ValueError(
+            f"`resume_from_checkpoint` {str(folder)!r} holds {sorted(found)}, not step and {sorted(state)}: it comes "
             "from another training script."
         )
-    for name, part in state.items():
-        part.load_state_dict(stored[name])
+    theirs = stored.get("identity", {})
+    changed = [f"{key} {theirs[key]}, now {value}" for key, value in (identity or {}).items() if key in theirs
+               and theirs[key] != value]  # fmt: skip
+    if changed:
+        raise ValueError(
+            f"`resume_from_checkpoint` {str(folder)!r} is of another run ({'; '.join(changed)}); use the arguments it "
+            "was started with, or another `output_dir`."
+        )
+    try:
+        for name, part in state.items():
+            part.load_state_dict(stored[name])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"`resume_from_checkpoint` {str(folder)!r} does not fit this run's networks ({str(error)[:300]}); use the "
+            "teacher and arguments it was started with."
+        ) from error
     return stored["step"]
 
 
@@ -67,18 +107,37 @@ def latest_checkpoint(output_dir: str | os.PathLike) -> Path | None:
     return found[-1] if found else None
 
 
+def remove_unfinished(output_dir: str | os.PathLike) -> None:
+    """Remove what a killed run was just writing under `output_dir`."""
+    for path in Path(output_dir).glob("*.tmp"):
+        if re.fullmatch(r".+\.\d+\.tmp", path.name) and path.is_dir():
+            shutil.rmtree(path)
+
+
 def save_model(model: Any, folder: str | os.PathLike) -> Path:
     """`model.save_pretrained(folder)`, so that the folder is complete or does not exist."""
     folder = Path(folder)
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         model.save_pretrained(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
+        _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`, and the names on the disk."""
+    old = folder.with_name(f"{folder.name}.old.{os.getpid()}.tmp")
+    if folder.exists():
+        folder.replace(old)
+    new.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    descriptor = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:

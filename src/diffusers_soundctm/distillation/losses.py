@@ -2,14 +2,21 @@
 
 import torch
 
-from ..preconditioning import per_sample
+from ..preconditioning import c_out, per_sample
 
 
 def denoising_loss(
-    denoised: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor, sigma_data: float = 0.5
+    denoised: torch.Tensor,
+    clean: torch.Tensor,
+    sigma: torch.Tensor,
+    sigma_data: float = 0.5,
+    prediction_type: str = "edm",
 ) -> torch.Tensor:
-    """w(σ)·‖g − z_0‖², w = (σ² + σ_data²)/(σ·σ_data)², mean over all but the batch; (B, ...) → (B,), float32."""
-    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    """w(σ)·‖g − z_0‖², w = 1/c_out(σ)², mean over all but the batch; (B, ...) → (B,), float32.
+
+    So an error of F counts the same at every level. For "edm" w = (σ² + σ_data²)/(σ·σ_data)², the paper's.
+    """
+    weight = c_out(sigma, prediction_type, sigma_data) ** -2
     return (per_sample(weight, clean) * (denoised.float() - clean.float()).square()).flatten(1).mean(1)
 
 

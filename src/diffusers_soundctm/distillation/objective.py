@@ -1,6 +1,7 @@
 """The objective of distillation: from two points of a teacher's trajectory to the gradients of θ."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -43,6 +44,25 @@ class NoisyLatents:
     noise: torch.Tensor
 
 
+def micro_batches(
+    triples: Triples, noisy: NoisyLatents | None, parts: int
+) -> Iterator[tuple[Triples, NoisyLatents | None]]:
+    """A batch cut into `parts` equal ones."""
+
+    def cut(value, rows: slice):
+        if isinstance(value, dict):
+            return {name: cut(item, rows) for name, item in value.items()}
+        return None if value is None else value[rows]
+
+    def cut_fields(batch, rows: slice):
+        return type(batch)(**{field.name: cut(getattr(batch, field.name), rows) for field in fields(batch)})
+
+    size = len(triples.start) // parts
+    for part in range(parts):
+        rows = slice(part * size, (part + 1) * size)
+        yield cut_fields(triples, rows), None if noisy is None else cut_fields(noisy, rows)
+
+
 @dataclass
 class StepLosses:
     """Per-sample losses (B,), detached, and `total`, a scalar whose gradient is that of L_CTM + λ·a·L_DSM."""
@@ -66,6 +86,8 @@ class CTMObjective:
         adaptive: False fixes a at 1.
         match_sigma: level the points are compared at: None for s itself, or σ_min, reached by a jump of the target.
         reduce: averages a tensor over processes.
+        gradient_scale: factor that gradients through half-precision networks are taken at, and divided by again, so
+            that float16 does not flush them to zero.
     """
 
     def __init__(
@@ -80,6 +102,7 @@ class CTMObjective:
         adaptive: bool = True,
         match_sigma: float | None = None,
         reduce=lambda tensor: tensor,
+        gradient_scale: float = 1.0,
     ):
         if distance not in FEATURE_DISTANCES:
             raise ValueError(f"`distance` is {distance!r}; choose one of {', '.join(FEATURE_DISTANCES)}.")
@@ -92,6 +115,7 @@ class CTMObjective:
         self.adaptive = adaptive
         self.match_sigma = match_sigma
         self.reduce = reduce
+        self.gradient_scale = gradient_scale
 
     def __call__(self, triples: Triples, noisy: NoisyLatents | None = None) -> StepLosses:
         """Losses of one step; call `backward()` on `.total`. `noisy` shares prompts and ω with `triples`."""
@@ -102,11 +126,12 @@ class CTMObjective:
         # the student's last layer is asked for it twice, by a and by the update.
         leaf = estimate.detach().requires_grad_()
         consistency = self._consistency(leaf, target, triples)
-        (gradient,) = torch.autograd.grad(consistency.mean(), leaf)
-        total = (estimate * gradient).sum()
+        (gradient,) = torch.autograd.grad(self.gradient_scale * consistency.mean(), leaf)
+        total = (estimate * (gradient / self.gradient_scale)).sum()
         if noisy is None:
             return StepLosses(total, consistency.detach(), None, None)
-        denoising = denoising_loss(denoised, noisy.clean, noisy.sigma, self.student.preconditioning.sigma_data)
+        settings = self.student.preconditioning
+        denoising = denoising_loss(denoised, noisy.clean, noisy.sigma, settings.sigma_data, settings.prediction_type)
         balance = self._balance(total, denoising.mean())
         total = total + self.denoising_weight * balance * denoising.mean()
         return StepLosses(total, consistency.detach(), denoising.detach(), balance)
@@ -147,7 +172,8 @@ class CTMObjective:
         if not self.adaptive:
             return torch.ones((), device=denoising.device)
         gradients = [
-            self.reduce(torch.autograd.grad(loss, self.last_weight, retain_graph=True)[0])
+            self.reduce(torch.autograd.grad(self.gradient_scale * loss, self.last_weight, retain_graph=True)[0].float())
+            / self.gradient_scale
             for loss in (consistency, denoising)
         ]
         return adaptive_weight(*gradients)

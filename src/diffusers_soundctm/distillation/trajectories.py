@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from ..preconditioning import per_sample
-from .latents import TrainingData
+from .latents import DistillationData
 from .networks import Preconditioning
 from .noise_levels import (
-    clip_indices,
     denoising_sigmas,
     heun_step_counts,
     start_indices,
@@ -72,7 +71,7 @@ class TripleStream:
     process. Trajectories are solved when a step first needs them, and again after a restart.
 
     Args:
-        data: latents and prompts.
+        data: latents and prompts of a batch of clips.
         teacher, preconditioning: the frozen network and how it sees noise levels.
         grid: the solver's levels and how trajectories are used.
         batch_size: of all processes together.
@@ -86,7 +85,7 @@ class TripleStream:
 
     def __init__(
         self,
-        data: TrainingData,
+        data: DistillationData,
         teacher: torch.nn.Module,
         preconditioning: Preconditioning,
         grid: Grid,
@@ -128,27 +127,26 @@ class TripleStream:
         if not self.denoising:
             return triples, None
         lowest, highest = self.grid.sigmas[-1].item(), self.grid.sigmas[0].item()
-        sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows]
+        # A discrete teacher knows no levels beyond its table's ends.
+        sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows].clamp(lowest, highest)
         return triples, NoisyLatents(trajectories.clean, sigma.to(self.device), self._noise(generator))
 
     @torch.no_grad()
     def _solve(self, number: int) -> Trajectories:
         generator = step_generator(self.seed, number)
-        clips = clip_indices(len(self.data.latents), self.batch_size, number, self.seed)
-        prompts = self.data.prompts.draw(clips, self.caption_dropout, generator)[self.rows]
+        clips = self.data.order(self.batch_size, number, self.seed)
+        batch = self.data.draw(clips, self.rows, self.caption_dropout, generator)
         lowest, highest = self.guidance_scale_range
         omega = lowest + (highest - lowest) * torch.rand(self.batch_size, generator=generator)
         omega = omega[self.rows].to(self.device)
         visited = self.grid.visited(self.batch_size, generator)
         sigmas = self.grid.sigmas[visited[:, self.rows]].to(self.device)
 
-        clean = self.data.latents[clips[self.rows]].to(self.device, torch.float32)
+        clean, condition, guided = batch(self.device)
         start = clean + per_sample(sigmas[0], clean) * self._noise(generator)
-        guided = self.data.network_kwargs(torch.cat([prompts, torch.zeros_like(prompts)]), self.device)
         teacher = TeacherDenoiser(self.teacher, self.preconditioning, guided, omega)
         points = torch.stack(list(heun_trajectory(teacher, start, sigmas)))
-        return Trajectories(visited, points, clean, omega, self.data.network_kwargs(prompts, self.device))
+        return Trajectories(visited, points, clean, omega, condition)
 
     def _noise(self, generator: torch.Generator) -> torch.Tensor:
-        shape = self.data.latents.shape[1:]
-        return torch.randn(self.batch_size, *shape, generator=generator)[self.rows].to(self.device)
+        return torch.randn(self.batch_size, *self.data.latent_shape, generator=generator)[self.rows].to(self.device)

@@ -71,6 +71,8 @@ def compare(
     embedding: str = "aisfx",
     sampling_rate: int = 16000,
     duration: float = 5.12,
+    metrics: Sequence[str] = (),
+    captions: str | None = None,
 ) -> dict[str, Any]:
     """Compare generated sounds with reference sounds.
 
@@ -82,10 +84,13 @@ def compare(
         embedding: `load_embedding`'s name.
         sampling_rate: Rate in Hz at which both are read.
         duration: Seconds to which both are cropped or padded.
+        metrics: Names of `published.METRICS` to compute too, between folders, of whole sounds.
+        captions: csv file with the caption of each generated sound, for the metric `clap`.
 
     Returns:
         `n_generated`, `n_reference`, `kernel_distance` with `kernel_distance_interval` (95 %), `frechet_distance`, and
-        with a probe `recognized` (fraction), `recognized_interval`, `classes` and `recognized_by_class`.
+        with a probe `recognized` (fraction), `recognized_interval`, `classes` and `recognized_by_class`. `published`
+        has the `metrics`.
 
     Raises:
         ValueError: An argument is out of range, a source is empty or unreadable, or labels are missing for the probe.
@@ -93,11 +98,16 @@ def compare(
     from .distances import frechet_distance, kernel_distance
     from .embeddings import load_embedding
     from .probe import LinearProbe
+    from .published import published_metrics, read_captions
 
     for name, value in {"sampling_rate": sampling_rate, "duration": duration}.items():
         if not value > 0:
             raise ValueError(f"`{name}` is {value}; give a positive number.")
     network = load_embedding(embedding)
+    published = {}
+    if metrics:
+        captions = None if captions is None else read_captions(captions)
+        published = {"published": published_metrics(metrics, generated, reference, captions)}
     size = {"sampling_rate": sampling_rate, "num_samples": round(duration * sampling_rate)}
     sounds, labels = load_sounds(generated, **size)
     if probe_train is not None and labels is None:
@@ -114,6 +124,7 @@ def compare(
         "kernel_distance": kernel.value,
         "kernel_distance_interval": [kernel.low, kernel.high],
         "frechet_distance": frechet_distance(x, y),
+        **published,
     }
     if probe_train is not None:
         train, train_labels = load_sounds(probe_train, **size)
@@ -167,6 +178,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embedding", default="aisfx", help="aisfx, or package.module:factory (default: %(default)s)")
     parser.add_argument("--sampling-rate", type=int, default=16000, help="in Hz (default: %(default)s)")
     parser.add_argument("--duration", type=float, default=5.12, help="seconds compared (default: %(default)s)")
+    parser.add_argument(
+        "--metrics", nargs="+", default=(), help="of the papers: fad-vggish, fd-openl3, kl-passt, clap; of folders"
+    )
+    parser.add_argument("--captions", help="csv with the captions of the generated sounds, for clap")
     parser.add_argument("-o", "--output", default="evaluation.json", help="JSON file to write (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite the JSON file")
 
@@ -197,6 +212,7 @@ def format_results(results: dict[str, Any]) -> str:
         ("kernel distance", f"{results['kernel_distance']:.4g} [{low:.4g}, {high:.4g}]"),
         ("Fréchet distance", f"{results['frechet_distance']:.4g}"),
     ]
+    rows += [(name, f"{value:.4g}") for name, value in results.get("published", {}).items()]
     if "recognized" in results:
         low, high = results["recognized_interval"]
         rows.append(

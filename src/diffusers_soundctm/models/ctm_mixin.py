@@ -7,10 +7,43 @@ from typing_extensions import Self
 
 from .embeddings import CTMTimestepEmbedding
 
-_NEW_PARAMETERS = ("time_embedding.target_embedding.", "time_embedding.guidance_gain")
+
+class FromTeacherMixin:
+    """Put before a diffusers network class that takes its arguments as **kwargs: a start from a teacher's weights.
+
+    `_new_parameters` are the beginnings of the names that the student has and the teacher has not.
+    """
+
+    _new_parameters: tuple[str, ...]
+
+    @staticmethod
+    def _get_init_keys(input_class: type) -> set[str]:
+        # The diffusers class' arguments arrive through **kwargs: without their names, loading would drop them.
+        return set().union(*map(ConfigMixin._get_init_keys, input_class.__mro__[:-1])) - {"args"}
+
+    @classmethod
+    def from_teacher(cls, teacher: ModelMixin, **config) -> Self:
+        """A student that starts from `teacher`'s weights, on its device and in its dtype.
+
+        Args:
+            teacher: a network of the diffusers class this one extends.
+            config: arguments of this class, e.g. `prediction_type`, the betas, `branch_init`.
+
+        Raises:
+            ValueError: the teacher's tensors are not exactly the student's without its new branches.
+        """
+        student = cls.from_config(dict(teacher.config), **config)
+        new = {name for name, _ in student.named_parameters() if name.startswith(cls._new_parameters)}
+        missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+        if set(missing) != new or unexpected:
+            raise ValueError(
+                f"`teacher` ({type(teacher).__name__}) does not fit {cls.__name__}: missing "
+                f"{sorted(set(missing) - new)}, unexpected {sorted(unexpected)}. Pass the network class it extends."
+            )
+        return student.to(next(teacher.parameters()))
 
 
-class CTMUNetMixin:
+class CTMUNetMixin(FromTeacherMixin):
     """Put before a diffusers UNet class, gives it s and ω through the `timestep_cond` argument of its own forward.
 
     Call it as `unet(c_in(t)·z_t, c_noise(t), ..., timestep_cond=torch.stack([target_sigma, guidance_scale], -1))`;
@@ -23,6 +56,8 @@ class CTMUNetMixin:
         branch_init: "reference" or "zero", the start of the new branches.
         kwargs: the arguments of the diffusers class.
     """
+
+    _new_parameters = ("time_embedding.target_embedding.", "time_embedding.guidance_gain")
 
     def __init__(
         self,
@@ -60,29 +95,3 @@ class CTMUNetMixin:
             freq_shift=self.config.freq_shift,
             **noise_conditioning,
         )
-
-    @staticmethod
-    def _get_init_keys(input_class: type) -> set[str]:
-        # The diffusers class' arguments arrive through **kwargs: without their names, loading would drop them.
-        return set().union(*map(ConfigMixin._get_init_keys, input_class.__mro__[:-1])) - {"args"}
-
-    @classmethod
-    def from_teacher(cls, teacher: ModelMixin, **config) -> Self:
-        """A student that starts from `teacher`'s weights, on its device and in its dtype.
-
-        Args:
-            teacher: a network of the diffusers class this one extends.
-            config: arguments of this class, e.g. `prediction_type`, the betas, `branch_init`.
-
-        Raises:
-            ValueError: the teacher's tensors are not exactly the student's without its new branches.
-        """
-        student = cls.from_config(dict(teacher.config), **config)
-        new = {name for name, _ in student.named_parameters() if name.startswith(_NEW_PARAMETERS)}
-        missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
-        if set(missing) != new or unexpected:
-            raise ValueError(
-                f"`teacher` ({type(teacher).__name__}) does not fit {cls.__name__}: missing "
-                f"{sorted(set(missing) - new)}, unexpected {sorted(unexpected)}. Pass the network class it extends."
-            )
-        return student.to(next(teacher.parameters()))

@@ -31,7 +31,7 @@ class AudioDiTModel(StableAudioDiTModel):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         # The stock forward rounds the timestep to its own dtype before `time_proj`; features made here do not suffer.
-        self.fourier = _FourierFeatures(self.config.time_proj_dim // 2)
+        self.fourier = FourierFeatures(self.config.time_proj_dim // 2)
         self.time_proj = nn.Identity()
         self.global_proj = nn.Identity()
         for block in self.transformer_blocks:  # the release keeps these at zero
@@ -76,15 +76,17 @@ class AudioDiTModel(StableAudioDiTModel):
         rotary_embedding = get_1d_rotary_pos_embed(
             max(self.config.attention_head_dim // 2, 32), positions, use_real=True, repeat_interleave_real=False
         )
-        return super().forward(
+        (sample,) = super().forward(
             sample,
             self.fourier(timestep),
             encoder_hidden_states,
             token,
             rotary_embedding=rotary_embedding,
             encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
-            return_dict=return_dict,
+            return_dict=False,
         )
+        # The stock output class warns that it is deprecated, which breaks the graph of a compiled model.
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
 
 class CTMAudioDiTModel(AudioDiTModel):
@@ -145,7 +147,7 @@ class CTMAudioDiTModel(AudioDiTModel):
         )
 
 
-class _FourierFeatures(StableAudioGaussianFourierProjection):
+class FourierFeatures(StableAudioGaussianFourierProjection):
     """φ(v) = [cos 2πWv | sin 2πWv] in float32, W its learned frequencies; (B,) → (B, 2·embedding_size)."""
 
     def __init__(self, embedding_size: int):

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import audio, hub
+from .. import audio, hub, lora
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
-from .conditioning import PromptConditioning, conditioning_for
+from .conditioning import PromptConditioning, conditioning_for, is_transformer
 
 logger = logging.get_logger(__name__)
 
@@ -27,23 +28,38 @@ MAX_AUDIO_LENGTH_IN_S = 30.0
 DEFAULT_STRENGTH = 0.5
 
 
-class SoundCTMPipeline(DiffusionPipeline):
-    """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, Tango and the embedded model.
+class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
+    """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, MusicLDM, AudioLDM2, Tango, Stable
+    Audio and the embedded model, and for the authors' own, 16 and 44.1 kHz.
 
     Args:
-        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width).
-        text_encoder: T5- or BERT-like encoder (cross-attention families) or `ClapTextModelWithProjection` (AudioLDM).
+        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width). Or one of waveforms, such
+            as `AutoencoderDAC` or Stable Audio's: (B, channels, samples) ↔ latents (B, C, time).
+        text_encoder: T5- or BERT-like encoder (cross-attention families), `ClapTextModelWithProjection` (AudioLDM and
+            44.1 kHz SoundCTM v1), `ClapTextModel` (v2) or `ClapModel` (MusicLDM, AudioLDM2).
         tokenizer: its tokenizer.
         unet: the student; it takes (s, ω) as `timestep_cond`.
         scheduler: noise levels, targets and the jump.
-        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples).
+        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples); None with an autoencoder of waveforms.
         guidance_scale_range: smallest and largest ω the student was distilled with; empty when unknown.
+        text_encoder_2, tokenizer_2, language_model: T5 and GPT-2 of AudioLDM2.
+        projection_model: AudioLDM2's of its two encoders, Stable Audio's of text and duration.
 
     `vae`, `text_encoder`, `tokenizer` and `vocoder` may be None for calls that do not need them.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae->vocoder"
-    _optional_components = ["vae", "text_encoder", "tokenizer", "vocoder"]  # noqa: RUF012
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->projection_model->language_model->unet->vae->vocoder"
+    _optional_components = [  # noqa: RUF012
+        "vae",
+        "text_encoder",
+        "tokenizer",
+        "vocoder",
+        "text_encoder_2",
+        "tokenizer_2",
+        "projection_model",
+        "language_model",
+    ]
+    _lora_loadable_modules = ["unet"]  # noqa: RUF012
     _callback_tensor_inputs = [  # noqa: RUF012
         "latents",
         "previous_latents",
@@ -62,10 +78,23 @@ class SoundCTMPipeline(DiffusionPipeline):
         scheduler: CTMScheduler,
         vocoder: torch.nn.Module,
         guidance_scale_range: Sequence = (),
+        text_encoder_2: PreTrainedModel | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        projection_model: ModelMixin | None = None,
+        language_model: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, vocoder=vocoder
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            vocoder=vocoder,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+            projection_model=projection_model,
+            language_model=language_model,
         )
         self.register_to_config(guidance_scale_range=list(guidance_scale_range))
 
@@ -79,6 +108,37 @@ class SoundCTMPipeline(DiffusionPipeline):
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
         return cls.from_pretrained(hub.embedded_folder(), **kwargs)
+
+    @classmethod
+    def from_teacher(cls, name_or_folder: str | os.PathLike, branch_init: str = "zero") -> "SoundCTMPipeline":
+        """A pipeline whose student stands at a teacher's weights, for `load_lora_weights` to turn into a SoundCTM.
+
+        Args:
+            name_or_folder: a diffusers text-to-audio pipeline, see `distillation.teachers`.
+            branch_init: how the adapter's training started.
+        """
+        from ..distillation.teachers import load_teacher
+
+        teacher = load_teacher(name_or_folder)
+        return teacher.pipeline(teacher.student(branch_init).eval())
+
+    def load_lora_weights(
+        self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
+    ) -> None:
+        """Load an adapter of `train_ctm.py --lora_rank` from a file, a folder or the Hub; see `lora.load_lora`.
+
+        Raises:
+            ValueError: it was trained for another network.
+        """
+        lora.load_lora(self.unet, pretrained_model_name_or_path, adapter_name, **kwargs)
+
+    def fuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
+        """Add loaded adapters to the weights, so that they cost nothing; arguments as in diffusers."""
+        super().fuse_lora(list(components), **kwargs)
+
+    def unfuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
+        """Take them out again."""
+        super().unfuse_lora(list(components), **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -97,6 +157,31 @@ class SoundCTMPipeline(DiffusionPipeline):
         pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipe
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+        *,
+        release: str,
+        **kwargs: Any,
+    ) -> "SoundCTMPipeline":
+        """A pipeline from the authors' own checkpoints, without converting them first.
+
+        Args:
+            pretrained_model_link_or_path: their files, a folder with them or a Hub id, or several of these; None is the
+                Hub repo of the release.
+            release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz).
+            kwargs: `torch_dtype` and the arguments of `diffusers_soundctm.conversion.load_release`.
+
+        Raises:
+            ValueError, OSError: see `load_release`.
+        """
+        from ..conversion.releases import load_release
+
+        if "torch_dtype" in kwargs:
+            kwargs["dtype"] = kwargs.pop("torch_dtype")
+        return load_release(release, pretrained_model_link_or_path, **kwargs)
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -140,23 +225,53 @@ class SoundCTMPipeline(DiffusionPipeline):
     @property
     def conditioning(self) -> PromptConditioning:
         """How this model's family turns prompts into network arguments."""
-        return conditioning_for(self.unet, self.text_encoder, self.tokenizer)
+        return conditioning_for(
+            self.unet,
+            self.text_encoder,
+            self.tokenizer,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer_2=self.tokenizer_2,
+            projection_model=self.projection_model,
+            language_model=self.language_model,
+        )
+
+    @property
+    def encodes_waveforms(self) -> bool:
+        """Whether the autoencoder reads and writes waveforms, without mels and a vocoder."""
+        return audio.is_waveform_autoencoder(self.vae)
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether latents can be made audible."""
+        return self.vae is not None and (self.vocoder is not None or self.encodes_waveforms)
 
     @property
     def sampling_rate(self) -> int:
         """Samples a second of the generated waveforms."""
-        return self.vocoder.config.sampling_rate
+        return (self.vae if self.encodes_waveforms else self.vocoder).config.sampling_rate
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the generated waveforms."""
+        return getattr(self.vae.config, "audio_channels", 1) if self.encodes_waveforms else 1
 
     @property
     def hop_length(self) -> int:
-        """Samples a mel frame."""
+        """Samples a mel frame, or a latent position of an autoencoder of waveforms."""
+        if self.encodes_waveforms:
+            return math.prod(self.vae.config.downsampling_ratios)
         hop_length = getattr(self.vocoder.config, "hop_length", None)
         return hop_length or math.prod(self.vocoder.config.upsample_rates)
 
     @property
     def vae_scale_factor(self) -> int:
-        """Mel frames (and mel bands) a latent position."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        """Mel frames (and mel bands) a latent position; 1 for an autoencoder of waveforms."""
+        return 1 if self.encodes_waveforms else 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def max_audio_length_in_s(self) -> float:
+        """Longest sound a call makes, in seconds: what the latents hold where their number is fixed."""
+        return self.default_audio_length_in_s if self.conditioning.needs_audio_length else MAX_AUDIO_LENGTH_IN_S
 
     @property
     def default_audio_length_in_s(self) -> float:
@@ -169,9 +284,17 @@ class SoundCTMPipeline(DiffusionPipeline):
         time = size[0] if isinstance(size, (list, tuple)) else size
         return time * self.vae_scale_factor * self.hop_length / self.sampling_rate
 
-    def latent_shape(self, num_samples: int) -> tuple[int, int, int]:
-        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to a multiple of the UNet's."""
+    def latent_shape(self, num_samples: int) -> tuple[int, ...]:
+        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to a multiple of the UNet's.
+
+        (C, time) for an autoencoder of waveforms. Stable Audio's time is always what it was trained with: it is told
+        where the sound ends.
+        """
+        if self.conditioning.needs_audio_length:
+            return self.unet.config.in_channels, self.unet.config.sample_size
         frames = math.ceil(num_samples / self.hop_length)
+        if self.encodes_waveforms:
+            return self.unet.config.in_channels, frames
         multiple = 2**self.unet.num_upsamplers
         time = math.ceil(frames / self.vae_scale_factor / multiple) * multiple
         return self.unet.config.in_channels, time, self.vocoder.config.model_in_dim // self.vae_scale_factor
@@ -187,8 +310,11 @@ class SoundCTMPipeline(DiffusionPipeline):
         negative_prompt_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         negative_attention_mask: torch.Tensor | None = None,
+        audio_length_in_s: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Prompt and, for ν ≠ 1, negative prompt ("" by default), in one pass of the text encoder.
+
+        `audio_length_in_s`, by default what the network was trained with, is part of Stable Audio's condition.
 
         Returns:
             `(prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask)`: embeddings (B, L, width)
@@ -205,7 +331,9 @@ class SoundCTMPipeline(DiffusionPipeline):
         if encode_negatives:
             texts += negatives
         if texts:
-            embeds, mask = conditioning.encode(texts, device)
+            if conditioning.needs_audio_length and audio_length_in_s is None:
+                audio_length_in_s = self.default_audio_length_in_s
+            embeds, mask = conditioning.encode(texts, device, audio_length_in_s)
             if prompts is not None:
                 prompt_embeds = embeds[: len(prompts)]
                 attention_mask = None if mask is None else mask[: len(prompts)]
@@ -252,11 +380,18 @@ class SoundCTMPipeline(DiffusionPipeline):
         """Latents z_0 (B, C, time, width), float32, of waveforms (B, channels, samples).
 
         The sound is mixed to mono, resampled, scaled to the peak the models were trained with, cut or padded with
-        silence to `num_samples` (at the model's rate) and to the end of the last latent position.
+        silence to `num_samples` (at the model's rate) and to the end of the last latent position. An autoencoder of
+        waveforms gets its own number of channels and the level as it is.
         """
         device = device or self._execution_device
-        _, time, _ = self.latent_shape(num_samples)
-        frames = time * self.vae_scale_factor
+        frames = self.latent_shape(num_samples)[1] * self.vae_scale_factor
+        if self.encodes_waveforms:
+            sound = audio.match_channels(waveforms.float(), self.num_channels)
+            sound = audio.resample(sound, sampling_rate, self.sampling_rate)[..., :num_samples]
+            sound = torch.nn.functional.pad(sound, (0, frames * self.hop_length - sound.shape[-1]))
+            latents = self.vae.encode(sound.to(device, self.vae.dtype)).latent_dist.mode().float()
+            mean, scale = self._latent_statistics(latents)
+            return (latents - mean) / scale
         mono = audio.resample(waveforms.float().mean(dim=1), sampling_rate, self.sampling_rate)[:, :num_samples]
         mono = torch.nn.functional.pad(audio.peak_normalize(mono), (0, frames * self.hop_length - mono.shape[1]))
         n_mels = self.vocoder.config.model_in_dim
@@ -266,8 +401,22 @@ class SoundCTMPipeline(DiffusionPipeline):
         return self.vae.encode(mel.to(self.vae.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable."""
+        """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable.
+
+        From an autoencoder of waveforms, (B, C, time) → (B, channels, samples).
+        """
+        if self.encodes_waveforms:
+            mean, scale = self._latent_statistics(latents)
+            return self.vae.decode((latents * scale + mean).to(self.vae.dtype)).sample.float()
         return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+
+    def _latent_statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and scale of the autoencoder's latents in the network's unit, z_vae = scale·z + mean, each (C, 1)."""
+        config = self.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        mean = latents.new_zeros(1) if mean is None else latents.new_tensor(mean)
+        std = latents.new_ones(1) if std is None else latents.new_tensor(std)
+        return mean[:, None], std[:, None] / getattr(config, "scaling_factor", 1.0)
 
     def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
         """Log-mels (B, 1, frames, n_mels) → waveforms (B, 1, samples), float32; differentiable."""
@@ -322,17 +471,17 @@ class SoundCTMPipeline(DiffusionPipeline):
             logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
 
         if audio_length_in_s is not None and not (
-            _is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= MAX_AUDIO_LENGTH_IN_S
+            _is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= self.max_audio_length_in_s
         ):
             raise ValueError(
                 f"`audio_length_in_s` is {audio_length_in_s!r}; it must be more than 0 and at most "
-                f"{MAX_AUDIO_LENGTH_IN_S:g} seconds."
+                f"{self.max_audio_length_in_s:g} seconds."
             )
         if output_type not in ("np", "pt", "latent"):
             raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
         needed = [] if output_type == "latent" and latents is not None else ["vae", "vocoder"]
         for name in needed:
-            if getattr(self, name) is None:
+            if getattr(self, name) is None and not (name == "vocoder" and self.encodes_waveforms):
                 raise ValueError(
                     f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`."
                 )
@@ -397,17 +546,21 @@ class SoundCTMPipeline(DiffusionPipeline):
             raise TypeError(f"`latents` is a {type(latents).__name__}; pass a tensor of unit-variance noise.")
         channels = self.unet.config.in_channels
         shape = tuple(latents.shape)
-        if self.vae is None or self.vocoder is None:
-            fits = len(shape) == 4 and shape[:2] == (batch_size, channels)
-            expected = f"({batch_size}, {channels}, time, width)"
+        if self.conditioning.needs_audio_length:
+            _, time, *width = self.latent_shape(1)
+        elif self.has_decoder:
+            samples = 1 if audio_length_in_s is None else round(audio_length_in_s * self.sampling_rate)
+            _, time, *width = self.latent_shape(samples)
+            if audio_length_in_s is None:
+                time = "time"
         else:
-            time, width = "time", self.latent_shape(1)[2]
-            if audio_length_in_s is not None:
-                time = self.latent_shape(round(audio_length_in_s * self.sampling_rate))[1]
-            fits = len(shape) == 4 and shape == (batch_size, channels, shape[2] if time == "time" else time, width)
-            expected = f"({batch_size}, {channels}, {time}, {width})"
+            time, *width = ("time",) if is_transformer(self.unet.config) else ("time", "width")
+        expected = (batch_size, channels, time, *width)
+        fits = len(shape) == len(expected) and all(
+            size == wanted or isinstance(wanted, str) for size, wanted in zip(shape, expected, strict=True)
+        )
         if not fits:
-            raise ValueError(f"`latents` has shape {shape}; this call needs {expected}.")
+            raise ValueError(f"`latents` has shape {shape}; this call needs ({', '.join(map(str, expected))}).")
         if not torch.isfinite(latents).all():
             raise ValueError("`latents` holds NaN or infinite values; pass finite unit-variance noise.")
 
@@ -472,8 +625,9 @@ class SoundCTMPipeline(DiffusionPipeline):
 
         Args:
             prompt: what to hear, one string or a list.
-            audio_length_in_s: seconds of sound, in (0, 30]; by default what the network was trained with, or the length
-                of `initial_audio_waveforms` or `latents`.
+            audio_length_in_s: seconds of sound, in (0, 30] (Stable Audio: up to what it was trained with); by default
+                what the network was trained with, or the length of `initial_audio_waveforms` or `latents`. Longer than
+                in training gives a warning.
             num_inference_steps: jumps, 1 to 16 are useful; with γ = 0 more steps refine the same sound.
             guidance_scale: ω, the teacher's guidance strength the student imitates; outside
                 `config.guidance_scale_range` a warning is given.
@@ -492,7 +646,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             initial_audio_sampling_rate: their samples a second.
             strength: share of the Karras curve walked from its noisy end, in (0, 1]; 1 starts at σ_max, 0.5 (the
                 default) keeps the outline of the initial sound.
-            output_type: "np" or "pt" for waveforms, float32 (B, 1, samples) in about [-1, 1], "latent" for z_0.
+            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples) in about [-1, 1], "latent" for z_0.
             return_dict: False for a plain tuple.
             callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
             callback_on_step_end_tensor_inputs: which tensors it gets: `latents`; `previous_latents`, which the step
@@ -537,6 +691,7 @@ class SoundCTMPipeline(DiffusionPipeline):
         num_samples = self._samples = self._num_samples(
             audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
+        self._warn_of_length(num_samples)
         self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
         device = self._execution_device
         batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
@@ -564,6 +719,7 @@ class SoundCTMPipeline(DiffusionPipeline):
             negative_prompt_embeds,
             attention_mask,
             negative_attention_mask,
+            None if num_samples is None else num_samples / self.sampling_rate,
         )
 
         # 3. Latents
@@ -612,7 +768,10 @@ class SoundCTMPipeline(DiffusionPipeline):
         # 5. Waveforms
         audios = latents
         if output_type != "latent":
-            audios = self.mel_spectrogram_to_waveform(self.decode_latents(latents))[..., :num_samples]
+            audios = self.decode_latents(latents)
+            if not self.encodes_waveforms:
+                audios = self.mel_spectrogram_to_waveform(audios)
+            audios = audios[..., :num_samples]
             if output_type == "np":
                 audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
@@ -620,15 +779,25 @@ class SoundCTMPipeline(DiffusionPipeline):
 
     def _num_samples(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
         """Samples of sound a call makes; None when there is no decoder, so that it does not matter."""
-        if self.vae is None or self.vocoder is None:
+        if not self.has_decoder:
             return None
         if audio_length_in_s is None and latents is not None:
             return latents.shape[2] * self.vae_scale_factor * self.hop_length
         if audio_length_in_s is None and waveforms is not None:
-            audio_length_in_s = min(waveforms.shape[-1] / sampling_rate, MAX_AUDIO_LENGTH_IN_S)
+            audio_length_in_s = min(waveforms.shape[-1] / sampling_rate, self.max_audio_length_in_s)
         if audio_length_in_s is None:
             audio_length_in_s = self.default_audio_length_in_s
         return max(round(audio_length_in_s * self.sampling_rate), 1)
+
+    def _warn_of_length(self, num_samples: int | None) -> None:
+        if num_samples is None or self.unet.config.sample_size is None:
+            return
+        seconds, trained = num_samples / self.sampling_rate, self.default_audio_length_in_s
+        if seconds > trained + 1 / self.sampling_rate:
+            logger.warning(
+                f"The sound will be {seconds:.2f} s long and the model was trained with {trained:.2f} s; expect worse "
+                "sounds, or pass a shorter `audio_length_in_s`."
+            )
 
     def predict(
         self,

@@ -45,7 +45,8 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         prediction_type: what the network's output F is: "edm", or "epsilon", "v_prediction", "sample" of a
             variance-preserving teacher.
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: that teacher's noise schedule, see
-            `preconditioning.vp_log_sigmas`; "edm" does not use them.
+            `preconditioning.vp_log_sigmas`; "edm" does not use them. A `beta_schedule` of None is a teacher on
+            continuous levels (Stable Audio), which needs `sigma_min` and `sigma_max`.
 
     Raises:
         ValueError: a range that is empty, not positive or beyond the teacher's table, or an unknown prediction type.
@@ -66,13 +67,16 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0015,
         beta_end: float = 0.0195,
-        beta_schedule: str = "scaled_linear",
+        beta_schedule: str | None = "scaled_linear",
         trained_betas: Sequence[float] | None = None,
     ):
         preconditioning.check_prediction_type(prediction_type)
         self.log_sigmas = None
         lowest, highest = _EDM_RANGE
-        if prediction_type != "edm":
+        continuous = beta_schedule is None and trained_betas is None
+        if prediction_type != "edm" and continuous and None in (sigma_min, sigma_max):
+            raise ValueError("`beta_schedule` None has no table of noise levels; pass `sigma_min` and `sigma_max`.")
+        if prediction_type != "edm" and not continuous:
             self.log_sigmas = preconditioning.vp_log_sigmas(
                 beta_start, beta_end, beta_schedule, num_train_timesteps, trained_betas
             )

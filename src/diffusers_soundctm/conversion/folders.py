@@ -1,0 +1,139 @@
+"""Write a pipeline's folder one tensor at a time, so that a part is there whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as DIFFUSERS_WEIGHTS
+from transformers.utils import SAFE_WEIGHTS_NAME as TRANSFORMERS_WEIGHTS
+
+from ..hub import INDEX
+
+RECORD = "conversion.json"
+VARIANTS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def save_pipeline(
+    pipe: DiffusionPipeline, folder: Path, record: Mapping[str, Any], variants: tuple[str, ...] = ("fp16",)
+) -> None:
+    """Write `pipe` so that `from_pretrained(folder)` loads it; run again, it goes on after the last whole component.
+
+    Args:
+        folder: made if need be; `record` is kept in it as `conversion.json` and tells whether a folder may be gone on
+            with.
+        variants: names among "fp16" and "bf16" of weights to write besides those in the checkpoint's own dtype.
+
+    Raises:
+        ValueError: an unknown variant, or `folder` holds something else already.
+    """
+    check_folder(folder, record, variants)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / RECORD, dict(record))
+    for name, component in pipe.components.items():
+        if component is None or (folder / name).is_dir():
+            continue
+        with _whole(folder / name) as temporary:
+            if isinstance(component, torch.nn.Module):
+                _save_model(component, temporary, variants)
+            else:
+                component.save_pretrained(temporary)
+    # The last: with it the folder is a model.
+    _write_json(folder / INDEX, json.loads(pipe.to_json_string()))
+
+
+def check_folder(folder: Path, record: Mapping[str, Any] | None, variants: Sequence[str] = ()) -> None:
+    """`ValueError` unless `folder` is new, empty, or an unfinished conversion with the same `record` (None: any)."""
+    unknown = set(variants) - set(VARIANTS)
+    if unknown:
+        raise ValueError(f"`variants` has {sorted(unknown)}; choose among {sorted(VARIANTS)}.")
+    if folder.is_file():
+        raise ValueError(f"`output` {folder} is a file; give a folder.")
+    if (folder / INDEX).exists():
+        raise ValueError(f"`output` {folder} holds a model already; delete it or choose another folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            before = json.loads((folder / RECORD).read_text())
+        except (OSError, ValueError):
+            before = None
+        if before is None or (record is not None and before != json.loads(json.dumps(dict(record)))):
+            raise ValueError(
+                f"`output` {folder} is neither empty nor this conversion, begun and unfinished; choose another."
+            )
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
+    """Write `tensors` to `path` in the `dtypes` of the same names; one at a time is read and converted."""
+    # Wide types first: then every tensor starts at a multiple of its item size.
+    names = sorted(tensors, key=lambda name: -dtypes[name].itemsize)
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name in names:
+        begin, end = end, end + tensors[name].numel() * dtypes[name].itemsize
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _DTYPES[dtypes[name]], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            data = tensors[name].detach().to(dtypes[name]).contiguous().reshape(-1)
+            file.write(data.view(torch.uint8).numpy())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _save_model(model: torch.nn.Module, folder: Path, variants: tuple[str, ...]) -> None:
+    if isinstance(model, ModelMixin):
+        model.save_config(folder)
+        weights = Path(DIFFUSERS_WEIGHTS)
+    else:
+        model.config.save_pretrained(folder)
+        weights = Path(TRANSFORMERS_WEIGHTS)
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    for variant in (None, *variants):
+        dtypes = {
+            name: VARIANTS[variant]
+            if variant and tensor.is_floating_point() and not keeps_float32(model, name)
+            else tensor.dtype
+            for name, tensor in tensors.items()
+        }
+        name = weights if variant is None else weights.with_suffix(f".{variant}{weights.suffix}")
+        write_safetensors(folder / name, tensors, dtypes)
+
+
+def keeps_float32(model: torch.nn.Module, name: str) -> bool:
+    """Whether the tensor `name` of `model` stays in float32 when the model is in half precision."""
+    return not {*(getattr(model, "_keep_in_fp32_modules", None) or ())}.isdisjoint(name.split("."))
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill that gets its name `folder` when the block ends without an error."""
+    temporary = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    yield temporary
+    temporary.replace(folder)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.incomplete")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,58 @@
+"""What ends a training run early, without loss: a signal of the cluster, or steps whose gradient is not finite."""
+
+import signal
+from types import FrameType
+
+
+class StopSignal:
+    """Within this context SIGTERM and SIGUSR1 do not end the process but set `requested`."""
+
+    def __init__(self):
+        self.requested = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+class SkippedSteps:
+    """Counts steps that were skipped because their gradient was not finite.
+
+    Args:
+        limit: so many in a row end the run.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.total = 0
+        self.in_a_row = 0
+
+    def record(self, skipped: bool) -> None:
+        """Take note of a step.
+
+        Raises:
+            FloatingPointError: the limit is reached; the message says what to do.
+        """
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+        self.total += skipped
+        if self.in_a_row >= self.limit:
+            raise FloatingPointError(
+                f"{self.limit} steps in a row had a loss or gradient that is not finite, so training does not recover. "
+                "Resume from the last checkpoint with a smaller --learning_rate, --max_grad_norm 1, or "
+                "--mixed_precision no (or bf16 in place of fp16)."
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        return {"total": self.total}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.total = state["total"]

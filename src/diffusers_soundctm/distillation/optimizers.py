@@ -1,0 +1,37 @@
+"""Optimizers of training, by name."""
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+import torch
+
+OPTIMIZERS = ("radam", "adamw")
+
+
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter],
+    name: str = "radam",
+    learning_rate: float = 8e-5,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    epsilon: float = 1e-8,
+    use_8bit: bool = False,
+) -> torch.optim.Optimizer:
+    """RAdam (the paper's) or AdamW; `use_8bit` keeps AdamW's moments in 8 bits, with bitsandbytes."""
+    check_optimizer(name, use_8bit)
+    settings = {"lr": learning_rate, "betas": betas, "weight_decay": weight_decay, "eps": epsilon}
+    if use_8bit:
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, **settings)
+    return {"radam": torch.optim.RAdam, "adamw": torch.optim.AdamW}[name](parameters, **settings)
+
+
+def check_optimizer(name: str, use_8bit: bool) -> None:
+    """Raise `ValueError` for an unknown or unavailable optimizer."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"`optimizer` is {name!r}; choose one of {', '.join(OPTIMIZERS)}.")
+    if use_8bit and name != "adamw":
+        raise ValueError(f"`use_8bit_adam` goes with --optimizer adamw, not {name}.")
+    if use_8bit and find_spec("bitsandbytes") is None:
+        raise ValueError("`use_8bit_adam` needs bitsandbytes and a GPU: pip install bitsandbytes, or leave it out.")

@@ -1,0 +1,131 @@
+"""Everything about a distillation run that can be wrong, found before the first step."""
+
+import argparse
+import re
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from .checkpoints import latest_checkpoint
+from .optimizers import check_optimizer
+from .publishing import publishing_problems
+from .teachers import AudioLDM2, Teacher
+
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+_OUR_FILES = ("hub", "training.json", "settings.json", "cache", "logs", "samples", "pytorch_lora_weights.safetensors")
+_OUR_PATTERN = re.compile(r"checkpoint-\d+|.+\.(tmp|log|out|err|txt)|\..+")
+# Weights, moving average and two moments, all float32.
+_STATE_BYTES_PER_PARAMETER = 16
+
+
+def check_output_dir(args: argparse.Namespace) -> None:
+    """Raise `ValueError` if `output_dir` holds what this run must not mix with."""
+    folder = Path(args.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file; give a folder.")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    foreign = {name for name in names if name not in _OUR_FILES and not _OUR_PATTERN.fullmatch(name)}
+    if foreign and not names & {"training.json", "settings.json"} and not latest_checkpoint(folder):
+        raise ValueError(
+            f"--output_dir {folder} holds something else ({', '.join(sorted(foreign)[:5])}); give a new folder."
+        )
+    if latest_checkpoint(folder) and not args.resume_from_checkpoint:
+        raise ValueError(
+            f"--output_dir {folder} has checkpoints of an earlier run; pass --resume_from_checkpoint latest to go on, "
+            "or give another folder."
+        )
+    named = args.resume_from_checkpoint not in (None, "latest")
+    if named and not Path(args.resume_from_checkpoint).is_dir():
+        raise ValueError(f"--resume_from_checkpoint {args.resume_from_checkpoint} is no folder.")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise `ValueError` listing what this machine cannot do of what the arguments ask for."""
+    problems = []
+    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
+        problems.append("--mixed_precision fp16 needs a CUDA GPU, and there is none; use bf16 or no.")
+    for name in [] if args.report_to in (None, "none") else args.report_to.split(","):
+        if name not in TRACKERS:
+            problems.append(f"--report_to {name} is unknown; choose from none, {', '.join(TRACKERS)}.")
+        elif find_spec(TRACKERS[name]) is None:
+            problems.append(f"--report_to {name} needs a package that is missing: pip install {TRACKERS[name]}.")
+    try:
+        check_optimizer(args.optimizer, args.use_8bit_adam)
+    except ValueError as error:
+        problems.append(str(error))
+    _raise(problems + publishing_problems(args))
+
+
+def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1, distributed_type: str = "NO") -> None:
+    """Raise `ValueError` listing what does not fit between the arguments, this teacher and the disk."""
+    problems = [
+        *_batch_problems(args, num_processes),
+        *_length_problems(args, teacher),
+        *_disk_problems(args, teacher),
+    ]
+    if distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        problems.append(
+            f"{distributed_type} splits parameters or optimizer over processes, but moving average and checkpoints "
+            "need them whole; launch with training/configs/accelerate/ddp.yaml."
+        )
+    if args.gradient_checkpointing and teacher.family is AudioLDM2:
+        problems.append("--gradient_checkpointing fails inside diffusers' AudioLDM2 network; leave it out.")
+    if args.validation_prompts and not teacher.can_decode:
+        problems.append("--validation_prompts needs a vocoder to make sounds with; pass --vocoder FOLDER.")
+    _raise(problems)
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ValueError("Nothing was trained:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def _batch_problems(args: argparse.Namespace, num_processes: int) -> list[str]:
+    parts = num_processes * args.gradient_accumulation_steps
+    if args.train_batch_size % parts:
+        return [
+            f"--train_batch_size {args.train_batch_size} is that of all processes and accumulation steps together; it "
+            f"does not divide by {num_processes} × {args.gradient_accumulation_steps}."
+        ]
+    return []
+
+
+def _length_problems(args: argparse.Namespace, teacher: Teacher) -> list[str]:
+    problems = []
+    if args.sampling_rate != teacher.sampling_rate:
+        problems.append(f"--sampling_rate {args.sampling_rate} is not the teacher's {teacher.sampling_rate} Hz.")
+    positions, multiple, unit = teacher.latent_positions(args.num_samples)
+    if positions is None:
+        problems.append(
+            f"--num_samples {args.num_samples} is no multiple of {unit * multiple} samples, which the networks work in "
+            f"({unit} a latent position, in groups of {multiple}): give {-(-args.num_samples // (unit * multiple))} "
+            f"× {unit * multiple} = {-(-args.num_samples // (unit * multiple)) * unit * multiple}."
+        )
+    if teacher.conditioning.needs_audio_length and positions and positions > teacher.network.config.sample_size:
+        problems.append(
+            f"--num_samples {args.num_samples} is {positions} latent positions; this teacher knows at most "
+            f"{teacher.network.config.sample_size}."
+        )
+    return problems
+
+
+def _disk_problems(args: argparse.Namespace, teacher: Teacher) -> list[str]:
+    folder = Path(args.output_dir).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    parameters = sum(parameter.numel() for parameter in teacher.network.parameters())
+    # One more than are kept: the new one is complete before the oldest goes.
+    needed = parameters * _STATE_BYTES_PER_PARAMETER * ((args.checkpoints_total_limit or 1) + 1)
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        return [
+            f"--output_dir {args.output_dir}: {free / 1e9:.1f} GB are free, but the checkpoints of this run need "
+            f"{needed / 1e9:.1f} GB; make room, lower --checkpoints_total_limit or choose another disk."
+        ]
+    return []
+
+
+def teacher_dtype(mixed_precision: str) -> torch.dtype:
+    """What the frozen teacher runs in."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)

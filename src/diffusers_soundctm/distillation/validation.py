@@ -1,0 +1,96 @@
+"""What a student sounds like while it is trained: files, pictures, and the same for experiment trackers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import audio
+
+STEPS = (1, 4, 16)
+
+
+def make_sounds(
+    pipe: Any,
+    prompts: Sequence[str],
+    folder: Path,
+    guidance_scale: float,
+    steps: Sequence[int] = STEPS,
+    seed: int = 0,
+) -> dict[str, tuple[torch.Tensor, int]]:
+    """Sounds of every prompt at every number of steps, one noise a prompt, and their spectrograms.
+
+    Writes `folder/{prompt}-{steps}steps.wav` and `folder/spectrograms.png`.
+
+    Returns:
+        Name of the file → waveform (channels, samples) and its rate.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pipe.set_progress_bar_config(disable=True)
+    sounds = {}
+    for number, prompt in enumerate(prompts):
+        for count in steps:
+            generator = torch.Generator().manual_seed(seed + number)
+            waveform = (
+                pipe(
+                    prompt,
+                    num_inference_steps=count,
+                    guidance_scale=guidance_scale,
+                    generator=generator,
+                    output_type="pt",
+                )
+                .audios[0]
+                .cpu()
+            )
+            if not waveform.isfinite().all():
+                waveform = torch.zeros_like(waveform)
+            name = f"{number}-{count}steps.wav"
+            audio.write_audio(folder / name, waveform, pipe.sampling_rate, {"title": prompt})
+            sounds[name] = (waveform, pipe.sampling_rate)
+    draw_spectrograms(sounds, prompts, steps, folder / "spectrograms.png")
+    return sounds
+
+
+def draw_spectrograms(
+    sounds: dict[str, tuple[torch.Tensor, int]], prompts: Sequence[str], steps: Sequence[int], path: Path
+) -> None:
+    """A picture of log-mels, a row a prompt, a column a number of steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((4 * len(steps), 2.2 * len(prompts)), layout="constrained")
+    axes = figure.subplots(len(prompts), len(steps), squeeze=False)
+    for number, prompt in enumerate(prompts):
+        for column, count in enumerate(steps):
+            waveform, rate = sounds[f"{number}-{count}steps.wav"]
+            n_fft = 1024 if rate <= 24000 else 2048
+            mono = torch.nn.functional.pad(waveform.float().mean(dim=0), (0, n_fft))
+            mel = audio.log_mel(mono, sampling_rate=rate, n_fft=n_fft, hop_length=n_fft // 4)
+            axis = axes[number][column]
+            axis.imshow(mel.T, origin="lower", aspect="auto", vmin=-11.5, vmax=2, extent=(0, len(mono) / rate, 0, 64))
+            axis.set_title(f"{prompt[:40]}, {count} steps", fontsize=8)
+            axis.set_xlabel("s", fontsize=7)
+    FigureCanvasAgg(figure).print_png(path)
+
+
+def log_sounds(trackers: Sequence[Any], sounds: dict[str, tuple[torch.Tensor, int]], picture: Path, step: int) -> None:
+    """Hand sounds and picture to those accelerate trackers that take them."""
+    for tracker in trackers:
+        if tracker.name == "tensorboard":
+            for name, (waveform, rate) in sounds.items():
+                tracker.writer.add_audio(name, waveform.mean(dim=0).clamp(-1, 1)[None], step, sample_rate=rate)
+        elif tracker.name in ("wandb", "trackio"):
+            library = __import__(tracker.name)
+            media = {
+                name: library.Audio(waveform.T.numpy(), sample_rate=rate) for name, (waveform, rate) in sounds.items()
+            }
+            tracker.log({**media, "spectrograms": library.Image(str(picture))}, step=step)
+        if tracker.name == "tensorboard":
+            tracker.log_images({"spectrograms": _pixels(picture)}, step=step, dataformats="NHWC")
+
+
+def _pixels(path: Path):
+    from matplotlib.image import imread
+
+    return imread(path)[None, ..., :3]

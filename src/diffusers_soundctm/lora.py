@@ -1,0 +1,136 @@
+"""SoundCTM as an adapter of a few MB: low-rank updates of a teacher's attention, and the student's own parameters.
+
+The file is a diffusers LoRA (`pytorch_lora_weights.safetensors`, names behind "unet.", rank and alpha in its metadata)
+that also holds, behind "ctm.", the parameters of s and ω that no teacher has.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+_CONFIG = "lora_adapter_metadata"
+
+
+def add_lora(student: torch.nn.Module, rank: int, alpha: float | None = None) -> list[torch.nn.Parameter]:
+    """Freeze `student`, put a LoRA of W + (alpha/rank)·B·A on its attention, and return what is left to train.
+
+    Args:
+        rank: r.
+        alpha: as large as r by default.
+
+    Raises:
+        ValueError: the rank is less than 1, or peft is not installed.
+    """
+    if rank < 1:
+        raise ValueError(f"`lora_rank` is {rank}; it must be at least 1.")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ValueError("LoRA needs peft: pip install peft.") from error
+
+    student.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(TARGETS))
+    inject_adapter_in_model(config, student, "default")
+    student._hf_peft_config_loaded = True
+    for parameter in _own_parameters(student).values():
+        parameter.requires_grad_(True)
+    return [parameter for parameter in student.parameters() if parameter.requires_grad]
+
+
+def save_lora(student: torch.nn.Module, folder: str | os.PathLike) -> Path:
+    """Write a student's adapter, from `add_lora`, to `folder/pytorch_lora_weights.safetensors`, whole or not at all."""
+    from peft import get_peft_model_state_dict
+
+    tensors = {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(student).items()}
+    tensors |= {f"ctm.{name}": parameter.data for name, parameter in _own_parameters(student).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    config = student.peft_config["default"].to_dict()
+    config = {f"unet.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    metadata = {
+        "format": "pt",
+        _CONFIG: json.dumps(config, default=str, sort_keys=True),
+        "ctm_branch_init": student.config.branch_init,
+    }
+    path = Path(folder) / WEIGHTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_lora(
+    student: torch.nn.Module, source: str | os.PathLike, adapter_name: str | None = None, **download: Any
+) -> None:
+    """Put an adapter into a student that stands at its teacher's weights.
+
+    Args:
+        source: file, folder or Hub id.
+        adapter_name: peft's name for it.
+        download: `revision`, `token`, `cache_dir` and the like for the Hub.
+
+    Raises:
+        ValueError: the adapter was trained for another network or another `branch_init`.
+        OSError: there is no such file.
+    """
+    with safe_open(_find(source, download), "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safetensors' own method)
+    lora = {name.removeprefix("unet."): value for name, value in tensors.items() if name.startswith("unet.")}
+    own = {name.removeprefix("ctm."): value for name, value in tensors.items() if name.startswith("ctm.")}
+    _check(student, source, lora, own, metadata)
+
+    config = {key.removeprefix("unet."): value for key, value in json.loads(metadata[_CONFIG]).items()}
+    student.load_lora_adapter(lora, prefix=None, adapter_name=adapter_name, metadata=config)
+    parameters = _own_parameters(student)
+    with torch.no_grad():
+        for name, value in own.items():
+            parameters[name].copy_(value)
+
+
+def _own_parameters(student: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in student.named_parameters() if name.startswith(type(student)._new_parameters)}
+
+
+def _find(source: str | os.PathLike, download: dict[str, Any]) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        path = path / WEIGHTS
+    if path.is_file():
+        return path
+    if path.suffix == ".safetensors" or Path(source).is_dir():
+        raise OSError(f"{path} does not exist; give the folder, file or Hub id of an adapter.")
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(str(source), WEIGHTS, **download))
+
+
+def _check(student: torch.nn.Module, source, lora: dict, own: dict, metadata: dict[str, str]) -> None:
+    if not lora or _CONFIG not in metadata:
+        raise ValueError(f"{source} is no adapter written by train_ctm.py: it lacks LoRA weights or their metadata.")
+    branch_init = metadata.get("ctm_branch_init")
+    if branch_init != student.config.branch_init:
+        raise ValueError(
+            f"{source} was trained from branch_init={branch_init!r}, this network has {student.config.branch_init!r}; "
+            f"make the pipeline with SoundCTMPipeline.from_teacher(..., branch_init={branch_init!r})."
+        )
+    shapes = {name: tuple(p.shape) for name, p in _own_parameters(student).items()}
+    weights = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
+
+    def fits(name: str, value: torch.Tensor) -> bool:
+        module, _, part = name.removesuffix(".weight").rpartition(".")
+        shape = weights.get(f"{module}.weight") or weights.get(f"{module}.base_layer.weight", (0, 0))
+        return value.shape[1] == shape[1] if part == "lora_A" else value.shape[0] == shape[0]
+
+    if {name: tuple(value.shape) for name, value in own.items()} != shapes or not all(map(fits, lora, lora.values())):
+        raise ValueError(f"{source} is for another network than this {type(student).__name__}; check the base.")

@@ -1,0 +1,167 @@
+"""The SoundCTM student of Stable Audio: its transformer, duration conditioning included, that also knows s and ω."""
+
+import torch
+from diffusers import StableAudioDiTModel
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import nn
+
+from ..preconditioning import c_noise, check_prediction_type
+from .ctm_mixin import FromTeacherMixin
+from .embeddings import guidance_embedding
+from .transformer_ctm import FourierFeatures
+
+
+class StableAudioNetwork(FromTeacherMixin, StableAudioDiTModel):
+    """diffusers' `StableAudioDiTModel`, same parameters, called like a UNet: it makes its own rotary embedding.
+
+    Its timestep is embedded in float32: half precision would round (2/π)·atan 500 to 1, the angle of infinity.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.time_proj = _FeaturesOnce(self.config.time_proj_dim // 2)
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: float | torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        global_hidden_states: torch.Tensor,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """F of the teacher.
+
+        Args:
+            sample: c_in(t)·z_t, (B, in_channels, frames).
+            timestep: c_noise(t), scalar or (B,).
+            encoder_hidden_states: text and duration tokens, (B, L, cross_attention_input_dim).
+            global_hidden_states: start and end of the sound, (B, 1, global_states_input_dim).
+            return_dict: give an output with `.sample`, else a tuple.
+
+        Returns:
+            F, (B, out_channels, frames).
+        """
+        features = self._time_features(timestep, sample)
+        return self._predict(sample, features, encoder_hidden_states, global_hidden_states, return_dict)
+
+    def _time_features(self, timestep: float | torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        return self.time_proj(torch.as_tensor(timestep, device=sample.device).expand(len(sample)))
+
+    def _predict(self, sample, features, encoder_hidden_states, global_hidden_states, return_dict):
+        rotary_embedding = get_1d_rotary_pos_embed(
+            self.config.attention_head_dim // 2,
+            torch.arange(sample.shape[-1] + 1, device=sample.device),
+            use_real=True,
+            repeat_interleave_real=False,
+        )
+        return super().forward(
+            sample,
+            features,
+            encoder_hidden_states,
+            global_hidden_states,
+            rotary_embedding=rotary_embedding,
+            return_dict=return_dict,
+        )
+
+
+class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
+    """The SoundCTM student of Stable Audio: the token in front of the sequence also tells s and ω.
+
+        token = global_proj(start, end) + MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + gain·ψ(1000·ω)
+
+    Args:
+        prediction_type: what F predicts, as the `CTMScheduler`'s.
+        branch_init: "reference" has MLP_s = MLP and no gain, as the released 44.1 kHz SoundCTM; "zero" starts an MLP_s
+            of its own and a learned gain per channel at zero, so that training starts exactly at the teacher.
+        num_text_tokens: to how many tokens a text is padded with zeros, which Stable Audio attends to.
+        kwargs: the arguments of `StableAudioDiTModel`.
+    """
+
+    # model_index.json records this module; the package's top level is the name that stays.
+    __module__ = "diffusers_soundctm"
+    _new_parameters = ("timestep_proj.target_proj.", "timestep_proj.guidance_gain")
+
+    def __init__(
+        self,
+        prediction_type: str = "v_prediction",
+        branch_init: str = "reference",
+        num_text_tokens: int = 128,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_prediction_type(prediction_type)
+        if branch_init not in ("reference", "zero"):
+            raise ValueError(f'`branch_init` is {branch_init!r}; choose "reference" or "zero".')
+        self.register_to_config(
+            prediction_type=prediction_type, branch_init=branch_init, num_text_tokens=num_text_tokens
+        )
+        self.timestep_proj = _CTMTimestepProjection(self.config.time_proj_dim, self.inner_dim, branch_init == "zero")
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: float | torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        global_hidden_states: torch.Tensor,
+        timestep_cond: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """F of the student; arguments as the teacher's, and
+
+        Args:
+            timestep_cond: float32 (B, 2), target noise level s and guidance scale ω of each sample; (B, 1), s alone,
+                leaves out the ω term.
+
+        Raises:
+            ValueError: `timestep_cond` is missing or has another shape.
+        """
+        if timestep_cond is None or timestep_cond.ndim != 2 or timestep_cond.shape[1] not in (1, 2):
+            shape = None if timestep_cond is None else tuple(timestep_cond.shape)
+            raise ValueError(
+                "A SoundCTM network needs `timestep_cond` of shape (batch, 2), target_sigma and guidance_scale of each "
+                f"sample (or (batch, 1), target_sigma alone); got {shape}."
+            )
+        target = self.time_proj(c_noise(timestep_cond[:, 0], self.config.prediction_type))
+        if timestep_cond.shape[1] == 2:
+            guidance = guidance_embedding(timestep_cond[:, 1], self.inner_dim)
+        else:
+            guidance = target.new_zeros(len(target), self.inner_dim)
+        features = torch.cat([self._time_features(timestep, sample), target, guidance], dim=-1)
+        return self._predict(sample, features, encoder_hidden_states, global_hidden_states, return_dict)
+
+
+class _FeaturesOnce(FourierFeatures):
+    """φ of noise levels (B,); what has been embedded already, (B, features), goes through as it is."""
+
+    def __init__(self, embedding_size: int):
+        super().__init__(embedding_size)
+        self.weight.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.ndim == 1 else x
+
+
+class _CTMTimestepProjection(nn.Sequential):
+    """[φ(t) | φ(s) | ψ(ω)] → MLP(φ(t)) + MLP_s(φ(s)) + gain·ψ(ω), with the MLP's own parameter names."""
+
+    def __init__(self, in_channels: int, dim: int, zero: bool):
+        super().__init__(nn.Linear(in_channels, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.sizes = (in_channels, in_channels, dim)
+        self.target_proj = None
+        self.guidance_gain = None
+        if zero:
+            self.target_proj = nn.Sequential(nn.Linear(in_channels, dim), nn.SiLU(), nn.Linear(dim, dim))
+            nn.init.zeros_(self.target_proj[2].weight)
+            nn.init.zeros_(self.target_proj[2].bias)
+            self.guidance_gain = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        time, target, guidance = features.split(self.sizes, dim=-1)
+        if self.target_proj is None:
+            return self._mlp(time) + self._mlp(target) + guidance
+        return self._mlp(time) + self.target_proj(target) + self.guidance_gain * guidance
+
+    def _mlp(self, features: torch.Tensor) -> torch.Tensor:
+        return self[2](self[1](self[0](features)))

@@ -1,0 +1,234 @@
+"""Every family's adapter: recognised, conditioned and denoising as the original, and its student's pipeline."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.distillation import TeacherDenoiser, load_teacher
+from diffusers_soundctm.distillation.networks import Denoiser
+from diffusers_soundctm.distillation.teachers import FeatureSpace, recognise, scheduler_of
+from tiny_teachers import BETAS, FAMILIES, STABLE_AUDIO_SCHEDULER, make_teacher, noise
+
+CPU = torch.device("cpu")
+PROMPTS = ["rain on a tin roof", "a dog barks", ""]
+SECONDS = 0.02
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def original(request, tmp_path_factory, tiny_pipeline):
+    """(family, folder, what diffusers makes of it)."""
+    folder = tmp_path_factory.mktemp("teachers") / request.param
+    return request.param, folder, make_teacher(request.param, folder, tiny_pipeline)
+
+
+@pytest.fixture(scope="module")
+def teacher(original):
+    return load_teacher(original[1])
+
+
+def latents(teacher, batch_size, seed=0):
+    if teacher.encodes_waveforms:
+        return noise(batch_size, 4, 40, seed=seed)
+    return noise(batch_size, 8, 16, 16, seed=seed)
+
+
+def condition(teacher, prompts):
+    return teacher.conditioning.network_kwargs(*teacher.conditioning.encode(prompts, CPU, SECONDS))
+
+
+@torch.no_grad()
+def test_prompts_are_encoded_as_the_original_does(original, teacher):
+    family, _, pipe = original
+    kwargs = condition(teacher, PROMPTS[:1])
+    if family == "audioldm":
+        (expected,) = pipe._encode_prompt(PROMPTS[0], CPU, 1, False)[None]
+        torch.testing.assert_close(kwargs["class_labels"], expected)
+    elif family == "musicldm":  # the original's own call does not work with transformers 5
+        tokens = pipe.tokenizer(PROMPTS[:1], return_tensors="pt")
+        features = pipe.text_encoder.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask)
+        torch.testing.assert_close(kwargs["class_labels"], features.pooler_output)
+        assert kwargs["class_labels"].norm().item() == pytest.approx(1)
+    elif family == "audioldm2":
+        embeds, mask, generated = pipe.encode_prompt(PROMPTS[0], CPU, 1, False)
+        torch.testing.assert_close(kwargs["encoder_hidden_states"], generated)
+        torch.testing.assert_close(kwargs["encoder_hidden_states_1"], embeds)
+        assert torch.equal(kwargs["encoder_attention_mask_1"], mask.bool())
+    elif family == "tango":
+        tokens = pipe["tokenizer"](PROMPTS[:1], return_tensors="pt")
+        torch.testing.assert_close(kwargs["encoder_hidden_states"], pipe["text_encoder"](**tokens).last_hidden_state)
+    else:
+        text = pipe.encode_prompt(PROMPTS[0], CPU, False)
+        times = pipe.encode_duration(0.0, SECONDS, CPU, False, 1)
+        torch.testing.assert_close(kwargs["encoder_hidden_states"], torch.cat([text, *times], 1))
+        torch.testing.assert_close(kwargs["global_hidden_states"], torch.cat(times, 2))
+        nothing = condition(teacher, [""])
+        assert nothing["encoder_hidden_states"].abs().max() == 0
+        torch.testing.assert_close(nothing["global_hidden_states"], kwargs["global_hidden_states"])
+
+
+@torch.no_grad()
+def test_a_prompts_denoiser_does_not_depend_on_its_batch(teacher):
+    z, sigma = 3 * latents(teacher, 3), torch.tensor([3.0, 0.5, 3.0])
+    denoise = Denoiser(teacher.network, teacher.preconditioning)
+    together = denoise(z, sigma, **condition(teacher, PROMPTS))
+    for row, prompt in enumerate(PROMPTS):
+        alone = denoise(z[row : row + 1], sigma[row : row + 1], **condition(teacher, [prompt]))
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(together[:1], denoise(z[:1], sigma[:1], **condition(teacher, PROMPTS[1:2])))
+
+
+@torch.no_grad()
+def test_denoiser_is_the_original_schedulers_estimate(original, teacher):
+    """z_0 of the diffusers scheduler, from the original network at one of its own steps."""
+    family, _, pipe = original
+    kwargs, denoise = condition(teacher, PROMPTS[:1]), Denoiser(teacher.network, teacher.preconditioning)
+    if family == "stable_audio":
+        sigma = torch.tensor([40.0])
+        z = 40 * latents(teacher, 1)
+        text = torch.cat(
+            [pipe.encode_prompt(PROMPTS[0], CPU, False), *pipe.encode_duration(0.0, SECONDS, CPU, False, 1)], 1
+        )
+        from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+        output = pipe.transformer(
+            z / (sigma**2 + 1).sqrt(),
+            sigma.atan() / math.pi * 2,
+            encoder_hidden_states=text,
+            global_hidden_states=kwargs["global_hidden_states"],
+            rotary_embedding=get_1d_rotary_pos_embed(4, 41, use_real=True, repeat_interleave_real=False),
+        ).sample
+        expected = z / (sigma**2 + 1) - sigma / (sigma**2 + 1).sqrt() * output
+    else:
+        unet = pipe["unet"] if isinstance(pipe, dict) else pipe.unet
+        scheduler = pipe["scheduler"] if isinstance(pipe, dict) else pipe.scheduler
+        step = torch.tensor(700)
+        x = latents(teacher, 1)
+        alpha = scheduler.alphas_cumprod[step]
+        sigma = ((1 - alpha) / alpha).sqrt()[None]
+        z = x / alpha.sqrt()
+        scheduler.config.clip_sample = False
+        scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+        expected = scheduler.step(unet(x, step, **kwargs).sample, step, x).pred_original_sample
+    actual = denoise(z, sigma, **kwargs)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
+@torch.no_grad()
+def test_zero_initialised_student_starts_at_the_teacher(teacher):
+    z, sigma = latents(teacher, 2), torch.tensor([2.0, 0.3])
+    kwargs = condition(teacher, PROMPTS[:2])
+    expected = Denoiser(teacher.network, teacher.preconditioning)(z, sigma, **kwargs)
+    where = torch.tensor([[0.05, 3.5], [0.2, 2.0]])
+    student = Denoiser(teacher.student("zero").eval(), teacher.preconditioning)
+    assert torch.equal(student(z, sigma, timestep_cond=where, **kwargs), expected)
+    reference = Denoiser(teacher.student().eval(), teacher.preconditioning)
+    outputs = [
+        reference(z, sigma, timestep_cond=where * torch.tensor(change), **kwargs)
+        for change in ([1.0, 1.0], [0.5, 1.0], [1.0, 0.5])
+    ]
+    assert not torch.allclose(outputs[0], outputs[1]) and not torch.allclose(outputs[0], outputs[2])
+
+
+def test_features_and_guidance_reach_every_family(teacher):
+    z, sigma = latents(teacher, 1).requires_grad_(), torch.tensor([2.0])
+    features = FeatureSpace(teacher.network, teacher.preconditioning)(z, sigma, condition(teacher, PROMPTS[:1]))
+    sum(feature.square().sum() for feature in features).backward()
+    assert z.grad.abs().max() > 0
+    kwargs = condition(teacher, [PROMPTS[0], ""])
+    outputs = [
+        TeacherDenoiser(teacher.network, teacher.preconditioning, kwargs, torch.tensor([omega]))(z.detach(), sigma)
+        for omega in (0.0, 1.0, 3.0)
+    ]
+    torch.testing.assert_close(outputs[2], outputs[0] + 3 * (outputs[1] - outputs[0]), rtol=1e-3, atol=1e-4)
+
+
+def test_noise_levels_are_the_teachers_own(original, teacher):
+    expected = {"audioldm": (0.039, 82), "tango": (0.029, 14.6), "stable_audio": (0.01, 500)}
+    lowest, highest = expected.get(original[0], (0.039, 82))
+    assert teacher.scheduler.config.sigma_min == pytest.approx(lowest, rel=0.05)
+    assert teacher.scheduler.config.sigma_max == pytest.approx(highest, rel=0.05)
+
+
+def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path):
+    pipe = teacher.pipeline(teacher.student(), (2.0, 5.0))
+    pipe.save_pretrained(tmp_path)
+    loaded = SoundCTMPipeline.from_pretrained(tmp_path)
+    sounds = []
+    for each in (pipe, loaded):
+        each.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        sounds.append(each(PROMPTS[:2], num_inference_steps=2, nu=1.5, generator=generator, output_type="pt").audios)
+    torch.testing.assert_close(*sounds)
+    stereo = original[0] == "stable_audio"
+    assert loaded.sampling_rate == (44100 if stereo else 16000)
+    assert sounds[0].shape == ((2, 2, 40 * 32) if stereo else (2, 1, 16 * 4 * 160))
+    assert sounds[0].isfinite().all() and sounds[0].std() > 0
+    assert loaded("rain", audio_length_in_s=0.02).audios.shape[-1] == round(0.02 * loaded.sampling_rate)
+
+
+@torch.no_grad()
+def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
+    pipe = teacher.pipeline(teacher.student())
+    sound = 0.3 * noise(1, 2, 1280)
+    z = pipe.encode_audio(sound, pipe.sampling_rate, 1280)
+    if original[0] != "stable_audio":
+        assert z.shape == (1, 8, 2, 16)
+        return
+    torch.testing.assert_close(z, original[2].vae.encode(sound).latent_dist.mode())
+    torch.testing.assert_close(pipe.decode_latents(z), original[2].vae.decode(z).sample)
+    with pytest.raises(ValueError, match=r"audio_length_in_s.*at most 0\.029"):
+        pipe("rain", audio_length_in_s=1.0)
+
+
+def test_unknown_pipelines_are_named_with_those_there_are(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(ValueError, match=r"FluxPipeline.*AudioLDM2Pipeline.*StableAudioPipeline.*TeacherFamily"):
+        recognise(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    with pytest.raises(ValueError, match="no pipeline"):
+        recognise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config, complaint",
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow-matching"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", **BETAS, "prediction_type": "flow_prediction"},
+            "flow-matching",
+        ),
+        ({"_class_name": "DDIMScheduler", **BETAS, "rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": 1348}, "ScoreSdeVeScheduler"),
+        ({**STABLE_AUDIO_SCHEDULER, "prediction_type": "epsilon"}, "CosineDPMSolver"),
+    ],
+)
+def test_unsupported_schedulers_are_refused(config, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        scheduler_of(config)
+
+
+def test_edm_schedulers_of_diffusers_are_read():
+    scheduler = scheduler_of(
+        {"_class_name": "EDMEulerScheduler", "sigma_min": 0.01, "sigma_max": 50.0, "sigma_data": 0.3, "rho": 5.0}
+    )
+    assert (scheduler.config.prediction_type, scheduler.config.sigma_data) == ("edm", 0.3)
+
+
+def test_a_missing_part_is_named(original, tmp_path):
+    shutil.copytree(original[1], tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "vae")
+    with pytest.raises(ValueError, match="has no vae; pass --vae"):
+        load_teacher(tmp_path / "copy")
+    assert isinstance(load_teacher(tmp_path / "copy", vae=original[1] / "vae").scheduler.config, dict)
+
+
+def test_default_prediction_type_is_diffusers_own():
+    assert (
+        scheduler_of(DDPMScheduler(**BETAS).config | {"_class_name": "DDPMScheduler"}).config.prediction_type
+        == "epsilon"
+    )

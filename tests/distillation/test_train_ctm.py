@@ -1,0 +1,198 @@
+"""train_ctm.py: any family in, a pipeline out; its options; and what it refuses before the first step."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from runs import SCRIPTS, SOURCES, arguments, distil, load
+from safetensors.torch import load_file
+
+from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.distillation import load_teacher
+from diffusers_soundctm.distillation.config import PRESETS
+from diffusers_soundctm.distillation.preflight import check_run
+from tiny_teachers import FAMILIES, make_teacher
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def dataset(training_inputs):
+    return {"dataset_name": training_inputs["dataset_name"]}
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory, tiny_pipeline):
+    """`teachers(family)` → folder of a tiny teacher, made when first asked for."""
+    root = tmp_path_factory.mktemp("teachers")
+
+    def folder(family):
+        if not (root / family).exists():
+            make_teacher(family, root / family, tiny_pipeline)
+        return root / family
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(dataset, teachers, tmp_path_factory):
+    """Arguments of a run on the tiny AudioLDM."""
+    cache = tmp_path_factory.mktemp("cache")
+    return {**dataset, "teacher_model": teachers("audioldm"), "num_samples": 5120, "cache_dir": cache}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_becomes_a_pipeline(family, dataset, teachers, tmp_path):
+    length = {"stable_audio": 40 * 32}.get(family, 5120)
+    folder = distil(tmp_path, **dataset, teacher_model=teachers(family), num_samples=length, branch_init="zero")
+    pipe = SoundCTMPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    sound = pipe("rain on a tin roof", num_inference_steps=2, guidance_scale=3.0).audios
+    assert sound.shape == (1, 2 if family == "stable_audio" else 1, length)
+    assert sound.std() > 0
+    assert list(pipe.config.guidance_scale_range) == [2.0, 5.0]
+    record = json.loads((folder / "training.json").read_text())
+    assert record["skipped_steps"] == 0 and record["losses"]["ctm"] > 0
+    student = load_file(folder / WEIGHTS)
+    start = pipe.unet.from_config(pipe.unet.config).state_dict()
+    assert student.keys() == start.keys()
+
+
+def test_accumulation_changes_memory_and_not_the_result(inputs, tmp_path):
+    plain = {**inputs, "train_batch_size": 4, "no_adaptive_weight": True}
+    whole = distil(tmp_path / "whole", **plain)
+    parts = distil(tmp_path / "parts", **plain, gradient_accumulation_steps=2)
+    theirs = load_file(parts / WEIGHTS)
+    for name, tensor in load_file(whole / WEIGHTS).items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_options_of_optimisation_and_reports(inputs, tmp_path):
+    folder = distil(
+        tmp_path,
+        **inputs,
+        optimizer="adamw",
+        adam_weight_decay=0.1,
+        lr_scheduler="cosine",
+        gradient_checkpointing=True,
+        mixed_precision="bf16",
+        omega=3.0,
+        feature_distance="half",
+        match_point="z0",
+        report_to="tensorboard",
+        validation_prompts=["rain", "a dog barks"],
+        validation_steps=2,
+        validation_num_inference_steps=[1, 2],
+    )
+    samples = {path.name for path in (folder / "samples" / "step-2").iterdir()}
+    sounds = {f"{prompt}-{steps}steps.wav" for prompt in (0, 1) for steps in (1, 2)}
+    assert samples == sounds | {"spectrograms.png"}
+    assert list((folder / "logs").rglob("events.*"))
+    settings = json.loads((folder / "training.json").read_text())["arguments"]
+    assert (settings["omega_min"], settings["omega_max"]) == (3.0, 3.0)
+
+
+def test_presets_lie_between_file_and_defaults(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("preset: soundctm-44khz\nomega_max: 7\n")
+    parse = load("train_ctm").parse_args
+    needed = ["--dataset_name=d", "--teacher_model=t", "--output_dir=o"]
+    args = parse([*needed, f"--config={config}", "--train_batch_size=8"])
+    assert (args.omega_min, args.omega_max, args.denoising_weight) == (1.0, 7, 0.2)
+    assert (args.train_batch_size, args.max_train_steps) == (8, 30000)
+    for preset in PRESETS:  # every key is an argument
+        parsed = vars(parse([*needed, f"--preset={preset}"]))
+        assert {name: parsed[name] for name in PRESETS[preset]} == PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+    "wrong, complaints",
+    [
+        ({"train_batch_size": 3, "gradient_accumulation_steps": 2}, ["does not divide by 1 × 2"]),
+        ({"num_samples": 5000}, ["no multiple of 1280 samples", "= 5120"]),
+        ({"sampling_rate": 44100}, ["not the teacher's 16000 Hz"]),
+        ({"mixed_precision": "fp16", "report_to": "papyrus"}, ["fp16 needs a CUDA GPU", "papyrus is unknown"]),
+        ({"use_8bit_adam": True}, ["goes with --optimizer adamw"]),
+        ({"caption_column": "lyrics"}, ["'lyrics' is not in data set"]),
+        ({"checkpoints_total_limit": 10**9}, ["GB are free"]),
+        ({"resume_from_checkpoint": "nowhere"}, ["nowhere is no folder"]),
+    ],
+)
+def test_wrong_runs_end_before_the_first_step(inputs, tmp_path, wrong, complaints):
+    with pytest.raises(ValueError) as error:
+        distil(tmp_path / "out", **{**inputs, **wrong})
+    assert all(complaint in str(error.value) for complaint in complaints), error.value
+    assert not (tmp_path / "out" / "unet").exists()
+
+
+def test_folders_with_other_content_are_refused(inputs, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"something else \(thesis\.tex\)"):
+        distil(tmp_path, **inputs)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(inputs, tmp_path):
+    distil(tmp_path, **inputs, checkpointing_steps=2)
+    with pytest.raises(ValueError, match="--resume_from_checkpoint latest"):
+        distil(tmp_path, **inputs)
+
+
+def test_checkpoints_of_another_run_are_refused(inputs, teachers, tmp_path):
+    distil(tmp_path / "first", **inputs, checkpointing_steps=2)
+    again = {**inputs, "resume_from_checkpoint": "latest", "max_train_steps": 3}
+    for name in ("seed", "tango"):
+        shutil.copytree(tmp_path / "first" / "checkpoint-2", tmp_path / name / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"another run.*seed 0, now 1"):
+        distil(tmp_path / "seed", **again, seed=1)
+    with pytest.raises(ValueError, match=r"another run.*teacher [0-9a-f]+, now"):
+        distil(tmp_path / "tango", **{**again, "teacher_model": teachers("tango")})
+    state = tmp_path / "first" / "checkpoint-2" / "state.pt"
+    state.write_bytes(state.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="is damaged"):
+        distil(tmp_path / "first", **again)
+
+
+def test_an_adapter_turns_the_teacher_into_its_soundctm(inputs, tmp_path):
+    run = {**inputs, "lora_rank": 2, "lora_alpha": 3, "branch_init": "zero", "checkpointing_steps": 1}
+    folder = distil(tmp_path, **run)
+    file = folder / "pytorch_lora_weights.safetensors"
+    assert not (folder / "unet").exists() and not (folder / "model_index.json").exists()
+    pipe = SoundCTMPipeline.from_teacher(inputs["teacher_model"])
+    pipe.set_progress_bar_config(disable=True)
+    start = pipe.unet.conv_out.weight.clone()
+    pipe.load_lora_weights(folder)
+    assert pipe("rain on a tin roof").audios.shape == (1, 1, 10240)
+    trained = load_file(file)
+    assert any(tensor.abs().max() > 0 for name, tensor in trained.items() if "lora_B" in name)
+    assert trained["ctm.time_embedding.guidance_gain"].abs().max() > 0
+    assert torch.equal(pipe.unet.conv_out.weight, start)
+
+    shutil.copytree(folder / "checkpoint-1", tmp_path / "again" / "checkpoint-1")
+    again = distil(tmp_path / "again", **run, resume_from_checkpoint="latest")
+    for name, tensor in load_file(again / file.name).items():
+        assert torch.equal(tensor, trained[name]), name
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(inputs, tmp_path):
+    run = {**inputs, "max_train_steps": 20, "train_batch_size": 4, "learning_rate": 1e-4, "ema_decay": 0.9}
+    alone = distil(tmp_path / "alone", **run)
+    configuration = SCRIPTS / "configs" / "accelerate" / "ddp_cpu.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCES)}
+    command = [*launch, SCRIPTS / "train_ctm.py", *arguments(**run, output_dir=tmp_path / "both")]
+    subprocess.run(command, check=True, env=environment)
+    losses = [json.loads((folder / "training.json").read_text())["losses"] for folder in (alone, tmp_path / "both")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_sharded_parameters_are_refused(inputs):
+    args = load("train_ctm").parse_args(arguments(**inputs, output_dir="unused"))
+    args.sampling_rate = 16000
+    with pytest.raises(ValueError, match=r"FSDP splits parameters.*ddp\.yaml"):
+        check_run(args, load_teacher(inputs["teacher_model"]), 2, "FSDP")

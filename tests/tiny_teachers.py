@@ -1,0 +1,204 @@
+"""Tiny pretrained pipelines of every family that can be distilled, real diffusers classes with random weights."""
+
+import json
+from pathlib import Path
+
+import torch
+
+FAMILIES = ("audioldm", "musicldm", "audioldm2", "tango", "stable_audio")
+BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
+STABLE_AUDIO_SCHEDULER = {
+    "_class_name": "CosineDPMSolverMultistepScheduler",
+    "prediction_type": "v_prediction",
+    "sigma_data": 1.0,
+    "sigma_max": 500,
+    "sigma_min": 0.3,
+}
+
+
+def make_teacher(family: str, folder: Path, tiny_pipeline):
+    """Save a teacher to `folder`; returns the diffusers pipeline, or a dictionary of components for Tango.
+
+    `tiny_pipeline` is the fixture of that name, which text encoders, autoencoder and vocoder are taken from.
+    """
+    pipe = _MAKERS[family](tiny_pipeline)
+    if isinstance(pipe, dict):
+        for name, component in pipe.items():
+            component.save_pretrained(folder / name)
+        return pipe
+    pipe.save_pretrained(folder)
+    if family == "stable_audio":  # the scheduler's class needs a package that nothing else here does
+        (folder / "scheduler").mkdir()
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(STABLE_AUDIO_SCHEDULER))
+    return pipe
+
+
+def _unet(**condition):
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=[8, 16],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        **condition,
+    )
+
+
+def _film_unet():
+    return _unet(
+        cross_attention_dim=[8, 16],
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=12,
+        class_embeddings_concat=True,
+    )
+
+
+def _clap_model(text_config):
+    from transformers import ClapAudioConfig, ClapConfig, ClapModel
+
+    sound = ClapAudioConfig(
+        spec_size=8,
+        window_size=4,
+        num_mel_bins=8,
+        intermediate_size=16,
+        depths=[1, 1],
+        num_attention_heads=[1, 1],
+        num_hidden_layers=2,
+        hidden_size=32,
+        projection_dim=12,
+        patch_size=2,
+        patch_stride=2,
+        patch_embed_input_channels=4,
+    )
+    return ClapModel(ClapConfig(text_config=text_config.to_dict(), audio_config=sound.to_dict(), projection_dim=12))
+
+
+def _audioldm(tiny_pipeline):
+    from diffusers import AudioLDMPipeline, DDIMScheduler
+
+    pipe = tiny_pipeline("audioldm")
+    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "vocoder")}
+    return AudioLDMPipeline(unet=_film_unet().eval(), scheduler=DDIMScheduler(**BETAS, clip_sample=False), **parts)
+
+
+def _musicldm(tiny_pipeline):
+    from diffusers import DDIMScheduler, MusicLDMPipeline
+
+    pipe = tiny_pipeline("audioldm")
+    parts = {name: getattr(pipe, name) for name in ("vae", "tokenizer", "vocoder")}
+    return MusicLDMPipeline(
+        text_encoder=_clap_model(pipe.text_encoder.config).eval(),
+        feature_extractor=None,
+        unet=_film_unet().eval(),
+        scheduler=DDIMScheduler(**BETAS, clip_sample=False),
+        **parts,
+    )
+
+
+def _audioldm2(tiny_pipeline):
+    from diffusers import AudioLDM2Pipeline, AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, DDIMScheduler
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    pipe, tango = tiny_pipeline("audioldm"), tiny_pipeline("tango")
+    parts = {name: getattr(pipe, name) for name in ("vae", "tokenizer", "vocoder")}
+    width = tango.text_encoder.config.d_model
+    unet = AudioLDM2UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=([None, 12, width], [None, 12, width]),
+    )
+    language_model = GPT2LMHeadModel(
+        GPT2Config(n_embd=12, n_layer=2, n_head=2, vocab_size=9, n_positions=99, max_new_tokens=8)
+    )
+    return AudioLDM2Pipeline(
+        text_encoder=_clap_model(pipe.text_encoder.config).eval(),
+        text_encoder_2=tango.text_encoder,
+        tokenizer_2=tango.tokenizer,
+        projection_model=AudioLDM2ProjectionModel(12, width, 12).eval(),
+        language_model=language_model.eval(),
+        feature_extractor=None,
+        unet=unet.eval(),
+        scheduler=DDIMScheduler(**BETAS, clip_sample=False),
+        **parts,
+    )
+
+
+def _tango(tiny_pipeline):
+    from diffusers import DDPMScheduler
+
+    pipe = tiny_pipeline("tango")
+    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "vocoder")}
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction"
+    )
+    return {
+        "unet": _unet(cross_attention_dim=pipe.text_encoder.config.d_model).eval(),
+        "scheduler": scheduler,
+        **parts,
+    }
+
+
+def _stable_audio(tiny_pipeline):
+    from diffusers import AutoencoderOobleck, StableAudioDiTModel, StableAudioPipeline, StableAudioProjectionModel
+
+    pipe = tiny_pipeline("tango")
+    pipe.tokenizer.model_max_length = 20
+    vae = AutoencoderOobleck(
+        encoder_hidden_size=8,
+        downsampling_ratios=[4, 8],
+        channel_multiples=[1, 2],
+        decoder_channels=6,
+        decoder_input_channels=4,
+        audio_channels=2,
+        sampling_rate=44100,
+    )
+    transformer = StableAudioDiTModel(
+        sample_size=40,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        num_key_value_attention_heads=1,
+        cross_attention_dim=8,
+        time_proj_dim=16,
+        cross_attention_input_dim=8,
+        global_states_input_dim=16,
+    )
+    projection = StableAudioProjectionModel(
+        text_encoder_dim=pipe.text_encoder.config.d_model, conditioning_dim=8, min_value=0, max_value=512
+    )
+    return StableAudioPipeline(
+        vae=vae.eval(),
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        projection_model=projection.eval(),
+        transformer=transformer.eval(),
+        scheduler=None,
+    )
+
+
+_MAKERS = {
+    "audioldm": _audioldm,
+    "musicldm": _musicldm,
+    "audioldm2": _audioldm2,
+    "tango": _tango,
+    "stable_audio": _stable_audio,
+}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,79 @@
+"""Encode a data set for a teacher once: latents and prompt embeddings, in shards that train_ctm.py reads.
+
+python training/precompute.py --teacher_model cvssp/audioldm-s-full-v2 --dataset_name my/audiocaps --streaming \
+    --output_dir runs/audiocaps-latents
+python training/precompute.py --teacher_model cvssp/audioldm-s-full-v2 --dataset_name webdataset \
+    --data_files 'clips-{000..099}.tar' --audio_column flac --caption_column json.caption --output_dir runs/latents
+
+A stopped run goes on where it was when it is started again. Several processes (accelerate launch) share the shards.
+Afterwards: train_ctm.py --dataset_name OUTPUT_DIR.
+"""
+
+import argparse
+from itertools import count, islice
+from pathlib import Path
+
+from accelerate import PartialState
+from tqdm import tqdm
+
+from diffusers_soundctm.distillation.config import add_data_arguments, parse_with_config
+from diffusers_soundctm.distillation.shards import Encoder, is_precomputed, shard_path, write_index, write_shard
+from diffusers_soundctm.distillation.streams import open_rows
+from diffusers_soundctm.distillation.teachers import load_teacher
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None)
+    parser.add_argument("--teacher_model", default=..., help="folder or Hub id of the teacher's pipeline")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--streaming", action="store_true", help="read rows from the Hub as they are needed")
+    parser.add_argument("--data_files", nargs="+", help="of the data set builder, for example tar files of webdataset")
+    parser.add_argument("--shard_size", type=int, default=1024, help="rows a shard")
+    parser.add_argument("--batch_size", type=int, default=16, help="clips the encoders see at once")
+    args = parse_with_config(parser, argv)
+    if args.shard_size < 1 or args.batch_size < 1:
+        parser.error("--shard_size and --batch_size must be at least 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    if is_precomputed(args.output_dir):
+        raise SystemExit(f"{args.output_dir} is complete; give another --output_dir to encode something else.")
+    processes = PartialState()
+    teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder)
+    num_samples = args.num_samples or teacher.default_num_samples
+    positions, multiple, unit = teacher.latent_positions(num_samples)
+    if positions is None:
+        raise ValueError(f"--num_samples {num_samples} is no multiple of {unit * multiple}, which the networks need.")
+    encoder = Encoder(teacher, args.audio_column, args.caption_column, num_samples, args.batch_size, processes.device)
+    output_dir = Path(args.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    number = next(k for k in count() if not shard_path(output_dir, k).is_file())
+    done = number * args.shard_size
+    rows = open_rows(
+        args.dataset_name,
+        args.split,
+        args.audio_column,
+        args.streaming,
+        args.data_files,
+        skip=done,
+        caption_column=args.caption_column,
+    )
+    rows = islice(rows, None if args.max_train_samples is None else max(args.max_train_samples - done, 0))
+    with tqdm(unit="clip", desc="encoding", initial=done, disable=not processes.is_main_process) as progress:
+        while some := list(islice(rows, args.shard_size)):
+            mine = number % processes.num_processes == processes.process_index
+            if mine and not shard_path(output_dir, number).is_file():
+                write_shard(output_dir, number, encoder.encode(some, args.dataset_name))
+            progress.update(len(some))
+            number += 1
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        write_index(output_dir, number, encoder, str(args.teacher_model))
+
+
+if __name__ == "__main__":
+    main()
