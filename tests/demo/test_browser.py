@@ -250,10 +250,12 @@ def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
     page.get_by_role("button", name="Listen to B").wait_for()
     before, after = sounds(page, ".sc-player")
     assert len(after) == 32000
-    assert (
-        np.abs(before[:11000] - after[:11000]).max() < 2e-3
-        and np.abs(before[14000:18000] - after[14000:18000]).max() > 0.01
-    )
+    # The untrained model fills in more than full scale, so the file is turned down as a whole; else the rest is the same.
+    rest = np.r_[0:11000, 21000:32000]
+    gain = (before[rest] @ after[rest]) / (before[rest] @ before[rest])
+    assert 0 < gain < 1.001
+    assert np.abs(gain * before[rest] - after[rest]).max() < 1e-3 * gain + 1e-4  # 16 bits
+    assert np.abs(gain * before[14000:18000] - after[14000:18000]).max() > 0.01
     page.get_by_role("button", name="Continue", exact=True).click()
     page.wait_for_function("document.querySelector('.sc-clock')?.textContent.includes('/ 4.0 s')")
     page.get_by_role("button", name="Go on with B").click()
