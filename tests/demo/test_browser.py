@@ -251,6 +251,13 @@ def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
     page.locator("#fill-prompt :is(textarea, input)").fill("wind")
     page.get_by_role("button", name="Fill the marked part").click()
     page.get_by_role("alert").get_by_text("Nothing is marked").wait_for()
+    # Marked with the keyboard, one end after the other …
+    ends = [page.get_by_label(f"Marked {name}, seconds") for name in ("from", "to")]
+    for end, typed in zip(ends, ("0.5", "0.9"), strict=True):
+        end.fill(typed)
+        end.press("Tab")
+    assert [end.input_value() for end in ends] == ["0.50", "0.90"]
+    # … and with the mouse.
     surface = page.locator(".sc-surface")
     surface.scroll_into_view_if_needed()
     box = surface.bounding_box()
