@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import os
+import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -19,6 +21,8 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing; apt-get install chromium"),
 ]
 PROMPT = "rain on a tin roof"
+SAMPLES = 20480  # of the tiny model's usual sound
+TABS = {"Vary": "vary", "Morph": "morph", "Draw": "draw", "Fill": "fill", "Loop": "loop", "Refine": "refine"}
 PROMPT_BOX, SEED_BOX = "#prompt :is(textarea, input)", "#seed :is(textarea, input)"
 
 
@@ -75,6 +79,17 @@ def pick(page, number=1):
     page.locator(".sc-player img").first.wait_for()
 
 
+def open_tab(page, name):
+    """Where there is no room for all tabs, the last ones are in a menu."""
+    tab = page.get_by_role("tab", name=name)
+    if tab.is_visible():
+        tab.click()
+    else:
+        page.get_by_role("button", name="More tabs").click()
+        page.locator(".overflow-dropdown").get_by_role("button", name=name).click()
+    page.locator(f"#{TABS[name]}").wait_for()
+
+
 def sounds(page, selector):
     """What the page's audio elements hold, in order."""
     addresses = page.locator(f"{selector} audio").evaluate_all("all => all.map((audio) => audio.src)")
@@ -91,11 +106,11 @@ def picture(page, name):
         page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
 
 
-def test_draft_pick_refine_keep(open_page, tmp_path):
+def test_draft_pick_refine_keep(open_page, tmp_path, monkeypatch):
     page = open_page()
     draft(page)
     drafts = sounds(page, "#drafts")
-    assert len(drafts) == 8 and all(len(sound) == 81920 and np.abs(sound).max() > 1e-3 for sound in drafts)
+    assert len(drafts) == 8 and all(len(sound) == SAMPLES and np.abs(sound).max() > 1e-3 for sound in drafts)
     assert not np.array_equal(drafts[0], drafts[1])
     seeds = page.locator("#drafts article").evaluate_all("all => all.map((one) => one.dataset.seed)")
     assert seeds == [str(seed) for seed in range(7, 15)]
@@ -120,19 +135,21 @@ def test_draft_pick_refine_keep(open_page, tmp_path):
     # A/B keeps the position.
     page.get_by_label("Position").evaluate("node => { node.value = 0.5; node.dispatchEvent(new Event('input')); }")
     page.get_by_role("button", name="Listen to A").click()
-    assert page.locator(".sc-player audio").first.evaluate("audio => audio.currentTime") == pytest.approx(2.56, abs=0.2)
+    assert page.locator(".sc-player audio").first.evaluate("audio => audio.currentTime") == pytest.approx(0.64, abs=0.1)
     picture(page, "refine-1280")
 
     page.get_by_role("button", name="Keep B on the shelf").click()
     page.locator(".sc-item").wait_for()
     page.reload()
     page.locator(".sc-item").wait_for()
+    kept = {}
     for kind in ("WAV", "FLAC"):
         with page.expect_download() as download:
             page.get_by_role("button", name=f"as {kind}").click()
         path = tmp_path / download.value.suggested_filename
         download.value.save_as(path)
-        assert np.array_equal(soundfile.read(path)[0], after)
+        kept[kind] = soundfile.read(path)[0]
+        assert np.abs(kept[kind] - after).max() < 1e-4  # the two formats round differently
         with soundfile.SoundFile(path) as file:
             settings = json.loads(file.copy_metadata()["comment"])
         assert (settings["prompt"], settings["seed"], settings["steps"]) == (PROMPT, 8, 8)
@@ -147,15 +164,12 @@ def test_draft_pick_refine_keep(open_page, tmp_path):
     page.get_by_text("in the clipboard").wait_for()
     code = page.evaluate("navigator.clipboard.readText()")
     assert "manual_seed(8)" in code
-    cwd = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        exec(code, {})
-    finally:
-        os.chdir(cwd)
-    (made,) = [path for path in tmp_path.glob("rain*.wav") if path.stat().st_mtime_ns == max(
-        other.stat().st_mtime_ns for other in tmp_path.glob("rain*.wav"))]  # fmt: skip
-    assert np.array_equal(soundfile.read(made)[0], after)
+    monkeypatch.chdir(tmp_path)
+    for path in tmp_path.glob("rain*.wav"):
+        path.unlink()
+    exec(code, {})
+    (made,) = tmp_path.glob("rain*.wav")
+    assert np.array_equal(soundfile.read(made)[0], kept["WAV"])
 
 
 def test_the_same_seed_is_the_same_sound_for_everybody(open_page):
@@ -183,12 +197,12 @@ def test_vary_and_morph(open_page):
     page = open_page()
     draft(page)
     pick(page)
-    page.get_by_role("tab", name="Vary").click()
+    open_tab(page, "Vary")
     page.get_by_role("button", name="4 variations").click()
     page.wait_for_function("document.querySelectorAll('#variations article').length === 4")
     (picked,), varied = sounds(page, ".sc-player"), sounds(page, "#variations")
     assert all(not np.array_equal(picked, sound) for sound in varied)
-    page.get_by_role("tab", name="Morph").click()
+    open_tab(page, "Morph")
     page.get_by_role("button", name="Morph", exact=True).click()
     page.get_by_role("alert").get_by_text("Choose where to go").wait_for()
     page.get_by_role("button", name="Morph to draft 5").click()
@@ -202,7 +216,7 @@ def test_draw_a_curve(open_page):
     page = open_page()
     draft(page)
     pick(page)
-    page.get_by_role("tab", name="Draw").click()
+    open_tab(page, "Draw")
     canvas = page.locator(".sc-draw canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -227,7 +241,7 @@ def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
     noise = (0.2 * np.random.default_rng(0).standard_normal(32000)).clip(-1, 1)
     soundfile.write(tmp_path / "noise.wav", noise, 16000)
     (tmp_path / "fake.wav").write_bytes(b"no sound at all")
-    page.get_by_role("tab", name="Fill").click()
+    open_tab(page, "Fill")
     files = page.locator("input[type=file]:visible, input[type=file]")
     files.last.set_input_files(tmp_path / "fake.wav")
     page.get_by_role("alert").get_by_text("no sound file").wait_for()
@@ -237,6 +251,13 @@ def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
     page.locator("#fill-prompt :is(textarea, input)").fill("wind")
     page.get_by_role("button", name="Fill the marked part").click()
     page.get_by_role("alert").get_by_text("Nothing is marked").wait_for()
+    # Marked with the keyboard, one end after the other …
+    ends = [page.get_by_label(f"Marked {name}, seconds") for name in ("from", "to")]
+    for end, typed in zip(ends, ("0.5", "0.9"), strict=True):
+        end.fill(typed)
+        end.press("Tab")
+    assert [end.input_value() for end in ends] == ["0.50", "0.90"]
+    # … and with the mouse.
     surface = page.locator(".sc-surface")
     surface.scroll_into_view_if_needed()
     box = surface.bounding_box()
@@ -248,26 +269,32 @@ def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
     page.get_by_role("button", name="Listen to B").wait_for()
     before, after = sounds(page, ".sc-player")
     assert len(after) == 32000
-    assert (
-        np.abs(before[:11000] - after[:11000]).max() < 2e-3
-        and np.abs(before[14000:18000] - after[14000:18000]).max() > 0.01
-    )
+    # The untrained model fills in more than full scale, so the file is turned down as a whole; the rest is the same.
+    rest = np.r_[0:11000, 21000:32000]
+    gain = (before[rest] @ after[rest]) / (before[rest] @ before[rest])
+    assert 0 < gain < 1.001
+    assert np.abs(gain * before[rest] - after[rest]).max() < 1e-3 * gain + 1e-4  # 16 bits
+    assert np.abs(gain * before[14000:18000] - after[14000:18000]).max() > 0.01
     page.get_by_role("button", name="Continue", exact=True).click()
     page.wait_for_function("document.querySelector('.sc-clock')?.textContent.includes('/ 4.0 s')")
     page.get_by_role("button", name="Go on with B").click()
     page.wait_for_function("document.querySelectorAll('.sc-player audio').length === 1")
-    page.get_by_role("tab", name="Loop").click()
+    open_tab(page, "Loop")
     page.get_by_role("button", name="Make it loop").click()
     page.wait_for_function("document.querySelectorAll('.sc-player audio')[1]?.loop")
 
 
-def test_cancel_in_mid_run(open_page):
+def test_cancel_in_mid_run(open_page, monkeypatch):
+    from diffusers_soundctm.demo.rendering import Observer
+
+    step = Observer.callback_fn
+    monkeypatch.setattr(Observer, "callback_fn", lambda *arguments: time.sleep(0.6) or step(*arguments))
     page = open_page()
     draft(page)
     pick(page)
     page.get_by_label("16", exact=True).first.check()
     page.get_by_role("button", name="Refine", exact=True).click()
-    page.get_by_text("Step 1 of 16").wait_for()
+    page.get_by_text(re.compile("Step [0-9]+ of 16")).wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Cancelled.").wait_for()
     assert page.locator(".sc-player audio").count() == 1
@@ -295,13 +322,13 @@ def test_layout(width, dark, open_page):
     page = open_page(width, dark)
     draft(page)
     pick(page)
-    for tab in ("Vary", "Morph", "Draw", "Fill", "Loop", "Refine"):
-        page.get_by_role("tab", name=tab).click() if width > 400 else None
+    for tab in TABS:
+        open_tab(page, tab)
         assert overflow(page) <= 0
+        picture(page, f"{TABS[tab]}-{width}-{'dark' if dark else 'light'}")
     assert (
         page.locator("button:visible").evaluate_all(
             "all => all.filter((b) => !b.innerText.trim() && !b.ariaLabel && !b.title).length"
         )
         == 0
     )
-    picture(page, f"drafts-{width}-{'dark' if dark else 'light'}")

@@ -115,8 +115,9 @@ def test_files_carry_their_settings(extension, desk, tmp_path, sound_file, capsy
 
 def test_wav_header_that_would_overflow_refers_to_the_flac(desk, tmp_path):
     recipe = studio.drawn(PLAIN.change(prompt="rain " * 59), [-99.9] * 128, 0.5, 1)
-    long = studio.filled(recipe, 1.0, "wind " * 59, [(0.2, 0.4)], 1)
-    take = studio.Take(long, torch.rand(16000), 16000)
+    for prompt in ("wind ", "dogs "):
+        recipe = studio.filled(recipe, 1.0, prompt * 59, [(0.2, 0.4)], 1)
+    take = studio.Take(recipe, torch.rand(16000), 16000)
     for extension in (".wav", ".flac"):
         path = tmp_path / f"long{extension}"
         path.write_bytes(files.encode(desk, take, extension))

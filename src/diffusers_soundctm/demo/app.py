@@ -288,7 +288,7 @@ def _layout(desk: Desk) -> None:
             seed = gr.Textbox(label="Seed", info="Of the first draft; empty draws one.", max_lines=1, elem_id="seed")
         with gr.Row():
             omega = gr.Slider(0, 10, 3.5, step=0.1, label="Guidance ω", info="How literally the prompt is taken.")
-            nu = gr.Slider(0, 5, 1, step=0.1, label="Mix ν", info="Above 1, away from the negative or empty prompt.")
+            nu = gr.Slider(0, 5, 1, step=0.1, label="Mix ν", info="Above 1: away from the negative prompt.")
             gamma = gr.Slider(0, 1, 0, step=0.05, label="Noise γ", info="0: more steps refine the same sound.")
             duration = gr.Slider(
                 low,
@@ -324,20 +324,20 @@ def _layout(desk: Desk) -> None:
                 morph_message = components.message()
             with gr.Tab("Draw"):
                 curve = components.drawing()
-                curve_file = gr.File(label="or take the curve of a sound file", file_count="single", height=110)
+                curve_file = gr.File(label="or take the curve of a sound file", file_count="single", height=150)
                 curve_message = components.message()
                 strength = gr.Slider(0.1, 2, 0.7, step=0.1, label="Strength", info="How firmly the curve is followed.")
                 draw_steps = gr.Radio(STEPS, value=8, label="Steps")
                 draw = gr.Button("Follow the curve", variant="primary", elem_id="draw")
                 draw_message = components.message()
-            with gr.Tab("Fill"):
-                brought = gr.File(label="Work on a sound file instead", file_count="single", height=110)
+            with gr.Tab("Fill, continue"):
+                brought = gr.File(label="Work on a sound file instead", file_count="single", height=150)
                 brought_message = components.message()
                 fill_prompt = gr.Textbox(label="What to hear there", max_lines=1, elem_id="fill-prompt")
                 marked = components.marking()
                 with gr.Row():
-                    fill_steps = gr.Radio(STEPS, value=8, label="Steps")
-                    fill_seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
+                    fill_steps = gr.Radio(STEPS, value=8, label="Steps", scale=4, min_width=200)
+                    fill_seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1, min_width=90)
                 fill = gr.Button("Fill the marked part", variant="primary", elem_id="fill")
                 fill_message = components.message()
                 more = gr.Slider(0.5, 5, 2, step=0.1, label="Seconds to go on")

@@ -32,7 +32,8 @@ for (const name of ["pointerup", "pointercancel"]) surface.addEventListener(name
 for (const field of fields) {
   field.addEventListener("change", () => {
     const seconds = window.soundctmPicked.seconds;
-    const values = fields.map((one) => Math.min(Math.max(Number(one.value) || 0, 0), seconds));
+    // An empty field is that end of the sound.
+    const values = fields.map((one, i) => (one.value === "" ? i * seconds : Math.min(Math.max(Number(one.value), 0), seconds)));
     span = [Math.min(...values), Math.max(...values)];
     show();
     publish();
