@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from accelerate.state import AcceleratorState
 
 SCRIPTS = Path(__file__).parents[2] / "training"
@@ -54,7 +55,8 @@ def start(output_dir, prologue: str = "", **given) -> subprocess.Popen:
         f"import runpy, sys\n{prologue}\nsys.argv = ['train_ctm.py', *sys.argv[1:]]\n"
         f"runpy.run_path({str(SCRIPTS / 'train_ctm.py')!r}, run_name='__main__')"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCES)}
+    # Sums depend in their last bit on the number of threads.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(SOURCES)}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments(output_dir=output_dir, **given)],
         env=environment,
