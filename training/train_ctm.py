@@ -78,6 +78,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--denoising_weight", type=float, default=1.0, help="lambda; 0 leaves score matching out")
     loss.add_argument("--no_adaptive_weight", action="store_true", help="do not balance the losses by gradients")
     loss.add_argument("--target_sigma_min_rate", type=float, default=0.0, help="extra share of targets s = sigma_min")
+    loss.add_argument("--step_count_power", type=float, default=1.0, help="p in P(k) ~ k^p, of k solver steps")
     loss.add_argument(
         "--branch_init", choices=["reference", "zero"], default="reference", help="start of the s and omega branches"
     )
@@ -142,8 +143,9 @@ def settings_of(args: argparse.Namespace) -> dict:
 
 def identity(args: argparse.Namespace, teacher: Teacher, clips: int) -> dict[str, str]:
     """What makes every batch and every update of a run: to resume, it must be the same."""
-    names = ("train_batch_size", "seed", "num_scales", "trajectory_reuse", "target_sigma_min_rate", "omega_min",
-             "omega_max", "caption_dropout", "mix_rate", "optimizer", "lora_rank", "lora_alpha")  # fmt: skip
+    names = ("train_batch_size", "seed", "num_scales", "trajectory_reuse", "target_sigma_min_rate", "step_count_power",
+             "omega_min", "omega_max", "caption_dropout", "mix_rate", "optimizer", "lora_rank",
+             "lora_alpha")  # fmt: skip
     last = list(teacher.network.parameters())[-8:]
     weights = fingerprint([parameter.flatten()[:1024].tolist() for parameter in last])
     return {name: str(getattr(args, name)) for name in names} | {"clips": str(clips), "teacher": weights}
@@ -242,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
         data,
         teacher.network,
         teacher.preconditioning,
-        Grid(sigmas, args.trajectory_reuse, args.target_sigma_min_rate),
+        Grid(sigmas, args.trajectory_reuse, args.target_sigma_min_rate, args.step_count_power),
         batch_size=args.train_batch_size,
         rows=slice(accelerator.process_index * share, (accelerator.process_index + 1) * share),
         seed=args.seed,

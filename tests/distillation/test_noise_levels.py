@@ -49,6 +49,14 @@ def test_steps_and_sigmas():
     agrees(lognormal_sigmas(DRAWS, generator), RECORD["lognormal"])
 
 
+def test_power_of_the_law_of_step_counts():
+    generator = torch.Generator().manual_seed(0)
+    uniform = heun_step_counts(DRAWS, 18, generator, power=0.0)
+    torch.testing.assert_close(
+        uniform.bincount(minlength=18)[1:] / DRAWS, torch.full((17,), 1 / 17), atol=0.003, rtol=0
+    )
+
+
 def test_odd_batch_has_fewer_lognormal_sigmas():
     # The Karras curve at positions up to 0.7 stays above this level; ⌊3/2⌋ = 1 of the samples may lie below it.
     above = karras_sigmas(10)[7]

@@ -34,9 +34,9 @@ def lognormal_sigmas(
     return (p_mean + p_std * torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6))).exp().float()
 
 
-def heun_step_counts(num_draws: int, num_scales: int, generator: torch.Generator) -> torch.Tensor:
-    """k with P(k) ∝ k, k = 1..N−1: how many Heun steps lie between t and u; (num_draws,)."""
-    weights = torch.arange(1.0, num_scales)
+def heun_step_counts(num_draws: int, num_scales: int, generator: torch.Generator, power: float = 1.0) -> torch.Tensor:
+    """k with P(k) ∝ k^power, k = 1..N−1: how many Heun steps lie between t and u; (num_draws,)."""
+    weights = torch.arange(1.0, num_scales) ** power
     return torch.multinomial(weights, num_draws, replacement=True, generator=generator) + 1
 
 

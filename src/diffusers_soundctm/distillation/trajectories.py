@@ -25,18 +25,20 @@ class Grid:
 
     The paper solves k steps from a random level for every update. With `reuse` = K > 1, trajectories run down the whole
     grid and serve K updates; k, t and s are then drawn anew for every sample and update, by the paper's own law.
+    `step_count_power` is p in P(k) ∝ k^p.
     """
 
     sigmas: torch.Tensor
     reuse: int = 1
     target_sigma_min_rate: float = 0.0
+    step_count_power: float = 1.0
 
     def visited(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         """Indices of the levels a new trajectory goes through, (k + 1, B)."""
         scales = len(self.sigmas)
         if self.reuse > 1:
             return torch.arange(scales)[:, None].expand(-1, batch_size)
-        steps = heun_step_counts(1, scales, generator)
+        steps = heun_step_counts(1, scales, generator, self.step_count_power)
         first = start_indices(steps.expand(batch_size), scales, generator)
         return first + torch.arange(int(steps) + 1)[:, None]
 
@@ -44,7 +46,7 @@ class Grid:
         """(row of t, row of u, grid index of s), each (B,); rows are those of `visited`."""
         batch_size, scales = visited.shape[1], len(self.sigmas)
         if self.reuse > 1:
-            steps = heun_step_counts(batch_size, scales, generator)
+            steps = heun_step_counts(batch_size, scales, generator, self.step_count_power)
             start = start_indices(steps, scales, generator)
         else:
             steps = torch.full((batch_size,), len(visited) - 1)

@@ -57,7 +57,7 @@ class CTMUNetMixin(FromTeacherMixin):
         kwargs: the arguments of the diffusers class.
     """
 
-    _new_parameters = ("time_embedding.target_embedding.", "time_embedding.guidance_gain")
+    _new_parameters = ("time_embedding.target_embedding.", "time_embedding.guidance_proj.")
 
     def __init__(
         self,

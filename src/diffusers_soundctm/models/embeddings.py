@@ -10,22 +10,23 @@ from torch import nn
 from ..preconditioning import c_noise, check_prediction_type, vp_log_sigmas
 
 
-def guidance_embedding(guidance_scale: torch.Tensor, dim: int) -> torch.Tensor:
-    """ψ(1000·ω): `dim`/2 sines, then cosines, of frequencies 10000^(−i/(dim/2−1)); (B,) → float32 (B, dim)."""
+def guidance_embedding(guidance_scale: torch.Tensor, dim: int, factor: float = 1000.0) -> torch.Tensor:
+    """ψ(factor·ω): `dim`/2 sines, then cosines, of frequencies 10000^(−i/(dim/2−1)); (B,) → float32 (B, dim)."""
     # At 1000·ω a last-bit difference of a frequency is visible: this order of operations is the reference's.
     frequencies = torch.arange(dim // 2, dtype=torch.float32, device=guidance_scale.device)
     frequencies = (frequencies * -(math.log(10000) / (dim // 2 - 1))).exp()
-    phase = (1000 * guidance_scale.float())[:, None] * frequencies
+    phase = (factor * guidance_scale.float())[:, None] * frequencies
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
 class CTMTimestepEmbedding(TimestepEmbedding):
     """The teacher's time embedding, under its own parameter names, plus one branch for s and one for ω:
 
-        emb = MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + gain·ψ(1000·ω)
+        emb = MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + ψ(1000·ω)     branch_init "reference"
+        emb = MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + W·ψ(ω)        branch_init "zero"
 
     φ is the teacher's sinusoid, MLP_s (`target_embedding`) has the architecture of MLP, ψ (`guidance_embedding`) is a
-    fixed sinusoid as wide as the time embedding. Sinusoids are taken in float32.
+    fixed sinusoid as wide as the time embedding, W (`guidance_proj`) is learned. Sinusoids are taken in float32.
 
     Args:
         in_channels: width of φ.
@@ -34,8 +35,9 @@ class CTMTimestepEmbedding(TimestepEmbedding):
         flip_sin_to_cos, freq_shift: φ, as in diffusers' `Timesteps`.
         prediction_type, num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: what c_noise is, see
             `preconditioning.c_noise` and `preconditioning.vp_log_sigmas` ("edm" uses no betas).
-        branch_init: "reference" starts MLP_s at random and has no gain (it is 1), as the released SoundCTM. "zero"
-            starts MLP_s's last layer and a learned gain per channel at zero: training starts exactly at the teacher.
+        branch_init: "reference" starts MLP_s at random and has no W, as the released SoundCTM. "zero" starts MLP_s's
+            last layer and W at zero: training starts exactly at the teacher. Its ψ turns slowly over the range of ω:
+            at 1000·ω four channels of five would be noise to learn around.
     """
 
     def __init__(
@@ -60,8 +62,9 @@ class CTMTimestepEmbedding(TimestepEmbedding):
         super().__init__(in_channels, time_embed_dim, act_fn, post_act_fn=post_act_fn)
         self.time_proj = Timesteps(in_channels, flip_sin_to_cos, freq_shift)
         self.target_embedding = TimestepEmbedding(in_channels, time_embed_dim, act_fn, post_act_fn=post_act_fn)
-        self.guidance_gain = nn.Parameter(torch.zeros(time_embed_dim)) if branch_init == "zero" else None
+        self.guidance_proj = None
         if branch_init == "zero":
+            self.guidance_proj = zero_projection(time_embed_dim)
             nn.init.zeros_(self.target_embedding.linear_2.weight)
             nn.init.zeros_(self.target_embedding.linear_2.bias)
         self.prediction_type = prediction_type
@@ -94,5 +97,13 @@ class CTMTimestepEmbedding(TimestepEmbedding):
         emb = super().forward(sample) + self.target_embedding(target.to(sample.dtype))
         if condition.shape[1] == 1:
             return emb
-        guidance = guidance_embedding(condition[:, 1], emb.shape[-1]).to(emb.dtype)
-        return emb + (guidance if self.guidance_gain is None else self.guidance_gain * guidance)
+        if self.guidance_proj is None:
+            return emb + guidance_embedding(condition[:, 1], emb.shape[-1]).to(emb.dtype)
+        return emb + self.guidance_proj(guidance_embedding(condition[:, 1], emb.shape[-1], factor=1.0).to(emb.dtype))
+
+
+def zero_projection(dim: int) -> nn.Linear:
+    """W, (dim, dim), all zeros."""
+    projection = nn.Linear(dim, dim, bias=False)
+    nn.init.zeros_(projection.weight)
+    return projection

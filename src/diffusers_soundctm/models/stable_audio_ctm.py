@@ -9,7 +9,7 @@ from torch import nn
 
 from ..preconditioning import c_noise, check_prediction_type
 from .ctm_mixin import FromTeacherMixin
-from .embeddings import guidance_embedding
+from .embeddings import guidance_embedding, zero_projection
 from .transformer_ctm import FourierFeatures
 
 
@@ -69,19 +69,19 @@ class StableAudioNetwork(FromTeacherMixin, StableAudioDiTModel):
 class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
     """The SoundCTM student of Stable Audio: the token in front of the sequence also tells s and ω.
 
-        token = global_proj(start, end) + MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + gain·ψ(1000·ω)
+        token = global_proj(start, end) + MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + W·ψ(ω)
 
     Args:
         prediction_type: what F predicts, as the `CTMScheduler`'s.
-        branch_init: "reference" has MLP_s = MLP and no gain, as the released 44.1 kHz SoundCTM; "zero" starts an MLP_s
-            of its own and a learned gain per channel at zero, so that training starts exactly at the teacher.
+        branch_init: "reference" has MLP_s = MLP and ψ(1000·ω) without W, as the released 44.1 kHz SoundCTM; "zero"
+            starts an MLP_s of its own and W at zero, so that training starts exactly at the teacher.
         num_text_tokens: to how many tokens a text is padded with zeros, which Stable Audio attends to.
         kwargs: the arguments of `StableAudioDiTModel`.
     """
 
     # model_index.json records this module; the package's top level is the name that stays.
     __module__ = "diffusers_soundctm"
-    _new_parameters = ("timestep_proj.target_proj.", "timestep_proj.guidance_gain")
+    _new_parameters = ("timestep_proj.target_proj.", "timestep_proj.guidance_proj.")
 
     def __init__(
         self,
@@ -125,7 +125,8 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
             )
         target = self.time_proj(c_noise(timestep_cond[:, 0], self.config.prediction_type))
         if timestep_cond.shape[1] == 2:
-            guidance = guidance_embedding(timestep_cond[:, 1], self.inner_dim)
+            factor = 1000.0 if self.config.branch_init == "reference" else 1.0
+            guidance = guidance_embedding(timestep_cond[:, 1], self.inner_dim, factor)
         else:
             guidance = target.new_zeros(len(target), self.inner_dim)
         features = torch.cat([self._time_features(timestep, sample), target, guidance], dim=-1)
@@ -144,24 +145,24 @@ class _FeaturesOnce(FourierFeatures):
 
 
 class _CTMTimestepProjection(nn.Sequential):
-    """[φ(t) | φ(s) | ψ(ω)] → MLP(φ(t)) + MLP_s(φ(s)) + gain·ψ(ω), with the MLP's own parameter names."""
+    """[φ(t) | φ(s) | ψ(ω)] → MLP(φ(t)) + MLP_s(φ(s)) + W·ψ(ω), with the MLP's own parameter names."""
 
     def __init__(self, in_channels: int, dim: int, zero: bool):
         super().__init__(nn.Linear(in_channels, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.sizes = (in_channels, in_channels, dim)
         self.target_proj = None
-        self.guidance_gain = None
+        self.guidance_proj = None
         if zero:
             self.target_proj = nn.Sequential(nn.Linear(in_channels, dim), nn.SiLU(), nn.Linear(dim, dim))
             nn.init.zeros_(self.target_proj[2].weight)
             nn.init.zeros_(self.target_proj[2].bias)
-            self.guidance_gain = nn.Parameter(torch.zeros(dim))
+            self.guidance_proj = zero_projection(dim)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         time, target, guidance = features.split(self.sizes, dim=-1)
         if self.target_proj is None:
             return self._mlp(time) + self._mlp(target) + guidance
-        return self._mlp(time) + self.target_proj(target) + self.guidance_gain * guidance
+        return self._mlp(time) + self.target_proj(target) + self.guidance_proj(guidance)
 
     def _mlp(self, features: torch.Tensor) -> torch.Tensor:
         return self[2](self[1](self[0](features)))
