@@ -84,7 +84,7 @@ def check_inputs(
             )
     if output_type not in ("np", "pt", "latent"):
         raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
-    if output_type != "latent" or latents is None:
+    if output_type != "latent" or latents is None or initial_audio_waveforms is not None:
         for name in ("vae",) if pipe.encodes_waveforms else ("vae", "vocoder"):
             if getattr(pipe, name) is None:
                 raise ValueError(

@@ -46,6 +46,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
     ) -> None:
         """Load an adapter of `train_ctm.py --lora_rank` from a file, a folder or the Hub; see `lora.load_lora`.
 
+        Its parameters of s and ω replace those of the network: `unload_lora_weights` does not bring these back.
+
         Raises:
             ValueError: it was trained for another network.
         """

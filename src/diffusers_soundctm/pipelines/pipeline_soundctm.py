@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.utils import logging
@@ -14,7 +14,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import audio
-from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
 from . import inputs
@@ -69,12 +68,12 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        unet: CTMUNet2DConditionModel,
+        vae: ModelMixin | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        unet: ModelMixin,
         scheduler: CTMScheduler,
-        vocoder: torch.nn.Module,
+        vocoder: torch.nn.Module | None,
         guidance_scale_range: Sequence = (),
         text_encoder_2: PreTrainedModel | None = None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
@@ -380,7 +379,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             initial_audio_sampling_rate: their samples a second.
             strength: share of the Karras curve walked from its noisy end, in (0, 1]; 1 starts at σ_max, 0.5 (the
                 default) keeps the outline of the initial sound.
-            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples) in about [-1, 1], "latent" for z_0.
+            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples), or "latent" for z_0. Full scale is
+                1; peaks may exceed it, which `audio.write_audio` scales down and other writers clip.
             return_dict: False for a plain tuple.
             callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
             callback_on_step_end_tensor_inputs: which tensors it gets: `latents`; `previous_latents`, which the step
@@ -395,8 +395,10 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
 
         Example:
             >>> from diffusers_soundctm import SoundCTMPipeline
+            >>> from diffusers_soundctm.audio import write_audio
             >>> pipe = SoundCTMPipeline.from_embedded()
             >>> audio = pipe("rain on a tin roof", num_inference_steps=4).audios[0]
+            >>> write_audio("rain.wav", audio, pipe.sampling_rate)
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
