@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from diffusers_soundctm.audio import read_audio, read_tags, write_audio
-from diffusers_soundctm.cli import main
+from diffusers_soundctm.cli import _facts, main
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +200,12 @@ def test_info_says_what_the_model_is(embedded_folder, capsys):
     assert main(["info", "--model", str(embedded_folder)]) == 0
     assert str(embedded_folder) in capsys.readouterr().out
     assert "no/folder" in fails(capsys, "info", "--model", "no/folder/here")
+
+
+def test_info_knows_stereo_models(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text('{"sampling_rate": 44100, "audio_channels": 2}')
+    assert _facts(tmp_path, {}) == {"sound": "stereo, 44100 Hz, autoencoder of waveforms"}
 
 
 def test_as_a_module_in_its_own_process(embedded_folder, tmp_path):

@@ -242,6 +242,27 @@ def test_the_endpoint_handler_answers_with_a_wav(embedded_folder):
     assert (rate, answer["sampling_rate"], sound.shape) == (16000, 16000, (8000,))
 
 
+def test_the_endpoint_handler_scales_loud_sounds_down():
+    import io
+    from types import SimpleNamespace
+
+    import numpy as np
+    import soundfile
+
+    class Loud:
+        sampling_rate = 16000
+
+        def __call__(self, prompt):
+            return SimpleNamespace(audios=np.array([[[0.5, -2.0, 1.0]]], np.float32))
+
+    scope: dict = {}
+    exec(hub.HANDLER, scope)
+    handler = object.__new__(scope["EndpointHandler"])
+    handler.pipe = Loud()
+    sound, _ = soundfile.read(io.BytesIO(base64.b64decode(handler({"inputs": "rain"})["audio"])))
+    np.testing.assert_allclose(sound, [0.25, -1, 0.5], atol=1e-4)
+
+
 def test_card_tells_of_the_run_and_names_the_base(tiny_pipeline):
     facts = {"teacher": "cvssp/audioldm-s-full-v2", "steps": "100 × 8"}
     pipe = tiny_pipeline("audioldm")

@@ -150,7 +150,7 @@ def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
     return mono.expand(*mono.shape[:-2], num_channels, mono.shape[-1])
 
 
-def is_waveform_autoencoder(vae) -> bool:
+def is_waveform_autoencoder(vae: torch.nn.Module | None) -> bool:
     """Whether an autoencoder is one of waveforms (`AutoencoderDAC`, `AutoencoderOobleck`), not of mel spectrograms."""
     return vae is not None and "downsampling_ratios" in vae.config
 
@@ -176,7 +176,10 @@ def read_audio(path: str | os.PathLike, sampling_rate: int | None = None) -> tup
 
 
 def write_audio(
-    path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: int, tags: Mapping[str, str] | None = None
+    path: str | os.PathLike,
+    waveform: torch.Tensor | np.ndarray,
+    sampling_rate: int,
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a 16-bit WAV or FLAC file (by extension) that is complete or not there at all.
 

@@ -200,7 +200,9 @@ def _refine(arguments: argparse.Namespace) -> None:
 
     from .control import drift
 
-    moved = drift(audio.resample(recorded.mean(dim=0), rate, pipe.sampling_rate), waveform[0], pipe.sampling_rate)
+    moved = drift(
+        audio.resample(recorded.mean(dim=0), rate, pipe.sampling_rate), waveform.mean(dim=0), pipe.sampling_rate
+    )
     _write(path, waveform, pipe.sampling_rate, refined | {"model": model, "dtype": dtype}, arguments.loudness)
     print(f"{path}: {arguments.steps} steps from the noise of {draft}, drift {moved.item():.3f} (0 the same sound)")
 
@@ -245,7 +247,7 @@ def _progress(steps: int) -> Any:
 def _render(
     pipe: Any, prompt: str, seed: int, given: dict[str, Any], progress: Any, noise: str | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """A sound (1, samples) and its settings, from the noise of `seed`, which must have the hash `noise` if given."""
+    """A sound (channels, samples) and its settings, from the noise of `seed`, whose hash must be `noise` if given."""
     import torch
 
     from .control import noise_hash
@@ -386,7 +388,8 @@ def _facts(folder: Path, index: dict[str, Any]) -> dict[str, str]:
     if vocoder.get("sampling_rate"):
         facts["sound"] = f"mono, {vocoder['sampling_rate']} Hz, {vocoder.get('model_in_dim')} mel bands"
     elif vae.get("sampling_rate"):
-        facts["sound"] = f"mono, {vae['sampling_rate']} Hz, autoencoder of waveforms"
+        channels = "stereo" if vae.get("audio_channels") == 2 else "mono"
+        facts["sound"] = f"{channels}, {vae['sampling_rate']} Hz, autoencoder of waveforms"
     if scheduler.get("sigma_max"):
         facts["noise levels"] = (
             f"{scheduler['sigma_min']:g} to {scheduler['sigma_max']:g}, {scheduler['prediction_type']}"

@@ -139,6 +139,11 @@ def decode_audio(source: bytes | str | os.PathLike, sampling_rate: int, num_chan
 
 
 def open_dataset(dataset: str, split: str) -> Any:
+    """The rows of a split, a `datasets.Dataset`; `dataset` is whatever `load_clips` takes.
+
+    Raises:
+        ValueError: The folder is empty, its `metadata.csv` has no `file_name`, or there is no such split.
+    """
     from datasets import DatasetDict, get_dataset_split_names, load_dataset, load_from_disk
 
     folder = Path(dataset)

@@ -48,8 +48,9 @@ class EndpointHandler:
         if "seed" in parameters:
             parameters["generator"] = torch.Generator().manual_seed(int(parameters.pop("seed")))
         audio = self.pipe(data["inputs"], **parameters).audios[0]
+        audio = audio / max(1, abs(audio).max())  # full scale is 1: scaled down, not clipped
         file = io.BytesIO()
-        soundfile.write(file, audio.T.clip(-1, 1), self.pipe.sampling_rate, format="WAV")
+        soundfile.write(file, audio.T, self.pipe.sampling_rate, format="WAV")
         return {"audio": base64.b64encode(file.getvalue()).decode(), "sampling_rate": self.pipe.sampling_rate}
 '''
 REQUIREMENTS = "diffusers-soundctm\n"

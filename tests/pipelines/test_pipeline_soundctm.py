@@ -205,8 +205,9 @@ def test_network_alone_is_enough_for_latents(embedded):
     noise = torch.randn(1, 8, 16, 16, generator=seeded(3))
     latents = bare(prompt_embeds=embeds, attention_mask=mask, latents=noise, output_type="latent").audios
     torch.testing.assert_close(latents, embedded("rain", latents=noise, output_type="latent").audios)
-    with pytest.raises(ValueError, match="no `vae`"):
-        bare(prompt_embeds=embeds, attention_mask=mask)
+    for more in ({}, {**AUDIO, "latents": noise, "output_type": "latent"}):
+        with pytest.raises(ValueError, match="no `vae`"):
+            bare(prompt_embeds=embeds, attention_mask=mask, **more)
 
 
 # Audio to audio
@@ -378,10 +379,11 @@ def test_save_and_load(pipe, tmp_path):
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.py"))
 
 
-def test_loading_gives_no_warnings(embedded_folder, caplog, capsys):
+def test_loading_gives_no_warnings(pipe, tmp_path, caplog):
     for name in ("diffusers", "transformers"):
         logging.getLogger(name).propagate = True
-    SoundCTMPipeline.from_pretrained(embedded_folder)
+    pipe.save_pretrained(tmp_path)
+    SoundCTMPipeline.from_pretrained(tmp_path)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -560,6 +562,16 @@ def test_unused_negative_prompt_warns(embedded, caplog):
     with caplog.at_level(logging.WARNING):
         latents_of(embedded, negative_prompt="wind")
     assert "negative_prompt" in caplog.text
+
+
+def test_a_prompt_that_is_cut_is_named(tiny_pipeline, caplog):
+    pipe = tiny_pipeline("audioldm")
+    logging.getLogger("diffusers_soundctm").propagate = True
+    long = "rain on a tin roof " * 4
+    embeds, *_ = pipe.encode_prompt(["rain", long, long[:30]])
+    (record,) = caplog.records
+    assert repr(long) in record.getMessage() and "60 tokens" in record.getMessage()
+    torch.testing.assert_close(embeds[1:2], pipe.encode_prompt(long + "wind")[0])
 
 
 def test_config_is_plain_json(embedded_folder):

@@ -1,9 +1,7 @@
 """Training-free control: what a sound should do, as differentiable objectives, and ways to make a model do it."""
 
-import importlib
-from typing import Any
+from ..lazy import lazy_exports
 
-# Public name -> the module that defines it, loaded on first use.
 _PUBLIC = {
     "BandEnergyObjective": ".objectives",
     "CircularTime": ".seams",
@@ -33,15 +31,4 @@ _PUBLIC = {
 }
 
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PUBLIC[name], __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_exports(__name__, _PUBLIC)

@@ -31,6 +31,9 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     """|μ_x − μ_y|² + tr(C_x + C_y − 2 (C_x C_y)^½) between embeddings (N, D) and (M, D).
 
     Biased upwards when N or M is not far above D: compare only between sets of the same size.
+
+    Raises:
+        ValueError: Fewer than two embeddings in a set, other dimensions, or values that are not finite.
     """
     from scipy.linalg import eigh
 
@@ -56,6 +59,9 @@ def kernel_distance(x: np.ndarray, y: np.ndarray, *, num_bootstrap: int = 1000, 
         y: Embeddings (M, D).
         num_bootstrap: Number of resamplings for the interval.
         seed: Of the resampling.
+
+    Raises:
+        ValueError: See `frechet_distance`.
     """
     _check(x, y)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)

@@ -1,9 +1,12 @@
 """Audio embeddings, by which distances and probes compare sounds; any object with `AudioEmbedding.embed` will do."""
 
 import importlib
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 class AudioEmbedding(Protocol):
@@ -40,6 +43,13 @@ class AisfxEmbedding:
     bands first, so that it slides along frequency. Clips are peak-normalised, as there. The network runs once over the
     whole clip, and its maximum over time is taken in windows of 2 s, half overlapping, then averaged: the authors'
     blocks without computing their overlap twice.
+
+    Args:
+        device: where the network runs.
+        batch_size: clips it sees at once.
+
+    Raises:
+        ImportError: the package aisfx is not installed; the message says how.
     """
 
     sampling_rate = 44100
@@ -95,7 +105,7 @@ class AisfxEmbedding:
                 embeddings.append(self._features(torch.from_numpy(batch).to(self.device)).float().cpu().numpy())
         return np.concatenate(embeddings) if embeddings else np.empty((0, 512), np.float32)
 
-    def _features(self, waveforms):
+    def _features(self, waveforms: "torch.Tensor") -> "torch.Tensor":
         import torch
         import torch.nn.functional as F
 

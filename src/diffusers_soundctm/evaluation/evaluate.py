@@ -29,7 +29,7 @@ def load_sounds(
     Raises:
         ValueError: There is nothing to read, or a file cannot be decoded.
     """
-    from ..data import decode_audio, load_clips
+    from ..data import decode_audio, load_clips, to_int16
 
     folder = Path(source)
     files = (
@@ -44,7 +44,7 @@ def load_sounds(
             waveform = decode_audio(path, sampling_rate)[:num_samples]
         except ValueError as error:
             raise ValueError(f"{path} {error}; repair or remove it.") from error
-        row[: len(waveform)] = np.round(np.clip(waveform, -1, 1) * 32767)
+        row[:] = to_int16(waveform, num_samples)
     in_subfolders = all(path.parent != folder for path in files)
     return waveforms, [path.parent.name for path in files] if in_subfolders else None
 

@@ -1,6 +1,7 @@
 """What turns a diffusers UNet class into its SoundCTM student: another time embedding, the same forward."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from diffusers import ConfigMixin, ModelMixin
 from typing_extensions import Self
@@ -14,7 +15,7 @@ class FromTeacherMixin:
     `_new_parameters` are the beginnings of the names that the student has and the teacher has not.
     """
 
-    _new_parameters: tuple[str, ...]
+    _new_parameters: tuple[str, ...] = ()
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:
@@ -22,7 +23,7 @@ class FromTeacherMixin:
         return set().union(*map(ConfigMixin._get_init_keys, input_class.__mro__[:-1])) - {"args"}
 
     @classmethod
-    def from_teacher(cls, teacher: ModelMixin, **config) -> Self:
+    def from_teacher(cls, teacher: ModelMixin, **config: Any) -> Self:
         """A student that starts from `teacher`'s weights, on its device and in its dtype.
 
         Args:

@@ -19,6 +19,27 @@ def guidance_embedding(guidance_scale: torch.Tensor, dim: int, factor: float = 1
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
+def split_condition(timestep_cond: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A network's `timestep_cond` (B, 2) → target_sigma s and guidance_scale ω, (B,) each; of (B, 1), s and None.
+
+    Raises:
+        ValueError: `timestep_cond` is missing or has another shape.
+    """
+    if timestep_cond is None or timestep_cond.ndim != 2 or timestep_cond.shape[1] not in (1, 2):
+        shape = None if timestep_cond is None else tuple(timestep_cond.shape)
+        raise ValueError(
+            "A SoundCTM network needs `timestep_cond` of shape (batch, 2), target_sigma and guidance_scale of each "
+            f"sample (or (batch, 1), target_sigma alone); got {shape}."
+        )
+    return timestep_cond[:, 0], timestep_cond[:, 1] if timestep_cond.shape[1] == 2 else None
+
+
+def check_branch_init(branch_init: str) -> None:
+    """Raise `ValueError` unless `branch_init` is "reference" or "zero"."""
+    if branch_init not in ("reference", "zero"):
+        raise ValueError(f'`branch_init` is {branch_init!r}; choose "reference" or "zero".')
+
+
 class CTMTimestepEmbedding(TimestepEmbedding):
     """The teacher's time embedding, under its own parameter names, plus one branch for s and one for ω:
 
@@ -57,8 +78,7 @@ class CTMTimestepEmbedding(TimestepEmbedding):
         branch_init: str = "reference",
     ):
         check_prediction_type(prediction_type)
-        if branch_init not in ("reference", "zero"):
-            raise ValueError(f'`branch_init` is {branch_init!r}; choose "reference" or "zero".')
+        check_branch_init(branch_init)
         super().__init__(in_channels, time_embed_dim, act_fn, post_act_fn=post_act_fn)
         self.time_proj = Timesteps(in_channels, flip_sin_to_cos, freq_shift)
         self.target_embedding = TimestepEmbedding(in_channels, time_embed_dim, act_fn, post_act_fn=post_act_fn)
@@ -86,20 +106,15 @@ class CTMTimestepEmbedding(TimestepEmbedding):
         Raises:
             ValueError: `condition` is missing or has another shape.
         """
-        if condition is None or condition.ndim != 2 or condition.shape[1] not in (1, 2):
-            shape = None if condition is None else tuple(condition.shape)
-            raise ValueError(
-                "A SoundCTM network needs `timestep_cond` of shape (batch, 2), target_sigma and guidance_scale of each "
-                f"sample (or (batch, 1), target_sigma alone); got {shape}."
-            )
+        target_sigma, guidance_scale = split_condition(condition)
         log_sigmas = None if self.prediction_type == "edm" else self.log_sigmas_bits.view(torch.float32)
-        target = self.time_proj(c_noise(condition[:, 0], self.prediction_type, log_sigmas))
+        target = self.time_proj(c_noise(target_sigma, self.prediction_type, log_sigmas))
         emb = super().forward(sample) + self.target_embedding(target.to(sample.dtype))
-        if condition.shape[1] == 1:
+        if guidance_scale is None:
             return emb
         if self.guidance_proj is None:
-            return emb + guidance_embedding(condition[:, 1], emb.shape[-1]).to(emb.dtype)
-        return emb + self.guidance_proj(guidance_embedding(condition[:, 1], emb.shape[-1], factor=1.0).to(emb.dtype))
+            return emb + guidance_embedding(guidance_scale, emb.shape[-1]).to(emb.dtype)
+        return emb + self.guidance_proj(guidance_embedding(guidance_scale, emb.shape[-1], factor=1.0).to(emb.dtype))
 
 
 def zero_projection(dim: int) -> nn.Linear:

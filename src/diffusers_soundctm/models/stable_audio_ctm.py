@@ -1,20 +1,17 @@
 """The SoundCTM student of Stable Audio: its transformer, duration conditioning included, that also knows s and ω."""
 
 import torch
-from diffusers import StableAudioDiTModel
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
 from ..preconditioning import c_noise, check_prediction_type
-from .ctm_mixin import FromTeacherMixin
-from .embeddings import guidance_embedding, zero_projection
-from .transformer_ctm import FourierFeatures
+from .embeddings import check_branch_init, guidance_embedding, split_condition, zero_projection
+from .transformer_ctm import FourierFeatures, LatentTransformer, per_sample_timestep
 
 
-class StableAudioNetwork(FromTeacherMixin, StableAudioDiTModel):
-    """diffusers' `StableAudioDiTModel`, same parameters, called like a UNet: it makes its own rotary embedding.
+class StableAudioNetwork(LatentTransformer):
+    """Stable Audio's network, called like a UNet.
 
     Its timestep is embedded in float32: half precision would round (2/π)·atan 500 to 1, the angle of infinity.
     """
@@ -43,27 +40,8 @@ class StableAudioNetwork(FromTeacherMixin, StableAudioDiTModel):
         Returns:
             F, (B, out_channels, frames).
         """
-        features = self._time_features(timestep, sample)
-        return self._predict(sample, features, encoder_hidden_states, global_hidden_states, return_dict)
-
-    def _time_features(self, timestep: float | torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        return self.time_proj(torch.as_tensor(timestep, device=sample.device).expand(len(sample)))
-
-    def _predict(self, sample, features, encoder_hidden_states, global_hidden_states, return_dict):
-        rotary_embedding = get_1d_rotary_pos_embed(
-            self.config.attention_head_dim // 2,
-            torch.arange(sample.shape[-1] + 1, device=sample.device),
-            use_real=True,
-            repeat_interleave_real=False,
-        )
-        return super().forward(
-            sample,
-            features,
-            encoder_hidden_states,
-            global_hidden_states,
-            rotary_embedding=rotary_embedding,
-            return_dict=return_dict,
-        )
+        features = self.time_proj(per_sample_timestep(timestep, sample))
+        return self._predict(sample, features, encoder_hidden_states, global_hidden_states, return_dict=return_dict)
 
 
 class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
@@ -92,8 +70,7 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
     ):
         super().__init__(**kwargs)
         check_prediction_type(prediction_type)
-        if branch_init not in ("reference", "zero"):
-            raise ValueError(f'`branch_init` is {branch_init!r}; choose "reference" or "zero".')
+        check_branch_init(branch_init)
         self.register_to_config(
             prediction_type=prediction_type, branch_init=branch_init, num_text_tokens=num_text_tokens
         )
@@ -117,20 +94,16 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
         Raises:
             ValueError: `timestep_cond` is missing or has another shape.
         """
-        if timestep_cond is None or timestep_cond.ndim != 2 or timestep_cond.shape[1] not in (1, 2):
-            shape = None if timestep_cond is None else tuple(timestep_cond.shape)
-            raise ValueError(
-                "A SoundCTM network needs `timestep_cond` of shape (batch, 2), target_sigma and guidance_scale of each "
-                f"sample (or (batch, 1), target_sigma alone); got {shape}."
-            )
-        target = self.time_proj(c_noise(timestep_cond[:, 0], self.config.prediction_type))
-        if timestep_cond.shape[1] == 2:
-            factor = 1000.0 if self.config.branch_init == "reference" else 1.0
-            guidance = guidance_embedding(timestep_cond[:, 1], self.inner_dim, factor)
-        else:
+        target_sigma, guidance_scale = split_condition(timestep_cond)
+        time = self.time_proj(per_sample_timestep(timestep, sample))
+        target = self.time_proj(c_noise(target_sigma, self.config.prediction_type))
+        if guidance_scale is None:
             guidance = target.new_zeros(len(target), self.inner_dim)
-        features = torch.cat([self._time_features(timestep, sample), target, guidance], dim=-1)
-        return self._predict(sample, features, encoder_hidden_states, global_hidden_states, return_dict)
+        else:
+            factor = 1000.0 if self.config.branch_init == "reference" else 1.0
+            guidance = guidance_embedding(guidance_scale, self.inner_dim, factor)
+        features = torch.cat([time, target, guidance], dim=-1)
+        return self._predict(sample, features, encoder_hidden_states, global_hidden_states, return_dict=return_dict)
 
 
 class _FeaturesOnce(FourierFeatures):

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from diffusers import ConfigMixin, StableAudioDiTModel
+from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.stable_audio_transformer import StableAudioGaussianFourierProjection
@@ -11,14 +11,49 @@ from torch import nn
 from typing_extensions import Self
 
 from ..preconditioning import c_noise
-from .embeddings import guidance_embedding
+from .ctm_mixin import FromTeacherMixin
+from .embeddings import guidance_embedding, split_condition
 
 
-class AudioDiTModel(StableAudioDiTModel):
+class LatentTransformer(FromTeacherMixin, StableAudioDiTModel):
+    """diffusers' `StableAudioDiTModel`, same parameters, called like a UNet: it makes its own rotary embedding."""
+
+    _min_rotary_dim = 0
+
+    def _predict(
+        self,
+        sample: torch.Tensor,
+        features: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        global_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """The stock forward, given what `time_proj` makes of the timestep, (B, features)."""
+        rotary_embedding = get_1d_rotary_pos_embed(
+            max(self.config.attention_head_dim // 2, self._min_rotary_dim),
+            torch.arange(sample.shape[-1] + 1, device=sample.device),
+            use_real=True,
+            repeat_interleave_real=False,
+        )
+        (sample,) = super().forward(
+            sample,
+            features,
+            encoder_hidden_states,
+            global_hidden_states,
+            rotary_embedding=rotary_embedding,
+            encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
+            return_dict=False,
+        )
+        # The stock output class warns that it is deprecated, which breaks the graph of a compiled model.
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+
+class AudioDiTModel(LatentTransformer):
     """The 44.1 kHz SoundCTM teacher: diffusers' `StableAudioDiTModel`, called like a UNet.
 
     The sequence gets one token in front, MLP(φ(c_noise(t))) with φ the Fourier features of Stable Audio, dropped at the
-    end; there is no other global condition. Rotary embeddings are made to the length of the sample.
+    end; there is no other global condition.
 
     Args:
         kwargs: the arguments of `StableAudioDiTModel`; `global_states_input_dim` has no effect.
@@ -27,6 +62,7 @@ class AudioDiTModel(StableAudioDiTModel):
     # model_index.json records this module; the package's top level is the name that stays.
     __module__ = "diffusers_soundctm"
     _keep_in_fp32_modules = ["fourier"]  # noqa: RUF012 (diffusers' own name and type)
+    _min_rotary_dim = 32
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -37,11 +73,6 @@ class AudioDiTModel(StableAudioDiTModel):
         for block in self.transformer_blocks:  # the release keeps these at zero
             for norm in (block.norm1, block.norm2, block.norm3):
                 norm.bias.requires_grad_(False)
-
-    @staticmethod
-    def _get_init_keys(input_class: type) -> set[str]:
-        # The arguments arrive through **kwargs: without their names, loading would drop them.
-        return ConfigMixin._get_init_keys(StableAudioDiTModel)
 
     def forward(
         self,
@@ -64,29 +95,8 @@ class AudioDiTModel(StableAudioDiTModel):
             F, (B, out_channels, frames).
         """
         no_token = sample.new_zeros(len(sample), 1, self.inner_dim)
-        return self._predict(
-            sample, timestep, encoder_hidden_states, no_token, encoder_attention_mask, return_dict=return_dict
-        )
-
-    def _predict(
-        self, sample, timestep, encoder_hidden_states, token, encoder_attention_mask, return_dict
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        positions = torch.arange(sample.shape[-1] + 1, device=sample.device)
-        rotary_embedding = get_1d_rotary_pos_embed(
-            max(self.config.attention_head_dim // 2, 32), positions, use_real=True, repeat_interleave_real=False
-        )
-        (sample,) = super().forward(
-            sample,
-            self.fourier(timestep),
-            encoder_hidden_states,
-            token,
-            rotary_embedding=rotary_embedding,
-            encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
-            return_dict=False,
-        )
-        # The stock output class warns that it is deprecated, which breaks the graph of a compiled model.
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        features = self.fourier(per_sample_timestep(timestep, sample))
+        return self._predict(sample, features, encoder_hidden_states, no_token, encoder_attention_mask, return_dict)
 
 
 class CTMAudioDiTModel(AudioDiTModel):
@@ -111,9 +121,7 @@ class CTMAudioDiTModel(AudioDiTModel):
         """
         if not isinstance(teacher, AudioDiTModel):
             raise ValueError(f"`teacher` is a {type(teacher).__name__}; pass an AudioDiTModel.")
-        student = cls.from_config(dict(teacher.config))
-        student.load_state_dict(teacher.state_dict())
-        return student.to(next(teacher.parameters()))
+        return super().from_teacher(teacher)
 
     def forward(
         self,
@@ -133,18 +141,19 @@ class CTMAudioDiTModel(AudioDiTModel):
         Raises:
             ValueError: `timestep_cond` is missing or has another shape.
         """
-        if timestep_cond is None or timestep_cond.ndim != 2 or timestep_cond.shape[1] not in (1, 2):
-            shape = None if timestep_cond is None else tuple(timestep_cond.shape)
-            raise ValueError(
-                "A SoundCTM network needs `timestep_cond` of shape (batch, 2), target_sigma and guidance_scale of each "
-                f"sample (or (batch, 1), target_sigma alone); got {shape}."
-            )
-        token = self.timestep_proj(self.fourier(c_noise(timestep_cond[:, 0])).to(sample.dtype))
-        if timestep_cond.shape[1] == 2:
-            token = token + guidance_embedding(timestep_cond[:, 1], self.inner_dim).to(token.dtype)
+        target_sigma, guidance_scale = split_condition(timestep_cond)
+        token = self.timestep_proj(self.fourier(c_noise(target_sigma)).to(sample.dtype))
+        if guidance_scale is not None:
+            token = token + guidance_embedding(guidance_scale, self.inner_dim).to(token.dtype)
+        features = self.fourier(per_sample_timestep(timestep, sample))
         return self._predict(
-            sample, timestep, encoder_hidden_states, token[:, None], encoder_attention_mask, return_dict=return_dict
+            sample, features, encoder_hidden_states, token[:, None], encoder_attention_mask, return_dict
         )
+
+
+def per_sample_timestep(timestep: float | torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """`timestep`, scalar or (B,), as (B,) on the device of `sample` (B, ...)."""
+    return torch.as_tensor(timestep, device=sample.device).expand(len(sample))
 
 
 class FourierFeatures(StableAudioGaussianFourierProjection):

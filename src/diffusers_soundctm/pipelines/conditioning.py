@@ -1,13 +1,27 @@
 """From a prompt to what the network wants: one small class a teacher family, used by the pipeline and by training."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import FrozenDict
+from diffusers.utils import logging
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.get_logger(__name__)
 
 # Tokenizers without a limit of their own report a huge number; no text encoder of these families reads more than this.
 MAX_TOKENS = 512
 
 
-def conditioning_for(unet, text_encoder=None, tokenizer=None, **more) -> "PromptConditioning":
+def conditioning_for(
+    unet: ModelMixin,
+    text_encoder: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **more: Any,
+) -> "PromptConditioning":
     """The conditioning that the network asks for; without a text encoder only `network_kwargs` can be used.
 
     Args:
@@ -29,7 +43,7 @@ def conditioning_for(unet, text_encoder=None, tokenizer=None, **more) -> "Prompt
     return family(unet.config, text_encoder, tokenizer, **more)
 
 
-def is_transformer(unet_config) -> bool:
+def is_transformer(unet_config: FrozenDict) -> bool:
     """Whether the network is a transformer over latents (B, C, time), not a UNet over (B, C, time, width)."""
     return "cross_attention_input_dim" in unet_config
 
@@ -47,13 +61,13 @@ class PromptConditioning:
 
     def __init__(
         self,
-        unet_config,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        projection_model=None,
-        language_model=None,
+        unet_config: FrozenDict,
+        text_encoder: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        projection_model: ModelMixin | None = None,
+        language_model: PreTrainedModel | None = None,
     ):
         self.config = unet_config
         self.text_encoder = text_encoder
@@ -96,6 +110,9 @@ class PromptConditioning:
 def _tokenize(tokenizer, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     max_length = min(tokenizer.model_max_length, MAX_TOKENS)
     tokens = tokenizer(prompts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    for prompt, encoding in zip(prompts, tokens.encodings or (), strict=False):  # a slow tokenizer has no encodings
+        if encoding.overflowing:
+            logger.warning(f"The text encoder reads {max_length} tokens; the end of {prompt!r} is left out.")
     return tokens.input_ids.to(device), tokens.attention_mask.to(device)
 
 
@@ -302,7 +319,9 @@ class SentenceTokenConditioning(PromptConditioning):
 def _clap_embedding(clap, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Projected text embedding (B, width) of a CLAP text tower, or of a whole `ClapModel`, which normalises it."""
     if hasattr(clap, "get_text_features"):
-        features = clap.get_text_features(input_ids, attention_mask=attention_mask)
+        # A model is offloaded until its `forward` is called, which this is not.
+        get_text_features = apply_forward_hook(type(clap).get_text_features)
+        features = get_text_features(clap, input_ids, attention_mask=attention_mask)
         return getattr(features, "pooler_output", features)
     return clap(input_ids, attention_mask=attention_mask).text_embeds
 

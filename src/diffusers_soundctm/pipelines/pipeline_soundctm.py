@@ -1,26 +1,24 @@
 """Text to sound with a SoundCTM student: prompt → latents → a few jumps along the trajectory → mel → waveform."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import audio, hub, lora
-from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
+from .. import audio
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
-from .conditioning import PromptConditioning, conditioning_for, is_transformer
+from . import inputs
+from .conditioning import PromptConditioning, conditioning_for
+from .loading import SoundCTMLoaderMixin
 
 logger = logging.get_logger(__name__)
 
@@ -28,7 +26,7 @@ MAX_AUDIO_LENGTH_IN_S = 30.0
 DEFAULT_STRENGTH = 0.5
 
 
-class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
+class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
     """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, MusicLDM, AudioLDM2, Tango, Stable
     Audio and the embedded model, and for the authors' own, 16 and 44.1 kHz.
 
@@ -59,7 +57,6 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         "projection_model",
         "language_model",
     ]
-    _lora_loadable_modules = ["unet"]  # noqa: RUF012
     _callback_tensor_inputs = [  # noqa: RUF012
         "latents",
         "previous_latents",
@@ -71,12 +68,12 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        unet: CTMUNet2DConditionModel,
+        vae: ModelMixin | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        unet: ModelMixin,
         scheduler: CTMScheduler,
-        vocoder: torch.nn.Module,
+        vocoder: torch.nn.Module | None,
         guidance_scale_range: Sequence = (),
         text_encoder_2: PreTrainedModel | None = None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
@@ -97,105 +94,6 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
             language_model=language_model,
         )
         self.register_to_config(guidance_scale_range=list(guidance_scale_range))
-
-    @classmethod
-    def from_embedded(cls, **kwargs: Any) -> "SoundCTMPipeline":
-        """The model that ships inside the package, in float32 unless `torch_dtype` (or `dtype`) says otherwise.
-
-        Raises:
-            FileNotFoundError: this copy of the package has no weights.
-        """
-        if "torch_dtype" not in kwargs:
-            kwargs.setdefault("dtype", torch.float32)
-        return cls.from_pretrained(hub.embedded_folder(), **kwargs)
-
-    @classmethod
-    def from_teacher(cls, name_or_folder: str | os.PathLike, branch_init: str = "zero") -> "SoundCTMPipeline":
-        """A pipeline whose student stands at a teacher's weights, for `load_lora_weights` to turn into a SoundCTM.
-
-        Args:
-            name_or_folder: a diffusers text-to-audio pipeline, see `distillation.teachers`.
-            branch_init: how the adapter's training started.
-        """
-        from ..distillation.teachers import load_teacher
-
-        teacher = load_teacher(name_or_folder)
-        return teacher.pipeline(teacher.student(branch_init).eval())
-
-    def load_lora_weights(
-        self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
-    ) -> None:
-        """Load an adapter of `train_ctm.py --lora_rank` from a file, a folder or the Hub; see `lora.load_lora`.
-
-        Raises:
-            ValueError: it was trained for another network.
-        """
-        lora.load_lora(self.unet, pretrained_model_name_or_path, adapter_name, **kwargs)
-
-    def fuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
-        """Add loaded adapters to the weights, so that they cost nothing; arguments as in diffusers."""
-        super().fuse_lora(list(components), **kwargs)
-
-    def unfuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
-        """Take them out again."""
-        super().unfuse_lora(list(components), **kwargs)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *, use_safetensors: bool = True, **kwargs: Any
-    ) -> "SoundCTMPipeline":
-        """Load from a local folder or a Hub id; arguments as `DiffusionPipeline.from_pretrained`, but no pickles.
-
-        Raises:
-            OSError: no such folder or repo, or a component's files are missing or damaged; the message names it.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
-        hub.check_folder(folder, passed=kwargs)
-        kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
-        pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
-        pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return pipe
-
-    @classmethod
-    def from_single_file(
-        cls,
-        pretrained_model_link_or_path: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
-        *,
-        release: str,
-        **kwargs: Any,
-    ) -> "SoundCTMPipeline":
-        """A pipeline from the authors' own checkpoints, without converting them first.
-
-        Args:
-            pretrained_model_link_or_path: their files, a folder with them or a Hub id, or several of these; None is the
-                Hub repo of the release.
-            release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz).
-            kwargs: `torch_dtype` and the arguments of `diffusers_soundctm.conversion.load_release`.
-
-        Raises:
-            ValueError, OSError: see `load_release`.
-        """
-        from ..conversion.releases import load_release
-
-        if "torch_dtype" in kwargs:
-            kwargs["dtype"] = kwargs.pop("torch_dtype")
-        return load_release(release, pretrained_model_link_or_path, **kwargs)
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """Folder of the cached snapshot of a Hub repo, fetched if need be: configs and one set of safetensors weights.
-
-        The stock method refuses repos whose components live outside diffusers and transformers.
-        """
-        passed = {k for k in cls._get_signature_keys(cls)[0] if k in kwargs}
-        arguments = {k: v for k, v in kwargs.items() if k in hub.DOWNLOAD_ARGUMENTS}
-        return hub.download(pretrained_model_name, skip=passed, **arguments)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload the pipeline with a model card; see `diffusers_soundctm.hub.push_to_hub`."""
-        return hub.push_to_hub(self, repo_id, **kwargs)
 
     @property
     def guidance_scale(self) -> float:
@@ -422,178 +320,13 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         """Log-mels (B, 1, frames, n_mels) → waveforms (B, 1, samples), float32; differentiable."""
         return self.vocoder(mel_spectrogram.squeeze(1)).float()[:, None]
 
-    def check_inputs(
-        self,
-        prompt,
-        audio_length_in_s,
-        num_inference_steps,
-        guidance_scale,
-        nu,
-        gamma,
-        negative_prompt,
-        num_waveforms_per_prompt,
-        sigmas,
-        generator,
-        latents,
-        prompt_embeds,
-        negative_prompt_embeds,
-        attention_mask,
-        negative_attention_mask,
-        initial_audio_waveforms,
-        initial_audio_sampling_rate,
-        strength,
-        output_type,
-        callback_on_step_end_tensor_inputs,
-    ) -> None:
-        """Raise `ValueError` or `TypeError`, naming argument, value and remedy, before any work is done."""
-        self._check_prompts(
-            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, attention_mask, negative_attention_mask
-        )
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_waveforms_per_prompt", num_waveforms_per_prompt),
-        ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
-        for name, value in (("guidance_scale", guidance_scale), ("nu", nu), ("gamma", gamma)):
-            if not _is_finite_number(value):
-                raise ValueError(f"`{name}` is {value!r}; it must be a finite number.")
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"`gamma` is {gamma}; choose it in [0, 1], 0 for deterministic sampling.")
-        if self.config.guidance_scale_range:
-            low, high = self.config.guidance_scale_range
-            if not low <= guidance_scale <= high:
-                logger.warning(
-                    f"`guidance_scale` is {guidance_scale}, outside [{low}, {high}], the range this model was trained "
-                    "on; expect worse sounds."
-                )
-        if negative_prompt is not None and nu == 1:
-            logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
+    def check_inputs(self, **arguments: Any) -> None:
+        """Raise `ValueError` or `TypeError`, naming argument, value and remedy, before any work is done.
 
-        if audio_length_in_s is not None and not (
-            _is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= self.max_audio_length_in_s
-        ):
-            raise ValueError(
-                f"`audio_length_in_s` is {audio_length_in_s!r}; it must be more than 0 and at most "
-                f"{self.max_audio_length_in_s:g} seconds."
-            )
-        if output_type not in ("np", "pt", "latent"):
-            raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
-        needed = [] if output_type == "latent" and latents is not None else ["vae", "vocoder"]
-        for name in needed:
-            if getattr(self, name) is None and not (name == "vocoder" and self.encodes_waveforms):
-                raise ValueError(
-                    f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`."
-                )
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; choose from "
-                f"{self._callback_tensor_inputs}."
-            )
-
-        batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(
-                f"`generator` is a list of {len(generator)}, but the call makes {batch_size} sounds; pass one a sound."
-            )
-        if latents is not None:
-            self._check_latents(latents, batch_size, audio_length_in_s)
-        self._check_initial_audio(
-            initial_audio_waveforms, initial_audio_sampling_rate, strength, sigmas, _batch_size(prompt, prompt_embeds)
-        )
-
-    def _check_prompts(
-        self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, attention_mask, negative_attention_mask
-    ) -> None:
-        if (prompt is None) == (prompt_embeds is None):
-            raise ValueError("Pass either `prompt` or `prompt_embeds`, one of the two.")
-        if negative_prompt is not None and negative_prompt_embeds is not None:
-            raise ValueError("Pass either `negative_prompt` or `negative_prompt_embeds`, not both.")
-        for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-            if value is None or isinstance(value, str):
-                continue
-            if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-                raise TypeError(f"`{name}` is {value!r}; it must be a string or a list of strings.")
-            if not value:
-                raise ValueError(f"`{name}` is an empty list; pass at least one string.")
-        batch_size = _batch_size(prompt, prompt_embeds)
-        if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
-            raise ValueError(
-                f"`negative_prompt` has {len(negative_prompt)} strings for {batch_size} prompts; pass one string, or "
-                "one a prompt."
-            )
-        conditioning = self.conditioning
-        for name, embeds, mask in (
-            ("prompt_embeds", prompt_embeds, attention_mask),
-            ("negative_prompt_embeds", negative_prompt_embeds, negative_attention_mask),
-        ):
-            if embeds is None:
-                if mask is not None:
-                    raise ValueError(f"An attention mask needs the `{name}` it belongs to.")
-                continue
-            shape = tuple(embeds.shape)
-            expected = "(batch, tokens, width)" if conditioning.prompt_embeds_ndim == 3 else "(batch, width)"
-            if len(shape) != conditioning.prompt_embeds_ndim or shape[-1] != conditioning.width:
-                raise ValueError(f"`{name}` has shape {shape}; expected {expected} with width {conditioning.width}.")
-            if shape[0] not in (1, batch_size):
-                raise ValueError(f"`{name}` has batch size {shape[0]}; expected 1 or {batch_size}.")
-            if mask is not None and tuple(mask.shape) != shape[:2]:
-                raise ValueError(f"The attention mask of `{name}` has shape {tuple(mask.shape)}; expected {shape[:2]}.")
-
-    def _check_latents(self, latents, batch_size, audio_length_in_s) -> None:
-        if not isinstance(latents, torch.Tensor):
-            raise TypeError(f"`latents` is a {type(latents).__name__}; pass a tensor of unit-variance noise.")
-        channels = self.unet.config.in_channels
-        shape = tuple(latents.shape)
-        if self.conditioning.needs_audio_length:
-            _, time, *width = self.latent_shape(1)
-        elif self.has_decoder:
-            samples = 1 if audio_length_in_s is None else round(audio_length_in_s * self.sampling_rate)
-            _, time, *width = self.latent_shape(samples)
-            if audio_length_in_s is None:
-                time = "time"
-        else:
-            time, *width = ("time",) if is_transformer(self.unet.config) else ("time", "width")
-        expected = (batch_size, channels, time, *width)
-        fits = len(shape) == len(expected) and all(
-            size == wanted or isinstance(wanted, str) for size, wanted in zip(shape, expected, strict=True)
-        )
-        if not fits:
-            raise ValueError(f"`latents` has shape {shape}; this call needs ({', '.join(map(str, expected))}).")
-        if not torch.isfinite(latents).all():
-            raise ValueError("`latents` holds NaN or infinite values; pass finite unit-variance noise.")
-
-    def _check_initial_audio(self, waveforms, sampling_rate, strength, sigmas, num_prompts) -> None:
-        if waveforms is None:
-            if strength is not None or sampling_rate is not None:
-                name = "strength" if strength is not None else "initial_audio_sampling_rate"
-                raise ValueError(f"`{name}` only makes sense with `initial_audio_waveforms`; pass both or neither.")
-            return
-        if not isinstance(waveforms, (torch.Tensor, np.ndarray)):
-            raise TypeError(
-                f"`initial_audio_waveforms` is a {type(waveforms).__name__}; pass a tensor or array of shape "
-                "(batch, channels, samples)."
-            )
-        shape = tuple(waveforms.shape)
-        if not 1 <= len(shape) <= 3 or 0 in shape:
-            raise ValueError(
-                f"`initial_audio_waveforms` has shape {shape}; it must be (samples,), (batch, samples) or "
-                "(batch, channels, samples) and not empty."
-            )
-        if not bool(torch.isfinite(torch.as_tensor(waveforms)).all()):
-            raise ValueError("`initial_audio_waveforms` holds NaN or infinite values; pass finite samples in [-1, 1].")
-        if len(shape) > 1 and shape[0] not in (1, num_prompts):
-            raise ValueError(f"`initial_audio_waveforms` has batch size {shape[0]}; expected 1 or {num_prompts}.")
-        if not isinstance(sampling_rate, int) or sampling_rate <= 0:
-            raise ValueError(
-                f"`initial_audio_sampling_rate` is {sampling_rate!r}; pass the samples a second of "
-                "`initial_audio_waveforms`, for example 44100."
-            )
-        if strength is not None and not (_is_finite_number(strength) and 0 < strength <= 1):
-            raise ValueError(f"`strength` is {strength!r}; choose it in (0, 1], 1 forgets the initial sound.")
-        if strength is not None and sigmas is not None:
-            raise ValueError("`strength` and `sigmas` both choose the first noise level; pass one of them.")
+        Args:
+            arguments: those of a call, see `inputs.check_inputs`.
+        """
+        inputs.check_inputs(self, **arguments)
 
     @torch.no_grad()
     def __call__(
@@ -646,7 +379,8 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
             initial_audio_sampling_rate: their samples a second.
             strength: share of the Karras curve walked from its noisy end, in (0, 1]; 1 starts at σ_max, 0.5 (the
                 default) keeps the outline of the initial sound.
-            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples) in about [-1, 1], "latent" for z_0.
+            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples), or "latent" for z_0. Full scale is
+                1; peaks may exceed it, which `audio.write_audio` scales down and other writers clip.
             return_dict: False for a plain tuple.
             callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
             callback_on_step_end_tensor_inputs: which tensors it gets: `latents`; `previous_latents`, which the step
@@ -661,32 +395,34 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
 
         Example:
             >>> from diffusers_soundctm import SoundCTMPipeline
+            >>> from diffusers_soundctm.audio import write_audio
             >>> pipe = SoundCTMPipeline.from_embedded()
             >>> audio = pipe("rain on a tin roof", num_inference_steps=4).audios[0]
+            >>> write_audio("rain.wav", audio, pipe.sampling_rate)
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self.check_inputs(
-            prompt,
-            audio_length_in_s,
-            num_inference_steps,
-            guidance_scale,
-            nu,
-            gamma,
-            negative_prompt,
-            num_waveforms_per_prompt,
-            sigmas,
-            generator,
-            latents,
-            prompt_embeds,
-            negative_prompt_embeds,
-            attention_mask,
-            negative_attention_mask,
-            initial_audio_waveforms,
-            initial_audio_sampling_rate,
-            strength,
-            output_type,
-            callback_on_step_end_tensor_inputs,
+            prompt=prompt,
+            audio_length_in_s=audio_length_in_s,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            nu=nu,
+            gamma=gamma,
+            negative_prompt=negative_prompt,
+            num_waveforms_per_prompt=num_waveforms_per_prompt,
+            sigmas=sigmas,
+            generator=generator,
+            latents=latents,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            attention_mask=attention_mask,
+            negative_attention_mask=negative_attention_mask,
+            initial_audio_waveforms=initial_audio_waveforms,
+            initial_audio_sampling_rate=initial_audio_sampling_rate,
+            strength=strength,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         num_samples = self._samples = self._num_samples(
             audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
@@ -694,7 +430,7 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         self._warn_of_length(num_samples)
         self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
         device = self._execution_device
-        batch_size = _batch_size(prompt, prompt_embeds) * num_waveforms_per_prompt
+        batch_size = inputs.num_prompts(prompt, prompt_embeds) * num_waveforms_per_prompt
 
         # 1. Noise levels
         if initial_audio_waveforms is not None and sigmas is None:
@@ -837,19 +573,9 @@ class SoundCTMPipeline(DiffusionPipeline, LoraBaseMixin):
         return unconditional + self.nu * (conditional - unconditional)
 
 
-def _batch_size(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:
-    if isinstance(prompt, str):
-        return 1
-    return len(prompt) if prompt is not None else prompt_embeds.shape[0]
-
-
 def _pad_tokens(embeds: torch.Tensor, mask: torch.Tensor | None, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token embeddings (B, L, width) and their mask, padded to `length` tokens that are masked out."""
     if mask is None:
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
     missing = length - embeds.shape[1]
     return torch.nn.functional.pad(embeds, (0, 0, 0, missing)), torch.nn.functional.pad(mask.bool(), (0, missing))
-
-
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

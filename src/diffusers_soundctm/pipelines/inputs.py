@@ -1,0 +1,216 @@
+"""What a call of the pipeline may be given: all of it is checked, and named if it is wrong, before any work is done."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers.utils import logging
+
+from .conditioning import PromptConditioning, is_transformer
+
+if TYPE_CHECKING:
+    from .pipeline_soundctm import SoundCTMPipeline
+
+logger = logging.get_logger(__name__)
+
+
+def check_inputs(
+    pipe: "SoundCTMPipeline",
+    *,
+    prompt,
+    audio_length_in_s,
+    num_inference_steps,
+    guidance_scale,
+    nu,
+    gamma,
+    negative_prompt,
+    num_waveforms_per_prompt,
+    sigmas,
+    generator,
+    latents,
+    prompt_embeds,
+    negative_prompt_embeds,
+    attention_mask,
+    negative_attention_mask,
+    initial_audio_waveforms,
+    initial_audio_sampling_rate,
+    strength,
+    output_type,
+    callback_on_step_end_tensor_inputs,
+) -> None:
+    """Check the arguments of `SoundCTMPipeline.__call__`; warn of what is allowed but has no or a bad effect.
+
+    `sigmas` are checked by `CTMScheduler.set_timesteps`.
+
+    Raises:
+        ValueError, TypeError: naming argument, value and remedy.
+    """
+    _check_prompts(
+        pipe.conditioning,
+        prompt,
+        negative_prompt,
+        prompt_embeds,
+        negative_prompt_embeds,
+        attention_mask,
+        negative_attention_mask,
+    )
+    for name, value in (
+        ("num_inference_steps", num_inference_steps),
+        ("num_waveforms_per_prompt", num_waveforms_per_prompt),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
+    for name, value in (("guidance_scale", guidance_scale), ("nu", nu), ("gamma", gamma)):
+        if not _is_finite_number(value):
+            raise ValueError(f"`{name}` is {value!r}; it must be a finite number.")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"`gamma` is {gamma}; choose it in [0, 1], 0 for deterministic sampling.")
+    if pipe.config.guidance_scale_range:
+        low, high = pipe.config.guidance_scale_range
+        if not low <= guidance_scale <= high:
+            logger.warning(
+                f"`guidance_scale` is {guidance_scale}, outside [{low}, {high}], the range this model was trained "
+                "on; expect worse sounds."
+            )
+    if negative_prompt is not None and nu == 1:
+        logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
+
+    if audio_length_in_s is not None:
+        longest = pipe.max_audio_length_in_s
+        if not (_is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= longest):
+            raise ValueError(
+                f"`audio_length_in_s` is {audio_length_in_s!r}; it must be more than 0 and at most {longest:g} seconds."
+            )
+    if output_type not in ("np", "pt", "latent"):
+        raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
+    if output_type != "latent" or latents is None or initial_audio_waveforms is not None:
+        for name in ("vae",) if pipe.encodes_waveforms else ("vae", "vocoder"):
+            if getattr(pipe, name) is None:
+                raise ValueError(
+                    f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`."
+                )
+    unknown = set(callback_on_step_end_tensor_inputs) - set(pipe._callback_tensor_inputs)
+    if unknown:
+        raise ValueError(
+            f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; choose from {pipe._callback_tensor_inputs}."
+        )
+
+    prompts = num_prompts(prompt, prompt_embeds)
+    batch_size = prompts * num_waveforms_per_prompt
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise ValueError(
+            f"`generator` is a list of {len(generator)}, but the call makes {batch_size} sounds; pass one a sound."
+        )
+    if latents is not None:
+        _check_latents(pipe, latents, batch_size, audio_length_in_s)
+    _check_initial_audio(initial_audio_waveforms, initial_audio_sampling_rate, strength, sigmas, prompts)
+
+
+def num_prompts(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:
+    """How many prompts a call has; one of the two is given."""
+    if isinstance(prompt, str):
+        return 1
+    return len(prompt) if prompt is not None else prompt_embeds.shape[0]
+
+
+def _check_prompts(
+    conditioning: PromptConditioning,
+    prompt,
+    negative_prompt,
+    prompt_embeds,
+    negative_prompt_embeds,
+    attention_mask,
+    negative_attention_mask,
+) -> None:
+    if (prompt is None) == (prompt_embeds is None):
+        raise ValueError("Pass either `prompt` or `prompt_embeds`, one of the two.")
+    if negative_prompt is not None and negative_prompt_embeds is not None:
+        raise ValueError("Pass either `negative_prompt` or `negative_prompt_embeds`, not both.")
+    for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        if value is None or isinstance(value, str):
+            continue
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise TypeError(f"`{name}` is {value!r}; it must be a string or a list of strings.")
+        if not value:
+            raise ValueError(f"`{name}` is an empty list; pass at least one string.")
+    prompts = num_prompts(prompt, prompt_embeds)
+    if isinstance(negative_prompt, list) and len(negative_prompt) != prompts:
+        raise ValueError(
+            f"`negative_prompt` has {len(negative_prompt)} strings for {prompts} prompts; pass one string, or one a "
+            "prompt."
+        )
+    for name, embeds, mask in (
+        ("prompt_embeds", prompt_embeds, attention_mask),
+        ("negative_prompt_embeds", negative_prompt_embeds, negative_attention_mask),
+    ):
+        if embeds is None:
+            if mask is not None:
+                raise ValueError(f"An attention mask needs the `{name}` it belongs to.")
+            continue
+        shape = tuple(embeds.shape)
+        expected = "(batch, tokens, width)" if conditioning.prompt_embeds_ndim == 3 else "(batch, width)"
+        if len(shape) != conditioning.prompt_embeds_ndim or shape[-1] != conditioning.width:
+            raise ValueError(f"`{name}` has shape {shape}; expected {expected} with width {conditioning.width}.")
+        if shape[0] not in (1, prompts):
+            raise ValueError(f"`{name}` has batch size {shape[0]}; expected 1 or {prompts}.")
+        if mask is not None and tuple(mask.shape) != shape[:2]:
+            raise ValueError(f"The attention mask of `{name}` has shape {tuple(mask.shape)}; expected {shape[:2]}.")
+
+
+def _check_latents(pipe: "SoundCTMPipeline", latents, batch_size: int, audio_length_in_s: float | None) -> None:
+    if not isinstance(latents, torch.Tensor):
+        raise TypeError(f"`latents` is a {type(latents).__name__}; pass a tensor of unit-variance noise.")
+    if pipe.conditioning.needs_audio_length:
+        _, time, *width = pipe.latent_shape(1)
+    elif pipe.has_decoder:
+        samples = 1 if audio_length_in_s is None else round(audio_length_in_s * pipe.sampling_rate)
+        _, time, *width = pipe.latent_shape(samples)
+        if audio_length_in_s is None:
+            time = "time"
+    else:
+        time, *width = ("time",) if is_transformer(pipe.unet.config) else ("time", "width")
+    shape, expected = tuple(latents.shape), (batch_size, pipe.unet.config.in_channels, time, *width)
+    fits = len(shape) == len(expected) and all(
+        size == wanted or isinstance(wanted, str) for size, wanted in zip(shape, expected, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"`latents` has shape {shape}; this call needs ({', '.join(map(str, expected))}).")
+    if not torch.isfinite(latents).all():
+        raise ValueError("`latents` holds NaN or infinite values; pass finite unit-variance noise.")
+
+
+def _check_initial_audio(waveforms, sampling_rate, strength, sigmas, prompts: int) -> None:
+    if waveforms is None:
+        if strength is not None or sampling_rate is not None:
+            name = "strength" if strength is not None else "initial_audio_sampling_rate"
+            raise ValueError(f"`{name}` only makes sense with `initial_audio_waveforms`; pass both or neither.")
+        return
+    if not isinstance(waveforms, (torch.Tensor, np.ndarray)):
+        raise TypeError(
+            f"`initial_audio_waveforms` is a {type(waveforms).__name__}; pass a tensor or array of shape "
+            "(batch, channels, samples)."
+        )
+    shape = tuple(waveforms.shape)
+    if not 1 <= len(shape) <= 3 or 0 in shape:
+        raise ValueError(
+            f"`initial_audio_waveforms` has shape {shape}; it must be (samples,), (batch, samples) or "
+            "(batch, channels, samples) and not empty."
+        )
+    if not bool(torch.isfinite(torch.as_tensor(waveforms)).all()):
+        raise ValueError("`initial_audio_waveforms` holds NaN or infinite values; pass finite samples in [-1, 1].")
+    if len(shape) > 1 and shape[0] not in (1, prompts):
+        raise ValueError(f"`initial_audio_waveforms` has batch size {shape[0]}; expected 1 or {prompts}.")
+    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
+        raise ValueError(
+            f"`initial_audio_sampling_rate` is {sampling_rate!r}; pass the samples a second of "
+            "`initial_audio_waveforms`, for example 44100."
+        )
+    if strength is not None and not (_is_finite_number(strength) and 0 < strength <= 1):
+        raise ValueError(f"`strength` is {strength!r}; choose it in (0, 1], 1 forgets the initial sound.")
+    if strength is not None and sigmas is not None:
+        raise ValueError("`strength` and `sigmas` both choose the first noise level; pass one of them.")
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
