@@ -27,6 +27,7 @@ class AudioDiTModel(StableAudioDiTModel):
     # model_index.json records this module; the package's top level is the name that stays.
     __module__ = "diffusers_soundctm"
     _keep_in_fp32_modules = ["fourier"]  # noqa: RUF012 (diffusers' own name and type)
+    _repeated_blocks = ["StableAudioDiTBlock"]  # noqa: RUF012
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
