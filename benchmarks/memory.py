@@ -2,13 +2,17 @@
 
 python benchmarks/memory.py --release sony-dit-v2 --folder random-dit --device cuda
 
-Weights are random, of the released sizes, made once in --folder (or give a converted model there); the text encoder is
-left out. Every recipe runs in a process of its own; the first call is not counted, nor is compiling, which it includes.
+Weights are random, of the released sizes, made once in --folder (or give a model there that was converted with
+--variants fp16 bf16); the text encoder is left out. Every recipe runs in a process of its own; the first call is not
+counted, nor is compiling, which it includes. Time is the processor's on a CPU, so that other work beside does not
+count. Memory is what the whole process holds at most, libraries and mapped files included, until the first call has
+ended; and then, without what later calls never touch, such as weights in a mapped file that were converted: the system
+takes those back when memory is short (Linux).
 """
 
 import argparse
 import json
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +32,13 @@ from diffusers_soundctm import AutoencoderDAC, CTMAudioDiTModel, CTMScheduler, C
 from diffusers_soundctm.conversion import RELEASES
 from diffusers_soundctm.conversion.dit import dit_config
 from diffusers_soundctm.conversion.first_stages import HIFIGAN_16K
+from diffusers_soundctm.conversion.folders import save_pipeline
 
 PROMPT_TOKENS = {"sony-unet": 16, "sony-dit-v1": 1, "sony-dit-v2": 1}
 
 
 def random_model(release: str, folder: Path) -> None:
-    """Write a model of the released size with random weights to `folder`."""
+    """Write a model of the released size with random weights to `folder`, as `soundctm convert` does."""
     torch.manual_seed(0)
     config, vocoder = dict(RELEASES[release].config), None
     if release == "sony-unet":
@@ -53,35 +59,47 @@ def random_model(release: str, folder: Path) -> None:
         unet = CTMAudioDiTModel(**dit_config(config))
         vae = AutoencoderDAC()  # the released ratios are known to no one without the file; their product is 1024
     scheduler = CTMScheduler(sigma_data=RELEASES[release].sigma_data)
-    SoundCTMPipeline(vae, None, None, unet, scheduler, vocoder).save_pretrained(folder)
+    pipe = SoundCTMPipeline(vae, None, None, unet, scheduler, vocoder)
+    save_pipeline(pipe, folder, {"from": f"random {release}"}, ("fp16", "bf16"))
 
 
 def in_dtype(dtype: torch.dtype) -> Callable[[Path, str], SoundCTMPipeline]:
-    return lambda folder, device: SoundCTMPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+    # In the type that is asked for, the weights are the mapped file.
+    variant = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype)
+    options = {"torch_dtype": dtype, "variant": variant}
+    return lambda folder, device: SoundCTMPipeline.from_pretrained(folder, **options).to(device)
 
 
 def compiled(folder: Path, device: str) -> SoundCTMPipeline:
     pipe = in_dtype(torch.bfloat16)(folder, device)
-    pipe.unet.compile(fullgraph=True)
+    pipe.unet.compile_repeated_blocks(fullgraph=True)
     return pipe
 
 
 def model_offload(folder: Path, device: str) -> SoundCTMPipeline:
-    pipe = SoundCTMPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    pipe = in_dtype(torch.bfloat16)(folder, "cpu")
     pipe.enable_model_cpu_offload(device=device)
     return pipe
 
 
 def group_offload(folder: Path, device: str) -> SoundCTMPipeline:
-    pipe = SoundCTMPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
-    pipe.enable_group_offload(
-        torch.device(device), num_blocks_per_group=1, use_stream=True, exclude_modules=["vae", "vocoder"]
-    )
+    pipe = in_dtype(torch.bfloat16)(folder, "cpu")
+    options = {"num_blocks_per_group": 1, "exclude_modules": ["vae", "vocoder"]}
+    pipe.enable_group_offload(torch.device(device), use_stream=True, **options)
+    return pipe
+
+
+def group_offload_to_disk(folder: Path, device: str) -> SoundCTMPipeline:
+    pipe = in_dtype(torch.bfloat16)(folder, "cpu")
+    blocks = folder / "blocks"
+    shutil.rmtree(blocks, ignore_errors=True)  # files that are there would be taken, whatever model they are of
+    options = {"num_blocks_per_group": 1, "exclude_modules": ["vae", "vocoder"]}
+    pipe.enable_group_offload(torch.device(device), offload_to_disk_path=str(blocks), **options)
     return pipe
 
 
 def tiled(folder: Path, device: str) -> SoundCTMPipeline:
-    pipe = in_dtype(torch.bfloat16)(folder, device)
+    pipe = in_dtype(torch.float32)(folder, device)
     pipe.vae.enable_slicing()
     if pipe.encodes_waveforms:  # tiles of a mel autoencoder are blended, which changes the sound
         pipe.vae.enable_tiling()
@@ -101,43 +119,63 @@ def quantized(kind: str) -> Callable[[Path, str], SoundCTMPipeline]:
 
 RECIPES: dict[str, Callable[[Path, str], SoundCTMPipeline]] = {
     "float32": in_dtype(torch.float32),
+    "float32, sliced and tiled VAE": tiled,
     "bfloat16": in_dtype(torch.bfloat16),
     "float16": in_dtype(torch.float16),
     "bfloat16, compiled": compiled,
-    "bfloat16, sliced and tiled VAE": tiled,
     "bfloat16, model offload": model_offload,
     "bfloat16, group offload": group_offload,
+    "bfloat16, group offload to disk": group_offload_to_disk,
     "int8 weights (torchao)": quantized("Int8WeightOnlyConfig"),
     "float8 weights (torchao)": quantized("Float8WeightOnlyConfig"),
 }
 NEED_ACCELERATOR = ("float16", "bfloat16, model offload", "bfloat16, group offload")
 
 
+def peak_memory() -> int:
+    """Bytes that this process held at most since the last call, less those it holds but has not touched since."""
+
+    def read(file: str, name: str) -> int:
+        return int(Path("/proc/self", file).read_text().partition(f"{name}:")[2].split()[0]) * 1024
+
+    untouched = read("smaps_rollup", "Rss") - read("smaps_rollup", "Referenced")
+    peak = read("status", "VmHWM") - untouched
+    for what in ("1", "5"):  # forget what was touched, and the peak
+        Path("/proc/self/clear_refs").write_text(what)
+    return peak
+
+
 def measure(args: argparse.Namespace) -> None:
-    """One recipe, in this process: what it took as JSON on standard output, its latents in a file."""
+    """One recipe, in this process: what it took as JSON on standard output, what it made in a file."""
     pipe = RECIPES[args.measure](args.folder, args.device)
     pipe.set_progress_bar_config(disable=True)
-    width = pipe.conditioning.width
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.nn.functional.normalize(
-        torch.randn(1, PROMPT_TOKENS[args.release], width, generator=generator), dim=-1
-    )
+    embeds = torch.randn(1, PROMPT_TOKENS[args.release], pipe.conditioning.width, generator=generator)
     latents = torch.randn(1, *pipe.latent_shape(round(args.seconds * pipe.sampling_rate)), generator=generator)
-    inputs = {"prompt_embeds": embeds, "latents": latents, "num_inference_steps": args.steps}
-    np.save(args.latents, pipe(**inputs, output_type="latent").audios.float().cpu().numpy())
-    times = []
-    for repeat in range(args.repeats + 1):
-        start = time.perf_counter()
+    inputs = {"prompt_embeds": torch.nn.functional.normalize(embeds, dim=-1), "latents": latents}
+    inputs["num_inference_steps"] = args.steps
+    made = {}
+
+    def keep(pipe: SoundCTMPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        made["latents"] = tensors["latents"].float().cpu().numpy()
+        return tensors
+
+    made["sound"] = pipe(**inputs, callback_on_step_end=keep).audios
+    np.savez(args.made, **made)
+    memory = {"start": peak_memory()}
+    on_cpu, times = args.device == "cpu", []
+    clock = time.process_time if on_cpu else time.perf_counter
+    for _ in range(args.repeats):
+        start = clock()
         pipe(**inputs)  # a NumPy array: the device is done when it returns
-        if repeat:
-            times.append(time.perf_counter() - start)
-    memory = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        times.append(clock() - start)
+    memory["calls"] = peak_memory()
     if args.device.startswith("cuda"):
         memory["device"] = torch.cuda.max_memory_allocated()
-    print(json.dumps({"seconds": statistics.median(times), **memory}))
+    print(json.dumps({"seconds": statistics.median(times), "memory": memory}))
 
 
-def main() -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", choices=RELEASES, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="model folder, made with random weights if missing")
@@ -147,8 +185,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of sound")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", choices=RECIPES, help=argparse.SUPPRESS)
-    parser.add_argument("--latents", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("--made", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = parse()
     if args.measure is not None:
         measure(args)
         return
@@ -156,33 +198,46 @@ def main() -> None:
         random_model(args.release, args.folder)
 
     rows, reference = [], None
-    with tempfile.TemporaryDirectory() as temporary:
-        for recipe in args.recipes:
-            if args.device == "cpu" and recipe in NEED_ACCELERATOR:
-                continue
-            latents = Path(temporary) / "latents.npy"
-            command = [sys.executable, __file__, *sys.argv[1:], "--measure", recipe, "--latents", str(latents)]
-            run = subprocess.run(command, capture_output=True, text=True)
-            if run.returncode:
-                rows.append((recipe, run.stderr.strip().splitlines()[-1][:80], "", "", ""))
-                continue
-            result, output = json.loads(run.stdout.splitlines()[-1]), np.load(latents)
-            reference = output if recipe == "float32" else reference
-            difference = "" if reference is None else np.linalg.norm(output - reference) / np.linalg.norm(reference)
-            rows.append(
-                (
-                    recipe,
-                    f"{result['seconds']:.2f}",
-                    f"{result['host'] / 1e9:.1f}",
-                    f"{result['device'] / 1e9:.1f}" if "device" in result else "",
-                    f"{difference:.1e}" if difference != "" else "",
-                )
+    for recipe in args.recipes:
+        if args.device == "cpu" and recipe in NEED_ACCELERATOR:
+            continue
+        try:
+            result = run(recipe)
+        except RuntimeError as error:
+            rows.append((recipe, f"failed: {error}"[:100], *[""] * 5))
+            continue
+        reference = reference if reference is not None else result
+        memory = [result["memory"].get(moment) for moment in ("start", "calls", "device")]
+        rows.append(
+            (
+                recipe,
+                f"{result['seconds'] / reference['seconds']:.2f}",
+                *(f"{size / 1e9:.1f}" if size else "" for size in memory),
+                *(f"{relative(result[name], reference[name]):.1e}" for name in ("latents", "sound")),
             )
+        )
     print_command()
-    print(
-        f"{args.release}, {args.seconds:g} s of sound, {args.steps} steps, {args.device}, torch {torch.__version__}\n"
+    setting = (
+        f"{args.release}, {args.seconds:g} s of sound, {args.steps} steps, {args.device}, torch {torch.__version__}"
     )
-    print_table(("recipe", "seconds", "host GB", "device GB", "latents, relative to float32"), rows)
+    print(f"{setting}; time and differences relative to the first, which took {reference['seconds']:.1f} s\n")
+    print_table(("recipe", "time", "GB to start", "GB then", "GB, device", "latents", "sound"), rows)
+
+
+def run(recipe: str) -> dict[str, Any]:
+    """What `measure` found in a process of its own; `RuntimeError` with the last it said if it failed."""
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary) / "made.npz"
+        command = [sys.executable, __file__, *sys.argv[1:], "--measure", recipe, "--made", str(made)]
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            raise RuntimeError(process.stderr.strip().splitlines()[-1])
+        return json.loads(process.stdout.splitlines()[-1]) | dict(np.load(made))
+
+
+def relative(array: np.ndarray, reference: np.ndarray) -> float:
+    """‖array − reference‖ / ‖reference‖."""
+    return np.linalg.norm(array - reference) / np.linalg.norm(reference)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from diffusers_soundctm import SoundCTMPipeline, audio
-from diffusers_soundctm.evaluation import evaluate
-from diffusers_soundctm.evaluation.published import METRICS, read_captions
+from diffusers_soundctm.evaluation import embeddings, evaluate
+from diffusers_soundctm.evaluation.published import METRICS, check_metrics, read_captions
 
 # ω of the authors' inference scripts, by sampling rate; ν = 1 and γ = 0 in both.
 OMEGA = {16000: 3.5, 44100: 5.0}
@@ -40,7 +40,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reference", help="folder of the test set's sounds; metrics are left out without it")
     parser.add_argument("--metrics", nargs="*", default=[], choices=METRICS, help="besides the kernel distance")
     parser.add_argument("--embedding", default="aisfx", help="of the kernel distance, see soundctm evaluate")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.metrics and args.reference is None:
+        parser.error("--metrics compare with real sounds; give their folder as --reference.")
+    return args
 
 
 def generate(args: argparse.Namespace, state: PartialState) -> None:
@@ -100,6 +103,9 @@ def measure(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
+    if args.reference is not None:  # what is missing is told now, not after the last sound
+        check_metrics(args.metrics, read_captions(args.captions), args.reference)
+        embeddings.load_embedding(args.embedding)
     # Told to, accelerate finds its other processes on CPUs too (`torchrun`; `accelerate launch` starts one there).
     state = PartialState(cpu=not torch.accelerator.is_available())
     generate(args, state)

@@ -68,6 +68,17 @@ def test_weight_norm_makes_no_difference():
         torch.testing.assert_close(tensor, expected[name])
 
 
+def test_tango_s_file_of_the_autoencoder_alone():
+    released = {name.removeprefix("first_stage_model."): t for name, t in audioldm().items() if "first_stage" in name}
+    vae, vocoder = convert_audioldm_vae(released, scale_factor=0.9), convert_hifigan(released)
+    assert vae.config.scaling_factor == 0.9
+    for tango, whole in ((vae, convert_audioldm_vae(audioldm())), (vocoder, convert_hifigan(audioldm()))):
+        expected = whole.state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in tango.state_dict().items())
+    with pytest.raises(ValueError, match="missing scale_factor"):
+        convert_audioldm_vae(released)
+
+
 def test_released_mel_stage_fits_at_full_size():
     tensors = {
         f"first_stage_model.{name}": torch.empty(shape, device="meta")

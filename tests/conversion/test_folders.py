@@ -1,8 +1,12 @@
 """A pipeline's folder is written whole, in every variant, and an interrupted conversion goes on where it was."""
 
+import io
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.conversion import folders
@@ -46,8 +50,8 @@ def test_goes_on_after_the_last_whole_component(tmp_path, tiny_pipeline, monkeyp
     pipe = tiny_pipeline("tango")
     write = folders.write_safetensors
 
-    def fails_at_the_unet(path, tensors, dtypes):
-        write(path, tensors, dtypes)
+    def fails_at_the_unet(path, *content):
+        write(path, *content)
         if "unet" in str(path.parent):
             raise OSError("No space left on device")
 
@@ -71,6 +75,30 @@ def test_goes_on_after_the_last_whole_component(tmp_path, tiny_pipeline, monkeyp
     assert SoundCTMPipeline.from_pretrained(tmp_path).unet.config.sample_size == 32
     with pytest.raises(ValueError, match="holds a model already"):
         save_pipeline(pipe, tmp_path, RECORD)
+
+
+def test_progress_counts_the_bytes_that_are_written(tmp_path, tiny_pipeline, monkeypatch):
+    bars = []
+
+    class Bar(tqdm):
+        def __init__(self, **options):
+            super().__init__(**options | {"disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    monkeypatch.setattr(folders, "tqdm", Bar)
+    pipe = tiny_pipeline("tango")
+    save_pipeline(pipe, tmp_path / "out", RECORD, ("fp16", "bf16"))
+    files = list((tmp_path / "out").rglob("*.safetensors"))
+    assert len(files) == 12
+    written = sum(tensor.nbytes for file in files for tensor in load_file(file).values())
+    assert bars[0].n == bars[0].total == written
+
+
+def test_a_disk_that_is_too_full_is_noticed_first(tmp_path, tiny_pipeline, monkeypatch):
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(ValueError, match=r"0\.0 GB left on its disk and needs"):
+        save_pipeline(tiny_pipeline("tango"), tmp_path / "out", RECORD)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_output_is_checked_before_anything_is_written(tmp_path, tiny_pipeline):

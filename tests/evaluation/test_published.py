@@ -10,7 +10,13 @@ import torch
 from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, ClapTextConfig
 
 from diffusers_soundctm.evaluation import compare, frechet_distance, published
-from diffusers_soundctm.evaluation.published import Clap, check_known_pairs, published_metrics, read_captions
+from diffusers_soundctm.evaluation.published import (
+    Clap,
+    check_known_pairs,
+    check_metrics,
+    published_metrics,
+    read_captions,
+)
 
 RATE = 16000
 
@@ -110,10 +116,20 @@ class KnowsHiss:
         return np.array([[1.0, 0.0] if noise else [0.0, 1.0] for noise in flat])
 
 
+class TellsNothingApart(KnowsHiss):
+    """Every text is the same to it, and fits every sound."""
+
+    def embed_text(self, texts):
+        return np.full((len(texts), 2), 0.5**0.5)
+
+
 def test_clap_score_after_the_known_pairs(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(published, "Clap", KnowsHiss)
     captions = {f"sound{i}": "hiss" if i < 3 else "a dog barks" for i in range(6)}
     assert published_metrics(["clap"], folders[0], captions=captions) == {"clap": 0.5}
+    monkeypatch.setattr(published, "Clap", TellsNothingApart)
+    with pytest.raises(ValueError, match="white noise and a beep for one another"):
+        published_metrics(["clap"], folders[0], captions=captions)
     del captions["sound5"]
     with pytest.raises(ValueError, match="`captions` has nothing named sound5"):
         published_metrics(["clap"], folders[0], captions=captions)
@@ -171,8 +187,17 @@ def test_captions_of_both_kinds_of_csv(tmp_path):
 
 def test_what_is_not_installed_or_unknown(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "openl3", None)
-    with pytest.raises(ImportError, match="pip install openl3"):
-        published_metrics(["fd-openl3"], *folders)
+    names = [f"sound{i}" for i in range(6)]
+    check_metrics(["clap"], names, folders[1])
+    for early_or_late in (
+        lambda: check_metrics(["fd-openl3"], names, folders[1]),
+        lambda: published_metrics(["fd-openl3"], *folders),
+    ):
+        with pytest.raises(ImportError, match="pip install openl3"):
+            early_or_late()
+    monkeypatch.setitem(published.LIBRARIES, "kl-passt", "numpy")
+    with pytest.raises(ValueError, match="`reference` has nothing named other"):
+        check_metrics(["kl-passt"], [*names, "other"], folders[1])
     with pytest.raises(ValueError, match=r"`metrics` has \['fid'\]"):
         published_metrics(["fid"], *folders)
     (folders[0] / "sub").mkdir()

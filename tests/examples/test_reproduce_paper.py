@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,8 +86,22 @@ def test_metrics_of_every_number_of_steps(arguments, tmp_path, monkeypatch):
         assert results["n_generated"] == results["n_reference"] == 5
 
 
+def test_what_metrics_need_is_checked_before_any_sound(arguments, tmp_path, monkeypatch, capsys):
+    command = [*arguments, "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        script().main([*command, "--metrics", "clap"])
+    assert "give their folder as --reference" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no sounds"):
+        script().main([*command, "--reference", str(tmp_path / "empty")])
+    monkeypatch.setitem(sys.modules, "hear21passt", None)
+    with pytest.raises(ImportError, match="pip install hear21passt"):
+        script().main([*command, "--reference", str(tmp_path / "empty"), "--metrics", "kl-passt"])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(arguments, tmp_path):
+def test_two_processes_go_on_and_give_what_one_gives(arguments, tmp_path):
     script().main([*arguments, "--output", str(tmp_path / "one")])
     counting = tmp_path / "counting.py"
     counting.write_text(
@@ -100,10 +115,15 @@ def test_two_processes_give_what_one_gives(arguments, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launch += ["--redirects", "1", "--log-dir", str(tmp_path / "log")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # A run that was stopped: all of the first folder is there, and one sound of the second.
+    done = {"steps-02/Y2.wav", *(f"steps-01/{name}.wav" for name in NAMES)}
+    for name in (*done, "steps-01/settings.json", "steps-02/settings.json"):
+        (tmp_path / "two" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "one" / name, tmp_path / "two" / name)
     subprocess.run([*launch, counting, *arguments, "--output", tmp_path / "two"], check=True, env=environment)
     one, two = sounds(tmp_path / "one"), sounds(tmp_path / "two")
     assert one.keys() == two.keys()
     assert all(np.array_equal(sound, two[name]) for name, sound in one.items())
     written = [path.read_text().split() for path in (tmp_path / "log").rglob("stdout.log")]
-    assert len(written) == 2 and all(len(names) >= 4 for names in written)  # both had their share
-    assert sorted(written[0] + written[1]) == sorted(one)
+    assert len(written) == 2 and all(len(names) >= 2 for names in written)  # both had their share
+    assert sorted(written[0] + written[1]) == sorted(one.keys() - done)

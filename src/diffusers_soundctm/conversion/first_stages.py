@@ -39,22 +39,22 @@ _RESIDUAL = ("snake1", "conv1", "snake2", "conv2")
 _DAC = {"pre_conv": "quant_conv", "post_conv": "post_quant_conv"}
 
 
-def convert_audioldm_vae(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKL:
-    """The mel autoencoder of an AudioLDM checkpoint; its sizes are read off its tensors.
+def convert_audioldm_vae(
+    state_dict: Mapping[str, torch.Tensor], scale_factor: float | torch.Tensor | None = None
+) -> AutoencoderKL:
+    """The mel autoencoder of an AudioLDM, AudioLDM2 or Tango checkpoint; its sizes are read off its tensors.
 
     Args:
-        state_dict: names `first_stage_model.*` and `scale_factor`. Everything else, such as AudioLDM's own UNet, is
-            ignored. AudioLDM2 and Tango checkpoints with these names work too.
+        state_dict: names `first_stage_model.*` and `scale_factor`; everything else, such as AudioLDM's own UNet, is
+            ignored. Or without the prefix, the autoencoder alone, as Tango's `pytorch_model_vae.bin`.
+        scale_factor: in place of the checkpoint's; Tango's stands in its `vae_config.json`.
 
     Raises:
         ValueError: lists every missing, unexpected and mis-shaped tensor.
     """
-    released = {
-        name.removeprefix(FIRST_STAGE): tensor
-        for name, tensor in state_dict.items()
-        if name.startswith(FIRST_STAGE) and not name.startswith(f"{FIRST_STAGE}{VOCODER}")
-    }
-    scale_factor = needed(state_dict, "scale_factor")
+    released = {name: t for name, t in _first_stage(state_dict).items() if not name.startswith(VOCODER)}
+    if scale_factor is None:
+        scale_factor = needed(state_dict, "scale_factor")
     levels = count_layers(released, "encoder.down")
     latent_channels = needed(released, "post_quant_conv.weight").shape[1]
     widths = [needed(released, f"encoder.down.{i}.block.0.conv1.weight").shape[0] for i in range(levels)]
@@ -87,14 +87,14 @@ def convert_hifigan(state_dict: Mapping[str, torch.Tensor], config: Mapping[str,
     """The vocoder of an AudioLDM checkpoint, without its weight norm as released or with it.
 
     Args:
-        state_dict: names `first_stage_model.vocoder.*`; everything else is ignored.
+        state_dict: names `first_stage_model.vocoder.*`, or `vocoder.*` as Tango's; everything else is ignored.
         config: what the tensors do not tell, by default that of the 16 kHz releases.
 
     Raises:
         ValueError: lists every missing, unexpected and mis-shaped tensor.
     """
-    prefix = f"{FIRST_STAGE}{VOCODER}"
-    released = {name.removeprefix(prefix): t for name, t in state_dict.items() if name.startswith(prefix)}
+    released = _first_stage(state_dict)
+    released = {name.removeprefix(VOCODER): t for name, t in released.items() if name.startswith(VOCODER)}
     released = _without_weight_norm(released)
     first = needed(released, "conv_pre.weight")
     kernels = len(config["resblock_dilation_sizes"])
@@ -152,6 +152,14 @@ def convert_dac(
             config[ours] = values.tolist()
     blocks = {"encoder": encoder_blocks, "decoder": decoder_blocks}
     return build(AutoencoderDAC, config, {_dac_name(name, blocks): tensor for name, tensor in released.items()})
+
+
+def _first_stage(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of the mel autoencoder and its vocoder by their names there, of a whole model or a file of their own."""
+    prefix = FIRST_STAGE if any(name.startswith(FIRST_STAGE) for name in state_dict) else ""
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    tensors.pop("scale_factor", None)
+    return tensors
 
 
 def _dac_name(name: str, blocks: Mapping[str, int]) -> str:

@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as DIFFUSERS_WEIGHTS
+from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_NAME as TRANSFORMERS_WEIGHTS
 
 from ..hub import INDEX
@@ -35,25 +36,46 @@ def save_pipeline(
 ) -> None:
     """Write `pipe` so that `from_pretrained(folder)` loads it; run again, it goes on after the last whole component.
 
+    On a terminal a bar shows the bytes that are written.
+
     Args:
         folder: made if need be; `record` is kept in it as `conversion.json` and tells whether a folder may be gone on
             with.
         variants: names among "fp16" and "bf16" of weights to write besides those in the checkpoint's own dtype.
 
     Raises:
-        ValueError: an unknown variant, or `folder` holds something else already.
+        ValueError: an unknown variant, `folder` holds something else already, or its disk is too full.
     """
     check_folder(folder, record, variants)
     folder.mkdir(parents=True, exist_ok=True)
+    for unfinished in folder.glob(_temporary("*")):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    missing = {
+        name: component
+        for name, component in pipe.components.items()
+        if component is not None and not (folder / name).is_dir()
+    }
+    weights = {name: _weights(part, variants) for name, part in missing.items() if isinstance(part, torch.nn.Module)}
+    size = sum(_size(*content) for files in weights.values() for content in files.values())
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ValueError(
+            f"`output` {folder} has {free / 1e9:.1f} GB left on its disk and needs {size / 1e9:.1f}; choose another, "
+            "or fewer `variants`."
+        )
     _write_json(folder / RECORD, dict(record))
-    for name, component in pipe.components.items():
-        if component is None or (folder / name).is_dir():
-            continue
-        with _whole(folder / name) as temporary:
-            if isinstance(component, torch.nn.Module):
-                _save_model(component, temporary, variants)
-            else:
-                component.save_pretrained(temporary)
+    with tqdm(total=size, unit="B", unit_scale=True, disable=None, leave=False) as progress:
+        for name, component in missing.items():
+            progress.set_description(name)
+            with _whole(folder / name) as temporary:
+                if isinstance(component, ModelMixin):
+                    component.save_config(temporary)
+                elif isinstance(component, torch.nn.Module):
+                    component.config.save_pretrained(temporary)
+                else:
+                    component.save_pretrained(temporary)
+                for file, content in weights.get(name, {}).items():
+                    write_safetensors(temporary / file, *content, progress.update)
     # The last: with it the folder is a model.
     _write_json(folder / INDEX, json.loads(pipe.to_json_string()))
 
@@ -78,8 +100,16 @@ def check_folder(folder: Path, record: Mapping[str, Any] | None, variants: Seque
             )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
-    """Write `tensors` to `path` in the `dtypes` of the same names; one at a time is read and converted."""
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    dtypes: Mapping[str, torch.dtype],
+    on_written: Callable[[int], Any] | None = None,
+) -> None:
+    """Write `tensors` to `path` in the `dtypes` of the same names; one at a time is read and converted.
+
+    `on_written` is called after each with its number of bytes.
+    """
     # Wide types first: then every tensor starts at a multiple of its item size.
     names = sorted(tensors, key=lambda name: -dtypes[name].itemsize)
     header, end = {"__metadata__": {"format": "pt"}}, 0
@@ -93,29 +123,36 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], dtypes: M
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             data = tensors[name].detach().to(dtypes[name]).contiguous().reshape(-1)
-            file.write(data.view(torch.uint8).numpy())
+            written = file.write(data.view(torch.uint8).numpy())
+            if on_written is not None:
+                on_written(written)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _save_model(model: torch.nn.Module, folder: Path, variants: tuple[str, ...]) -> None:
-    if isinstance(model, ModelMixin):
-        model.save_config(folder)
-        weights = Path(DIFFUSERS_WEIGHTS)
-    else:
-        model.config.save_pretrained(folder)
-        weights = Path(TRANSFORMERS_WEIGHTS)
+def _weights(
+    model: torch.nn.Module, variants: Sequence[str]
+) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, torch.dtype]]]:
+    """File → tensors and the dtypes they get in it."""
+    weights = Path(DIFFUSERS_WEIGHTS if isinstance(model, ModelMixin) else TRANSFORMERS_WEIGHTS)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    files = {}
     for variant in (None, *variants):
+        file = weights if variant is None else weights.with_suffix(f".{variant}{weights.suffix}")
         dtypes = {
             name: VARIANTS[variant]
             if variant and tensor.is_floating_point() and not keeps_float32(model, name)
             else tensor.dtype
             for name, tensor in tensors.items()
         }
-        name = weights if variant is None else weights.with_suffix(f".{variant}{weights.suffix}")
-        write_safetensors(folder / name, tensors, dtypes)
+        files[str(file)] = tensors, dtypes
+    return files
+
+
+def _size(tensors: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]) -> int:
+    """Bytes of `tensors` in `dtypes`."""
+    return sum(tensor.numel() * dtypes[name].itemsize for name, tensor in tensors.items())
 
 
 def keeps_float32(model: torch.nn.Module, name: str) -> bool:
@@ -126,14 +163,17 @@ def keeps_float32(model: torch.nn.Module, name: str) -> bool:
 @contextlib.contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to fill that gets its name `folder` when the block ends without an error."""
-    temporary = folder.with_name(f".{folder.name}.incomplete")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = folder.with_name(_temporary(folder.name))
     temporary.mkdir()
     yield temporary
     temporary.replace(folder)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.incomplete")
+    temporary = path.with_name(_temporary(path.name))
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
+
+
+def _temporary(name: str) -> str:
+    return f".{name}.incomplete"

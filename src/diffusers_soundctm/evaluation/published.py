@@ -1,9 +1,11 @@
 """The metrics the SoundCTM papers report, through the libraries that define their networks."""
 
 import csv
+import importlib.util
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -63,16 +65,26 @@ def published_metrics(
     return {name: METRICS[name](sounds["generated"], sounds["reference"], captions or {}) for name in names}
 
 
+def check_metrics(names: Sequence[str], captions: Collection[str], reference: str | os.PathLike) -> None:
+    """Raise what `published_metrics` would for sounds named as `captions`, before they are made."""
+    for name in names:
+        if name in LIBRARIES and importlib.util.find_spec(LIBRARIES[name]) is None:
+            raise _not_installed(LIBRARIES[name])
+    files = _files(reference)
+    if "kl-passt" in names:
+        _pairs(captions, files)
+
+
 def fad_vggish(generated: Mapping[str, Path], reference: Mapping[str, Path], captions: Mapping[str, str]) -> float:
     """Fréchet distance of VGGish embeddings of all 0.96 s windows, without PCA, by `frechet_audio_distance`."""
-    library = _library("frechet_audio_distance", "frechet-audio-distance")
+    library = _library("frechet_audio_distance")
     network = library.FrechetAudioDistance(model_name="vggish", sample_rate=16000)
     return _frechet(lambda waveform: network.get_embeddings([waveform], 16000), 16000, generated, reference)
 
 
 def fd_openl3(generated: Mapping[str, Path], reference: Mapping[str, Path], captions: Mapping[str, str]) -> float:
     """Fréchet distance of OpenL3's 512 numbers a second, twice a second: environmental sounds, mono, 44.1 kHz."""
-    openl3 = _library("openl3", "openl3")
+    openl3 = _library("openl3")
     model = openl3.models.load_audio_embedding_model(input_repr="mel256", content_type="env", embedding_size=512)
 
     def embed(waveform: np.ndarray) -> np.ndarray:
@@ -88,7 +100,7 @@ def kl_passt(generated: Mapping[str, Path], reference: Mapping[str, Path], capti
     """
     import torch
 
-    base = _library("hear21passt.base", "hear21passt")
+    base = _library("hear21passt.base")
     model = base.get_basic_model(mode="logits").eval()
     window, step = 320000, 160000
 
@@ -127,6 +139,7 @@ METRICS: dict[str, Callable[..., float]] = {
     "kl-passt": kl_passt,
     "clap": clap_score,
 }
+LIBRARIES = {"fad-vggish": "frechet_audio_distance", "fd-openl3": "openl3", "kl-passt": "hear21passt"}
 
 
 class Clap:
@@ -218,17 +231,20 @@ def _files(folder: str | os.PathLike) -> dict[str, Path]:
     return files
 
 
-def _pairs(generated: Mapping[str, Path], other: Iterable[str], what: str = "reference") -> list[str]:
+def _pairs(generated: Collection[str], other: Iterable[str], what: str = "reference") -> list[str]:
     missing = sorted(set(generated) - set(other))
     if missing:
         raise ValueError(f"`{what}` has nothing named {missing[0]} ({len(missing)} missing), as `generated` has.")
     return sorted(generated)
 
 
-def _library(module: str, package: str):
-    import importlib
-
+def _library(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"This metric needs {module} ({error}): `pip install {package}`.") from error
+        raise _not_installed(module.partition(".")[0], error) from error
+
+
+def _not_installed(library: str, error: ImportError | None = None) -> ImportError:
+    reason = f" ({error})" if error else ""
+    return ImportError(f"This metric needs {library}{reason}: `pip install {library.replace('_', '-')}`.")

@@ -18,6 +18,7 @@ from .embeddings import guidance_embedding, split_condition
 class LatentTransformer(FromTeacherMixin, StableAudioDiTModel):
     """diffusers' `StableAudioDiTModel`, same parameters, called like a UNet: it makes its own rotary embedding."""
 
+    _repeated_blocks = ["StableAudioDiTBlock"]  # noqa: RUF012 (diffusers' own name and type)
     _min_rotary_dim = 0
 
     def _predict(

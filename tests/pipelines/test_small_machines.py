@@ -1,0 +1,53 @@
+"""What makes a large model fit into little memory changes nothing that one hears."""
+
+import pytest
+import torch
+
+ACCELERATOR = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+
+@pytest.fixture
+def pipe(tiny_pipeline):
+    return tiny_pipeline("dit")
+
+
+def sound(pipe):
+    latents = torch.randn(1, 6, 24, generator=torch.Generator().manual_seed(0))
+    return pipe("rain", num_inference_steps=2, nu=1.5, latents=latents, output_type="pt").audios.cpu()
+
+
+def test_blocks_that_wait_on_disk(pipe, tmp_path):
+    expected = sound(pipe)
+    pipe.enable_group_offload(
+        torch.device("cpu"), num_blocks_per_group=1, offload_to_disk_path=str(tmp_path), exclude_modules=["vae"]
+    )
+    assert torch.equal(sound(pipe), expected)
+    assert len(list(tmp_path.glob("*.safetensors"))) >= len(pipe.unet.transformer_blocks)
+
+
+@pytest.mark.skipif(ACCELERATOR is None, reason="needs an accelerator to move the networks to")
+@pytest.mark.parametrize("kind", ["model", "group"])
+def test_networks_that_wait_on_the_cpu(pipe, kind):
+    expected = sound(pipe)
+    if kind == "model":
+        pipe.enable_model_cpu_offload(device=ACCELERATOR)
+    else:
+        pipe.enable_group_offload(ACCELERATOR, num_blocks_per_group=1, use_stream=True, exclude_modules=["vae"])
+    torch.testing.assert_close(sound(pipe), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_compiled_blocks(pipe):
+    expected = sound(pipe)
+    torch.compiler.reset()
+    pipe.unet.compile_repeated_blocks(fullgraph=True, backend="eager")
+    torch.testing.assert_close(sound(pipe), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_int8_weights(pipe):
+    quantization = pytest.importorskip("torchao.quantization")
+    expected, size = sound(pipe), pipe.unet.transformer_blocks[0].ff.net[2].weight.nbytes
+    quantization.quantize_(pipe.unet, quantization.Int8WeightOnlyConfig())
+    weight = pipe.unet.transformer_blocks[0].ff.net[2].weight
+    assert weight.qdata.nbytes == size / 4
+    difference = (sound(pipe) - expected).norm() / expected.norm()
+    assert 0 < difference < 0.1
