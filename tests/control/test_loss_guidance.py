@@ -86,8 +86,7 @@ def test_every_family_is_guided(family_pipe):
     # Random networks do less with a step than it is made for.
     guidance = LossGuidance(objective, scale=2, inner_steps=3)
     before, after = (loss_of(pipe, objective, final(pipe, callback_on_step_end=c)) for c in (None, guidance))
-    print(type(pipe.unet).__name__, pipe.sampling_rate, "RATIO", (after / before).item())
-    assert after < 0.3 * before
+    assert after < 0.1 * before
     assert len(guidance.losses) == 4 and guidance.num_skipped == 0
 
 
@@ -109,11 +108,11 @@ def test_every_way_of_sampling_is_guided(pipe, options):
 def test_each_sample_goes_to_its_own_target_as_it_would_alone(pipe):
     plain = loss_of(pipe, lambda sound: sound.mel.mean(dim=(1, 2)), final(pipe, 2))
     goals = plain + torch.tensor([0.05, -0.05])
-    both = final(pipe, 2, callback_on_step_end=LossGuidance(target(goals), scale=2))
+    both = final(pipe, 2, callback_on_step_end=LossGuidance(target(goals), scale=2, inner_steps=3))
     reached = loss_of(pipe, lambda sound: sound.mel.mean(dim=(1, 2)), both)
-    print("REACHED", (reached - goals))
     assert (reached - goals).abs().max() < 0.02
-    alone = final(pipe, latents=noise(pipe, 2)[1:], callback_on_step_end=LossGuidance(target(goals[1:]), scale=2))
+    guidance = LossGuidance(target(goals[1:]), scale=2, inner_steps=3)
+    alone = final(pipe, latents=noise(pipe, 2)[1:], callback_on_step_end=guidance)
     torch.testing.assert_close(alone[0], both[1], rtol=1e-3, atol=1e-3)
 
 
