@@ -1,12 +1,15 @@
 """What the benchmarks share: tables with the command that made them, and real clips as embeddings, computed once."""
 
+import hashlib
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import nn, uint8
 from tqdm import tqdm
 
 from diffusers_soundctm.data import load_clips
@@ -34,9 +37,19 @@ def print_command() -> None:
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """An .npz file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.npz")
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
     np.savez(temporary, **arrays)
     temporary.replace(path)
+
+
+def digest(*networks: nn.Module) -> str:
+    """Sixteen hexadecimal digits that tell weights apart."""
+    of_all = hashlib.sha256()
+    for network in networks:
+        for name, value in sorted(network.state_dict().items()):
+            of_all.update(name.encode())
+            of_all.update(value.contiguous().reshape(-1).view(uint8).numpy().tobytes())
+    return of_all.hexdigest()[:16]
 
 
 def real_embeddings(

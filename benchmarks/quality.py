@@ -23,6 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 from common import (
     PAIR,
     SAMPLING_RATE,
+    digest,
     print_command,
     print_table,
     real_embeddings,
@@ -80,10 +81,10 @@ class SoundMaker:
         self.embedding = load_embedding()
         self.folder = args.output / "sounds"
         self.batch_size = args.batch_size
-        decoder = _digest(self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder)
+        decoder = digest(self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder)
         self.fingerprints = {
-            "student": _digest(self.pipe.unet) + decoder,
-            "teacher": _digest(self.teacher) + decoder if self.teacher is not None else None,
+            "student": digest(self.pipe.unet) + decoder,
+            "teacher": digest(self.teacher) + decoder if self.teacher is not None else None,
         }
         self.fingerprints["undistilled"] = self.fingerprints["teacher"]
 
@@ -191,15 +192,6 @@ def percent(hits: np.ndarray) -> str:
 def thousandths(distance: Estimate) -> str:
     """A kernel distance times 1000, with its 95 % interval."""
     return f"{1000 * distance.value:.2f} [{1000 * distance.low:.2f}, {1000 * distance.high:.2f}]"
-
-
-def _digest(*modules: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def student(args: argparse.Namespace, steps: int) -> Setting:

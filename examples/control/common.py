@@ -61,9 +61,9 @@ def save(
     rows = len(sounds) + (curves is not None)
     figure, axes = plt.subplots(rows, 1, figsize=(8, 2 * rows + 0.5), squeeze=False, layout="constrained")
     for axis, (title, waveform) in zip(axes[:, 0], sounds.items(), strict=False):
-        waveform = waveform.detach().reshape(1, -1).float().cpu()
+        waveform = waveform.detach().reshape(-1, waveform.shape[-1]).float().cpu()
         path = audio.write_audio(args.output / f"{name}-{title.replace(' ', '-')}.wav", waveform, sampling_rate)
-        mel = audio.log_mel(waveform[0], sampling_rate=sampling_rate, hop_length=sampling_rate // 100)
+        mel = audio.log_mel(waveform.mean(dim=0), sampling_rate=sampling_rate, hop_length=sampling_rate // 100)
         seconds = waveform.shape[1] / sampling_rate
         axis.imshow(mel.T, origin="lower", aspect="auto", cmap="magma", vmin=-9, vmax=1, extent=(0, seconds, 0, 64))
         axis.set(title=title, ylabel="mel band")

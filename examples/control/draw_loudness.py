@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
 
     truth = IntensityObjective(curve, domain="waveform")
-    heard = {name: Sound.of_latents(pipe, latents).of_waveform(sound) for name, sound in sounds.items()}
+    heard = {name: Sound.of_latents(pipe, latents).of_waveform(sound[None]) for name, sound in sounds.items()}
     for name, sound in heard.items():
         print(f"{name}: {truth.error(sound).item():.1f} dB from the curve")
     curves = {name: truth.measure(sound) for name, sound in heard.items()}

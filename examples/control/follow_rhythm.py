@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "before": pipe(args.prompt, **call).audios[0],
         "after": pipe(args.prompt, callback_on_step_end=LossGuidance(objective), **call).audios[0],
     }
-    heard = {name: Sound.of_latents(pipe, latents).of_waveform(sound) for name, sound in sounds.items()}
+    heard = {name: Sound.of_latents(pipe, latents).of_waveform(sound[None]) for name, sound in sounds.items()}
     curves = {name: objective.measure(sound) for name, sound in heard.items()}
     curves["target"] = objective.target(heard["after"])
     save(args, "rhythm", sounds | {"reference": reference}, rate, curves, "onset strength")

@@ -54,6 +54,15 @@ def test_known_band_stays_and_the_missing_one_comes(pipe):
     assert level(result[:, 0], 2500, 7500) > level(sound, 2500, 7500) + 20
 
 
+def test_waveform_models_extend_at_the_sounds_own_level(tiny_pipeline):
+    pipe = tiny_pipeline("dit")
+    sound = split_bands(noise(2, SAMPLES), RATE, 2000)[0][None]  # stereo, for a model of one channel
+    result = extend_bandwidth(pipe, PROMPT, sound, RATE, 2000, 2, generator=torch.Generator().manual_seed(0))
+    assert result.shape == (1, 1, SAMPLES)
+    assert (level(result[:, 0], 100, 1500) - level(sound.mean(dim=1), 100, 1500)).abs() < 0.1
+    assert level(result[:, 0], 2500, 7500) > level(sound.mean(dim=1), 2500, 7500) + 20
+
+
 def test_what_is_above_the_cutoff_does_not_matter(pipe):
     sound = split_bands(noise(1, SAMPLES), RATE, 2000)[0]
     torch.testing.assert_close(extend(pipe, sound), extend(pipe, sound + tone(6000)), rtol=0, atol=1e-3)

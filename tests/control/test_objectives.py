@@ -61,12 +61,15 @@ def test_all_ways_to_give_a_curve_agree():
     assert targets[0][0, 0].item() == pytest.approx(-40) and targets[0][0, -1].item() == pytest.approx(-20)
 
 
-def test_a_recording_at_another_rate_gives_its_own_curve(tmp_path, caplog):
+def test_a_recording_at_another_rate_gives_its_own_curve_and_is_said_to_be_resampled(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("diffusers_soundctm.control.objectives.logger.warning", said.append)
     swell = torch.linspace(0.01, 0.3, 2 * 44100) * noise(2, samples=2 * 44100).clamp(-3, 3)[0]
     path = audio.write_audio(tmp_path / "swell.wav", swell, 44100)
     objective = IntensityObjective(path, "waveform")
     same = sound_of(audio.resample(swell[None], 44100, RATE))
     assert objective(same).item() < 0.01
+    assert len(said) == 1 and "`curve` is resampled from 44100 to 16000 Hz" in said[0]
     assert objective(sound_of(same.waveform.flip(1))).item() > 50
 
 
@@ -134,6 +137,19 @@ def test_embedding_similarity_takes_any_model():
     up = EmbeddingSimilarityObjective(embed, torch.tensor([1.0, 0.0]))
     loss = up(sound_of(torch.cat([noise().abs(), -noise().abs()])))
     torch.testing.assert_close(loss, torch.tensor([0.0, 1.0]))
+
+
+def test_waveforms_that_come_from_latents_have_a_mel_and_a_level(tiny_pipeline):
+    pipe = tiny_pipeline("dit")
+    latents = torch.randn(2, *pipe.latent_shape(20480), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    sound = Sound.of_latents(pipe, latents, num_samples=19999)
+    assert sound.waveform.shape == (2, 19999) and sound.mel.shape == (2, 124, 64)
+    torch.testing.assert_close(sound.mel, audio.log_mel(pipe.decode_latents(latents)[:, 0, :19999]))
+    for objective in (IntensityObjective([-30, -10]), IntensityObjective([-30, -10], "waveform"), LoopObjective()):
+        (gradient,) = torch.autograd.grad(objective(sound)[0], latents, retain_graph=True)
+        assert gradient.isfinite().all() and gradient[0].abs().sum() > 0 == gradient[1].abs().sum()
+    stereo = sound.of_waveform(torch.stack([0.1 * noise(batch=2), 0.3 * noise(batch=2)], dim=1))
+    torch.testing.assert_close(stereo.waveform, 0.2 * noise(batch=2))
 
 
 def test_objectives_add_and_have_weights_and_gradients():

@@ -60,6 +60,20 @@ def test_morph_ends_at_both_prompts(tiny_pipeline, family, nu):
     torch.testing.assert_close(morph[:, :, 15:17].mean(), (first + second)[:, :, 15:17].mean() / 2, rtol=0, atol=0.01)
 
 
+def test_every_family_varies_and_morphs(family_pipe):
+    pipe = family_pipe
+    samples = round(pipe.default_audio_length_in_s * pipe.sampling_rate)
+    latents = vary(noise(1, *pipe.latent_shape(samples)), 0.3, 2, generator(1))
+    kwargs = {"latents": latents, "output_type": "latent"}
+    first, second = (pipe([prompt] * 2, **kwargs).audios for prompt in (PROMPT, OTHER))
+    morph = pipe([PROMPT] * 2, callback_on_step_end=PromptMorph(OTHER), **kwargs).audios
+    # Half a position from the prompt at either end.
+    weight = 0.5 / latents.shape[2]
+    for here, there, position in ((first, second, 0), (second, first, -1)):
+        expected = torch.lerp(here, there, weight)[:, :, position]
+        torch.testing.assert_close(morph[:, :, position], expected, rtol=1e-3, atol=1e-3)
+
+
 def test_morph_runs_with_noise_steps_and_several_waveforms(pipe):
     morph = PromptMorph([OTHER, PROMPT])
     kwargs = {"num_inference_steps": 3, "gamma": 0.5, "num_waveforms_per_prompt": 2, "output_type": "latent"}

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
-from .. import audio
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .loss_guidance import LossGuidance
 from .objectives import SILENT_PEAK, MelMatchObjective
-from .sound import mono_at_rate
+from .sound import as_heard_by, gain_over
 
 TRANSITION_IN_OCTAVES = 1 / 3
 
@@ -25,7 +24,7 @@ def extend_bandwidth(
     cutoff: float,
     num_inference_steps: int = 16,
     strength: float = 0.6,
-    scale: float = 0.5,
+    scale: float = 0.2,
     callback_on_step_end: PipelineCallback | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
@@ -35,7 +34,8 @@ def extend_bandwidth(
     own waveform below, the generated one above. What the sound has above the cutoff is not looked at.
 
     Args:
-        waveforms: (samples,), (N, samples) or (N, channels, samples), N the number of prompts or 1; made mono.
+        waveforms: (samples,), (N, samples) or (N, channels, samples), N the number of prompts or 1; made mono unless
+            the model has as many channels.
         sampling_rate: of the waveforms; another than the model's is resampled.
         cutoff: in Hz.
         strength: share of the noise levels that the sound is taken back up, as in a call of the pipeline.
@@ -44,7 +44,7 @@ def extend_bandwidth(
         kwargs: as in a call of the pipeline.
 
     Returns:
-        Waveforms (B, 1, samples) at the model's rate and the sound's level, float32.
+        Waveforms (B, channels, samples) at the model's rate and the sound's level, float32.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the sound is silent below the cutoff.
@@ -52,15 +52,14 @@ def extend_bandwidth(
     Example:
         >>> wide = extend_bandwidth(pipe, "applause", waveform, 8000, cutoff=3500)
     """
-    known = mono_at_rate(waveforms, sampling_rate, pipe.sampling_rate)
+    known = as_heard_by(pipe, waveforms, sampling_rate)
     if not 0 < cutoff < pipe.sampling_rate / 2:
         raise ValueError(f"`cutoff` is {cutoff} Hz; choose it between 0 and {pipe.sampling_rate / 2:g}, half the rate.")
     known = split_bands(known, pipe.sampling_rate, cutoff)[0]
-    peak = known.abs().amax(dim=-1, keepdim=True)
-    if (peak < SILENT_PEAK).any():
+    if (known.abs().amax(dim=(1, 2)) < SILENT_PEAK).any():
         raise ValueError(f"`waveforms` are silent below `cutoff` {cutoff:g} Hz (peak below {SILENT_PEAK:g}).")
-    gain = peak / audio.TRAINING_PEAK
-    objective = MelMatchObjective((known / gain, pipe.sampling_rate), band=(0, cutoff))
+    gain = gain_over(pipe, known)
+    objective = MelMatchObjective(((known / gain).mean(dim=1), pipe.sampling_rate), band=(0, cutoff))
     callbacks = [LossGuidance(objective, scale), *([] if callback_on_step_end is None else [callback_on_step_end])]
     generated = pipe(
         prompt,
@@ -72,10 +71,10 @@ def extend_bandwidth(
         output_type="pt",
         callback_on_step_end=MultiPipelineCallbacks(callbacks),
         **kwargs,
-    ).audios[:, 0]
+    ).audios
     repeats = len(generated) // len(known)
     known, gain = (x.repeat_interleave(repeats, dim=0).to(generated.device) for x in (known, gain))
-    return (known + split_bands(gain * generated, pipe.sampling_rate, cutoff)[1])[:, None]
+    return known + split_bands(gain * generated, pipe.sampling_rate, cutoff)[1]
 
 
 def split_bands(waveforms: torch.Tensor, sampling_rate: int, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:

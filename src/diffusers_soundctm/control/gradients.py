@@ -62,12 +62,14 @@ def objective_gradient(
     with torch.enable_grad():
         sample = sample.detach().float().requires_grad_()
         loss = evaluate(objective, decode(sample))
-        if not loss.requires_grad:
-            raise ValueError(
-                f"`objective` {name_of(objective)} has no gradient; compute it from the sound's latents, mel or "
-                "waveform with torch alone, without `detach`, `numpy` or `torch.no_grad`."
-            )
-        (gradient,) = torch.autograd.grad(loss.sum(), sample)
+        gradient = None
+        if loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss.sum(), sample, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            f"`objective` {name_of(objective)} has no gradient; compute it from the sound's latents, mel or waveform "
+            "with torch alone, without `detach`, `numpy` or `torch.no_grad`."
+        )
     return loss.detach(), gradient
 
 

@@ -9,12 +9,11 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils.torch_utils import randn_tensor
 
-from .. import audio
-from ..pipelines.pipeline_soundctm import MAX_AUDIO_LENGTH_IN_S, SoundCTMPipeline
+from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .loss_guidance import LossGuidance
 from .objectives import SILENT_PEAK, LatentMatchObjective, checked_latents, checked_mask, checked_spans, over_time
 from .seams import FADE_IN_S, crossfade, join
-from .sound import decode_waveform, mono_at_rate
+from .sound import as_heard_by, decode_waveform, gain_over
 
 
 class KnownRegion(PipelineCallback):
@@ -24,7 +23,7 @@ class KnownRegion(PipelineCallback):
     and if γ > 0 fresh noise up to σ_{i+1}. With a `LossGuidance` in one `MultiPipelineCallbacks`, put this one last.
 
     Args:
-        latents: z_0, (N, C, time, width), as `pipe.encode_audio` gives them; N is the batch or divides it.
+        latents: z_0, (N, C, time, ...), as `pipe.encode_audio` gives them; N is the batch or divides it.
         mask: (time,), 1 for known positions, 0 for those to be generated.
         generator: source of the fresh noise, used if γ > 0.
 
@@ -90,7 +89,8 @@ def inpaint(
     outside the spans. What the spans hold is not looked at.
 
     Args:
-        waveforms: (samples,), (N, samples) or (N, channels, samples), N the number of prompts or 1; made mono.
+        waveforms: (samples,), (N, samples) or (N, channels, samples), N the number of prompts or 1; made mono unless
+            the model has as many channels.
         sampling_rate: of the waveforms; another than the model's is resampled.
         spans: (start, end) pairs in seconds of what to generate.
         audio_length_in_s: length of the result; beyond the waveforms' end, it is generated: their continuation. By
@@ -101,7 +101,7 @@ def inpaint(
         generator, kwargs: as in a call of the pipeline.
 
     Returns:
-        Waveforms (B, 1, samples) at the model's rate, float32.
+        Waveforms (B, channels, samples) at the model's rate, float32.
 
     Raises:
         ValueError, TypeError: an argument is wrong; a sound is silent; nothing or everything would be generated.
@@ -113,10 +113,9 @@ def inpaint(
     known, holes = _known(pipe, waveforms, sampling_rate, spans, audio_length_in_s)
     num_samples = known.shape[-1]
     filled = mirror_fill(known, holes)
-    peak = filled.abs().amax(dim=-1, keepdim=True)
-    if (peak < SILENT_PEAK).any():
+    if (filled.abs().amax(dim=(1, 2)) < SILENT_PEAK).any():
         raise ValueError(f"`waveforms` are silent (peak below {SILENT_PEAK:g}) outside `spans`; nothing can follow.")
-    z_0 = pipe.encode_audio(filled[:, None], pipe.sampling_rate, num_samples)
+    z_0 = pipe.encode_audio(filled, pipe.sampling_rate, num_samples)
 
     position = pipe.vae_scale_factor * pipe.hop_length
     # What lies beyond the end is cut off: nothing is known of it.
@@ -138,12 +137,10 @@ def inpaint(
         output_type="pt",
         callback_on_step_end=MultiPipelineCallbacks([*callbacks, KnownRegion(z_0, mask, generator)]),
         **kwargs,
-    ).audios[:, 0]
+    ).audios
     repeats = len(generated) // len(known)
-    known = known.repeat_interleave(repeats, dim=0).to(generated.device)
-    # The models hear and make sounds of one peak.
-    generated = generated * (peak / audio.TRAINING_PEAK).repeat_interleave(repeats, dim=0).to(generated.device)
-    return _paste(known, generated, holes, round(FADE_IN_S * pipe.sampling_rate))[:, None]
+    known, gain = (x.repeat_interleave(repeats, dim=0).to(generated.device) for x in (known, gain_over(pipe, filled)))
+    return _paste(known, gain * generated, holes, round(FADE_IN_S * pipe.sampling_rate))
 
 
 @torch.no_grad()
@@ -171,7 +168,7 @@ def generate_long(
         generator, kwargs: as in a call of the pipeline.
 
     Returns:
-        Waveforms (`num_waveforms_per_prompt`, 1, samples), float32.
+        Waveforms (`num_waveforms_per_prompt`, channels, samples), float32.
 
     Raises:
         ValueError: a length is not positive, or the overlap leaves nothing of a piece.
@@ -246,15 +243,16 @@ def _bounce(waveforms: torch.Tensor, length: int) -> torch.Tensor:
 def _known(
     pipe: SoundCTMPipeline, waveforms, sampling_rate, spans, audio_length_in_s
 ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """Mono waveforms (N, samples) at the model's rate, of the result's length, and the holes in them, in samples."""
-    waveforms = mono_at_rate(waveforms, sampling_rate, pipe.sampling_rate)
+    """Waveforms (N, channels, samples) at the model's rate, of the result's length; the holes in them, in samples."""
+    waveforms = as_heard_by(pipe, waveforms, sampling_rate)
     rate, given = pipe.sampling_rate, waveforms.shape[-1]
     if audio_length_in_s is None:
         audio_length_in_s = given / rate
-    if not 0 < audio_length_in_s <= MAX_AUDIO_LENGTH_IN_S:
+    longest = pipe.max_audio_length_in_s
+    if not 0 < audio_length_in_s <= longest:
         raise ValueError(
-            f"`audio_length_in_s` is {audio_length_in_s:g}; a call makes at most {MAX_AUDIO_LENGTH_IN_S:g} s: cut the "
-            "sound, or continue it with `generate_long`."
+            f"`audio_length_in_s` is {audio_length_in_s:g}; a call makes at most {longest:g} s: cut the sound, or "
+            "continue it with `generate_long`."
         )
     unknown = torch.zeros(round(audio_length_in_s * rate), dtype=torch.bool)
     unknown[given:] = True
@@ -267,22 +265,21 @@ def _known(
     if unknown.all():
         raise ValueError("`spans` cover the whole sound; leave some of it, or call the pipeline.")
     edges = torch.nn.functional.pad(unknown.int(), (1, 1)).diff().nonzero()[:, 0].tolist()
-    known = torch.nn.functional.pad(waveforms, (0, max(len(unknown) - given, 0)))[:, : len(unknown)]
+    known = torch.nn.functional.pad(waveforms, (0, max(len(unknown) - given, 0)))[..., : len(unknown)]
     return known, list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _paste(known: torch.Tensor, generated: torch.Tensor, holes: Sequence[tuple[int, int]], fade: int) -> torch.Tensor:
-    """`known` (B, samples) with its holes from `generated`; the fades lie outside the holes."""
+    """`known` (B, channels, samples) with its holes from `generated`; the fades lie outside the holes."""
     result = known.clone()
     previous_end = 0
     for i, (start, end) in enumerate(holes):
         next_start = holes[i + 1][0] if i + 1 < len(holes) else known.shape[-1]
         # Two holes share what lies between them.
         before, after = min(fade, (start - previous_end) // 2), min(fade, (next_start - end) // 2)
-        result[:, start:end] = generated[:, start:end]
-        result[:, start - before : start] = crossfade(
-            known[:, start - before : start], generated[:, start - before : start]
-        )
-        result[:, end : end + after] = crossfade(generated[:, end : end + after], known[:, end : end + after])
+        result[..., start:end] = generated[..., start:end]
+        left, right = slice(start - before, start), slice(end, end + after)
+        result[..., left] = crossfade(known[..., left], generated[..., left])
+        result[..., right] = crossfade(generated[..., right], known[..., right])
         previous_end = end
     return result

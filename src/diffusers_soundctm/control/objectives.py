@@ -186,7 +186,8 @@ class IntensityObjective(CurveObjective):
     """Short-time loudness, the root mean square of each mel frame's window in dB; 0 dB is a full-scale square wave.
 
     On the mel, the loudness is estimated from the mean magnitude in each band, as if the band held noise: cheap, within
-    about 2 dB on noise, too low for lone tones. On the waveform it is exact, at the price of the vocoder.
+    about 2 dB on noise, too low for lone tones. On the waveform it is exact, at the price of the vocoder; models whose
+    autoencoder makes waveforms have none, choose "waveform" there.
 
     Args:
         curve: target in dB, −100 to 0; see `CurveObjective`.
@@ -402,7 +403,7 @@ class LatentMatchObjective(Objective):
     """Mean squared distance of latents under a mask over time: inpainting and continuation without a decoder.
 
     Args:
-        latents: z_0 to match, (N, C, time, width), as `pipe.encode_audio` gives them; N is the batch or divides it.
+        latents: z_0 to match, (N, C, time, ...), as `pipe.encode_audio` gives them; N is the batch or divides it.
         mask: (time,), how much each latent position counts, 0 or more; None for all alike.
     """
 

@@ -10,7 +10,7 @@ from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .sound import decode_waveform
 
 FADE_IN_S = 0.05
-LOOP_MARGIN = 4  # latent positions decoded beyond each end of a loop: what a decoder sees of a neighbour
+LOOP_MARGIN_IN_S = 0.16  # decoded beyond each end of a loop: what a decoder sees of a neighbour
 
 
 def crossfade(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -48,7 +48,7 @@ class CircularTime(PipelineCallback):
 
     So the network works on the join as on any other moment, half of the time. Needs no gradient. An objective of a
     `LossGuidance` in the same call sees the turned sound: one that does not depend on when things happen can be
-    combined, a curve cannot.
+    combined, a curve cannot. The circle is all of the latents: leave `audio_length_in_s` alone with Stable Audio.
 
     Example:
         >>> z_0 = pipe(prompt, num_inference_steps=16, output_type="latent", callback_on_step_end=CircularTime()).audios
@@ -73,13 +73,14 @@ class CircularTime(PipelineCallback):
 
 @torch.no_grad()
 def decode_loop(pipe: SoundCTMPipeline, latents: torch.Tensor) -> torch.Tensor:
-    """Latents z_0 (B, C, time, width) → waveforms (B, 1, samples) that may be played round and round without a click.
+    """Latents z_0 (B, C, time, ...) → waveforms (B, channels, samples) that may be played round and round without a
+    click.
 
     The decoders hear the start after the end and the end before the start; as a vocoder's phase does not come back to
     where it was, the sound runs on for a moment past its end, over which it fades into its start.
     """
-    margin = min(LOOP_MARGIN, latents.shape[2])
     position = pipe.vae_scale_factor * pipe.hop_length
+    margin = min(math.ceil(LOOP_MARGIN_IN_S * pipe.sampling_rate / position), latents.shape[2])
     around = torch.cat([latents[:, :, -margin:], latents, latents[:, :, :margin]], dim=2)
     waveform = decode_waveform(pipe, around)
     start, end = margin * position, (margin + latents.shape[2]) * position

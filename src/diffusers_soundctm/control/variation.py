@@ -28,12 +28,12 @@ def vary(
     amount is another point of the same path.
 
     Args:
-        latents: unit-variance noise ε of the draft, (B, C, time, width).
+        latents: unit-variance noise ε of the draft, (B, C, time, width) or (B, C, time).
         amount: 0 is the draft, 1 has nothing in common with it.
         num_variations: of each sample.
 
     Returns:
-        (B·num_variations, C, time, width), the variations of a sample next to each other.
+        (B·num_variations, C, time, ...), the variations of a sample next to each other.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -46,7 +46,7 @@ def vary(
         raise ValueError(f"`amount` is {amount}; choose it from 0 (the draft) to 1 (another sound).")
     if not isinstance(num_variations, int) or num_variations < 1:
         raise ValueError(f"`num_variations` is {num_variations!r}; it must be an integer of at least 1.")
-    if latents.ndim != 4 or not latents.isfinite().all() or not latents.any():
+    if latents.ndim not in (3, 4) or not latents.isfinite().all() or not latents.any():
         raise ValueError(f"`latents` of shape {tuple(latents.shape)} must be noise (B, C, time, width), finite, not 0.")
     latents = latents.float().repeat_interleave(num_variations, dim=0)
     radius = per_sample_norm(latents)
@@ -92,7 +92,13 @@ class PromptMorph(PipelineCallback):
                     f"`prompt` has {len(self.prompts)} strings for {len(sample)} sounds; pass one a prompt."
                 )
             repeats = len(sample) // len(self.prompts)
-            self._positive = pipeline.encode_prompt(self.prompts, sample.device, repeats, do_nu_sampling=False)[:2]
+            self._positive = pipeline.encode_prompt(
+                self.prompts,
+                sample.device,
+                repeats,
+                do_nu_sampling=False,
+                audio_length_in_s=pipeline.num_samples / pipeline.sampling_rate,
+            )[:2]
 
         here = LookAhead.of_call(pipeline, callback_kwargs)
         target_sigma = scheduler.target_sigmas[step_index]

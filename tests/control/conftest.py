@@ -1,0 +1,17 @@
+"""Tiny pipelines of every kind that control works with, those whose autoencoders read and write waveforms included."""
+
+import pytest
+
+from diffusers_soundctm import SoundCTMPipeline
+from tiny_teachers import make_teacher
+
+
+@pytest.fixture(params=["embedded", "tango", "audioldm", "dit", "stable_audio"])
+def family_pipe(request, tiny_pipeline, tmp_path) -> SoundCTMPipeline:
+    """A tiny pipeline of every family; Stable Audio's is stereo, at 44.1 kHz, and makes 29 ms."""
+    if request.param != "stable_audio":
+        return tiny_pipeline(request.param)
+    make_teacher("stable_audio", tmp_path / "teacher", tiny_pipeline)
+    pipe = SoundCTMPipeline.from_teacher(tmp_path / "teacher")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
