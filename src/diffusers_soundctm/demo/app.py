@@ -51,7 +51,7 @@ def launch(app: gr.Blocks, **kwargs: Any) -> Any:
             neutral_hue="slate",
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
-        ),
+        ).set(body_text_color_subdued="*neutral_500"),  # one shade darker than the theme's, to be read with ease
         css_paths=components.ASSETS / "app.css",
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=128,  # whoever waits for a turn holds one; cancelling needs one more

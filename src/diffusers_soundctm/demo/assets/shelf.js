@@ -114,6 +114,7 @@ watch("value", async () => {
   try {
     await store("readwrite", (sounds) => sounds.put({ ...props.value, kept: Date.now() }));
     say.textContent = "Kept.";
+    props.value = {};  // so that the same sound, kept again after it was removed, is a change
   } catch {
     say.textContent = "The browser has no room for more sounds; remove some from the shelf.";
   }
