@@ -119,8 +119,8 @@ class Desk:
             bar = (len(cards), total) if text else None
             return said(text, progress=bar), {"cards": list(cards), "total": total, "keys": keys}
 
-        yield update("Waiting for a turn …", len(recipes))
         try:
+            yield update("Waiting for a turn …", len(recipes))
             for take in self.studio.make_each(recipes, owner):
                 if is_outdated():
                     return
@@ -390,7 +390,9 @@ def _layout(desk: Desk) -> None:
     picks = [player_message, current, player, omega, nu, gamma, negative, fill_prompt]
     listen([drafts.pick, variations.pick, shelf.pick, player.use], desk.pick, None, picks)
     listen([drafts.second, variations.second], desk.choose_second, None, [second_message, second])
-    listen([drafts.keep, variations.keep, player.keep], desk.keep, None, [shelf_message, shelf])
+    listen(
+        [drafts.keep, variations.keep, player.keep], desk.keep, None, [shelf_message, shelf], trigger_mode="multiple"
+    )
     listen([brought.upload], desk.bring, brought, [brought_message, current, player])
     listen([curve_file.upload], desk.curve_of, curve_file, [curve_message, curve])
 

@@ -53,7 +53,7 @@ if (!window.soundctmKeys) {
   });
   // From the prompt to the drafts that it makes, so that digits play them; on keyup, when the field has had its Enter.
   document.addEventListener("keyup", (event) => {
-    const isAsked = event.key === "Enter" && !event.isComposing && event.target.closest?.("#prompt") && event.target.value.trim();
+    const isAsked = event.key === "Enter" && !event.isComposing && event.target.closest?.("#prompt") && event.target.value?.trim();
     if (isAsked) document.querySelector("#drafts .sc-grid").focus({ preventScroll: true });
   });
 }

@@ -111,8 +111,9 @@ const render = async () => {
 };
 watch("value", async () => {
   if (!props.value?.id) return;
+  const sound = { ...props.value, kept: Date.now() };
   try {
-    await store("readwrite", (sounds) => sounds.put({ ...props.value, kept: Date.now() }));
+    await store("readwrite", (sounds) => sounds.put(sound));
     say.textContent = "Kept.";
     props.value = {};  // so that the same sound, kept again after it was removed, is a change
   } catch {
