@@ -147,7 +147,7 @@ def test_the_space_folder_alone_starts(tmp_path):
     requirements = folder / "requirements.txt"
     name, extra = requirements.read_text().strip().removesuffix("]").split("[")
     requirements.write_text(f"{name}[{extra}] @ {package.as_uri()}\n")
-    venv.create(tmp_path / "venv", with_pip=False)
+    venv.create(tmp_path / "venv", symlinks=True)
     python, modules = tmp_path / "venv/bin/python", Path(pytest.__file__).parents[1]
     (own,) = (tmp_path / "venv/lib").glob("python*/site-packages")
     (own / "others.pth").write_text(f"{modules}\n")
