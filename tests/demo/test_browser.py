@@ -463,7 +463,7 @@ def test_bad_uploads_are_answered_next_to_the_control(open_page, tmp_path):
         "fake.wav": "no sound file",
         "long.wav": "31.00 s",
         "silent.wav": "silent",
-        "large.wav": "maximum allowed size of 20 MB",
+        "large.wav": "exceed the maximum allowed size of 20.0",
     }.items():
         page.locator("input[type=file]").last.set_input_files(tmp_path / name)
         page.get_by_text(said).first.wait_for()
