@@ -6,17 +6,19 @@ import shutil
 import subprocess
 import sys
 import threading
-import urllib.request
+import venv
 from configparser import ConfigParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from packaging.requirements import Requirement
 
 gradio_client = pytest.importorskip("gradio_client")
 
-SPACE = Path(__file__).parents[2] / "examples" / "gradio_space"
+ROOT = Path(__file__).parents[2]
+SPACE = ROOT / "examples" / "gradio_space"
 ENDPOINTS = ("draft", "refine", "vary", "morph", "draw", "upload", "inpaint", "continue_sound", "loop")
 ENDPOINTS += ("export", "code")
 
@@ -122,20 +124,42 @@ def test_ten_at_once_get_their_own_sounds(served, client, tmp_path):
     assert results == {i: (50 + i % 3, "right") for i in range(10)}
 
 
-def test_the_space_folder_alone_starts(embedded_folder, tmp_path):
-    folder = shutil.copytree(SPACE, tmp_path / "space")
-    # What its requirements name is this package with an extra it has.
-    assert (folder / "requirements.txt").read_text().split() == ["diffusers-soundctm[demo]"]
+def test_the_space_names_this_package_and_a_gradio_that_it_takes():
+    assert (SPACE / "requirements.txt").read_text().split() == ["diffusers-soundctm[demo]"]
     package = ConfigParser()
-    package.read(SPACE.parents[1] / "setup.cfg")
-    assert package["metadata"]["name"] == "diffusers-soundctm" and "gradio" in package["options.extras_require"]["demo"]
-    front_matter = (folder / "README.md").read_text().split("---")[1]
-    assert re.search(r"^sdk: gradio$", front_matter, re.MULTILINE) and "app_file: app.py" in front_matter
-    environment = {"SOUNDCTM_MODEL": str(embedded_folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+    package.read(ROOT / "setup.cfg")
+    assert package["metadata"]["name"] == "diffusers-soundctm"
+    front_matter = dict(re.findall(r"^(\w+): (.*)$", (SPACE / "README.md").read_text().split("---")[1], re.MULTILINE))
+    assert front_matter["sdk"] == "gradio" and front_matter["app_file"] == "app.py"
+    (gradio,) = package["options.extras_require"]["demo"].split()
+    assert Requirement(gradio).specifier.contains(front_matter["sdk_version"])
+
+
+@pytest.mark.slow
+def test_the_space_folder_alone_starts(tmp_path):
+    """Copied elsewhere, with an environment of its own that its requirements are installed into."""
+    folder = shutil.copytree(SPACE, tmp_path / "space")
+    package = tmp_path / "package"
+    shutil.copytree(ROOT / "src", package / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, package)
+    # The package comes from here, all that it needs from the environment of this test: nothing is downloaded.
+    requirements = folder / "requirements.txt"
+    name, extra = requirements.read_text().strip().removesuffix("]").split("[")
+    requirements.write_text(f"{name}[{extra}] @ {package.as_uri()}\n")
+    venv.create(tmp_path / "venv", symlinks=True)
+    python, modules = tmp_path / "venv/bin/python", Path(pytest.__file__).parents[1]
+    (own,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+    (own / "others.pth").write_text(f"{modules}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["GRADIO_ANALYTICS_ENABLED"] = "False"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "-r", requirements], cwd=folder, env=environment, check=True)
+    assert (own / "diffusers_soundctm/embedded/model_index.json").exists()
     process = subprocess.Popen(
-        [sys.executable, "-u", "app.py"],
+        [python, "-u", "app.py"],
         cwd=folder,
-        env={**os.environ, **environment},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -147,8 +171,10 @@ def test_the_space_folder_alone_starts(embedded_folder, tmp_path):
             assert line, said
             said += line
         address = re.search(r"http://\S+", said).group()
-        with urllib.request.urlopen(address, timeout=60) as page:
-            assert "SoundCTM" in page.read().decode()
+        space = gradio_client.Client(address, verbose=False, download_files=tmp_path / "downloads")
+        path, recipe = draft(space)
+        assert len(samples_of(path)) == 16000
+        assert "from_embedded()" in space.predict(recipe=recipe, api_name="/code")
     finally:
         process.terminate()
         process.wait(timeout=30)

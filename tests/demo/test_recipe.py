@@ -36,6 +36,7 @@ def test_ids_tell_recipes_apart():
         ({"prompt": "x" * 301}, "301 characters"),
         ({"prompt": ["rain"]}, "prompt"),
         ({"negative_prompt": 3}, "negative prompt"),
+        ({"negative_prompt": "wind"}, "no effect at a mix ν of 1"),
         ({"noise": {"seed": -1}}, "seed is -1"),
         ({"noise": {"seed": MAX_SEED + 1}}, "seed"),
         ({"noise": {"seed": 1.5}}, "seed"),

@@ -278,6 +278,10 @@ def test_uploads_are_limited(desk, tmp_path, monkeypatch):
             desk.bring(written(np.ones(int(seconds * 8000)) * 0.1))
     with pytest.raises(ValueError, match="silent"):
         desk.bring(written(np.zeros(8000)))
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "MAX_UPLOAD_SAMPLES", 15000)
+        with pytest.raises(ValueError, match="channels"):
+            desk.bring(written(np.ones((8000, 2)) * 0.1))
     monkeypatch.setattr(studio, "MAX_UPLOAD_BYTES", 1000)
     with pytest.raises(ValueError, match="MB"):
         desk.bring(written(np.ones(8000) * 0.1))

@@ -36,6 +36,7 @@ def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = Non
     with gr.Blocks(title="SoundCTM", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as app:
         api.add_endpoints(desk.studio)  # first, for their names
         _layout(desk)
+        app.unload(desk.cancel)  # of a closed tab
     if on_gpu is None:
         threading.Thread(target=desk.warm_up, daemon=True).start()
     return app
@@ -50,9 +51,10 @@ def launch(app: gr.Blocks, **kwargs: Any) -> Any:
             neutral_hue="slate",
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
-        ),
+        ).set(body_text_color_subdued="*neutral_500"),  # one shade darker than the theme's, to be read with ease
         css_paths=components.ASSETS / "app.css",
         max_file_size=MAX_UPLOAD_BYTES,
+        max_threads=128,  # whoever waits for a turn holds one; cancelling needs one more
         footer_links=["api"],
         ssr_mode=False,
         **kwargs,
@@ -85,6 +87,7 @@ class Desk:
 
     def __init__(self, studio: Studio):
         self.studio = studio
+        self._newest: dict[tuple[str, str], object] = {}
 
     def _card(self, recipe: Recipe, owner: str, with_files: bool = False) -> dict[str, Any]:
         return card(self.studio, self.studio.make(recipe, owner), with_files)
@@ -100,27 +103,38 @@ class Desk:
         seed = (
             integer("The seed", int(typed) if typed.isdecimal() else typed, 0, MAX_SEED - NUM_DRAFTS) if typed else None
         )
-        recipes = work.draft_recipes(
-            prompt, duration, seed, negative_prompt=negative_prompt, omega=omega, nu=nu, gamma=gamma
-        )
+        recipes = work.draft_recipes(prompt, duration, seed, **advanced(negative_prompt, omega, nu, gamma))
         yield from self._grid(recipes, request.session_hash, "Draft", keys=True)
 
     def _grid(self, recipes: list[Recipe], owner: str, what: str, keys: bool) -> Iterator[Any]:
+        """Tiles as they are done; those that are asked for later take the place of what is not done by then."""
         cards: list[dict[str, Any]] = []
+        grid, run = (owner, what), object()
+        self._newest[grid] = run
+
+        def is_outdated() -> bool:
+            return self._newest.get(grid) is not run
 
         def update(text: str, total: int) -> tuple[Any, Any]:
             bar = (len(cards), total) if text else None
             return said(text, progress=bar), {"cards": list(cards), "total": total, "keys": keys}
 
-        yield update("Waiting for a turn …", len(recipes))
         try:
+            yield update("Waiting for a turn …", len(recipes))
             for take in self.studio.make_each(recipes, owner):
+                if is_outdated():
+                    return
                 cards.append(card(self.studio, take))
                 done = len(cards) == len(recipes)
                 yield update("" if done else f"{what} {len(cards) + 1} of {len(recipes)} …", len(recipes))
         except (Cancelled, *EXPECTED):
+            if is_outdated():
+                return
             yield update("", len(cards))  # nothing more is waited for
             raise
+        finally:
+            if not is_outdated():
+                del self._newest[grid]
 
     @answering(others=7)
     def pick(self, event: gr.EventData, request: gr.Request):
@@ -152,25 +166,28 @@ class Desk:
     @answering()
     def refine(self, current, steps, negative_prompt, omega, nu, gamma, request: gr.Request):
         recipe = picked(current)
-        final = work.refined(recipe, steps=steps, negative_prompt=negative_prompt, omega=omega, nu=nu, gamma=gamma)
+        final = work.refined(recipe, steps=steps, **advanced(negative_prompt, omega, nu, gamma))
         yield from self._compare(recipe, final, request.session_hash)
 
     @answering()
-    def vary(self, current, amount, request: gr.Request):
-        recipes = work.variation_recipes(picked(current), amount, secrets.randbelow(10**6))
+    def vary(self, current, amount, negative_prompt, omega, nu, gamma, request: gr.Request):
+        recipe = picked(current).change(**advanced(negative_prompt, omega, nu, gamma))
+        recipes = work.variation_recipes(recipe, amount, secrets.randbelow(10**6))
         yield from self._grid(recipes, request.session_hash, "Variation", keys=False)
 
     @answering()
-    def morph(self, current, second, steps, request: gr.Request):
+    def morph(self, current, second, steps, negative_prompt, omega, nu, gamma, request: gr.Request):
         if second is None:
             raise ValueError("Choose where to go first: press ⇢ on another draft.")
         recipe = picked(current)
-        yield from self._compare(recipe, work.morphed(recipe, Recipe.from_json(second), steps), request.session_hash)
+        first = recipe.change(**advanced(negative_prompt, omega, nu, gamma))
+        yield from self._compare(recipe, work.morphed(first, Recipe.from_json(second), steps), request.session_hash)
 
     @answering()
-    def draw(self, current, curve, strength, steps, request: gr.Request):
+    def draw(self, current, curve, strength, steps, negative_prompt, omega, nu, gamma, request: gr.Request):
         recipe = picked(current)
-        yield from self._compare(recipe, work.drawn(recipe, curve, strength, steps), request.session_hash)
+        plain = recipe.change(**advanced(negative_prompt, omega, nu, gamma))
+        yield from self._compare(recipe, work.drawn(plain, curve, strength, steps), request.session_hash)
 
     @answering()
     def curve_of(self, path):
@@ -182,30 +199,32 @@ class Desk:
         yield said("The curve is that of the uploaded sound."), [max(db, low) for db in self.studio.loudness(waveform)]
 
     @answering()
-    def fill(self, current, prompt, span, steps, seed, request: gr.Request):
+    def fill(self, current, prompt, span, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request):
         source, seconds = source_of(current, self.studio)
         spans = [tuple(span)] if span else []
-        recipe = work.filled(source, seconds, prompt, spans, steps, integer("The seed", seed, 0, MAX_SEED))
+        seed, settings = integer("The seed", seed, 0, MAX_SEED), advanced(negative_prompt, omega, nu, gamma)
+        recipe = work.filled(source, seconds, prompt, spans, steps, seed, **settings)
         yield from self._compare(source, recipe, request.session_hash)
 
     @answering()
-    def go_on(self, current, prompt, more, steps, seed, request: gr.Request):
+    def go_on(self, current, prompt, more, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request):
         source, seconds = source_of(current, self.studio)
-        seed = integer("The seed", seed, 0, MAX_SEED)
-        recipe = work.continued(source, seconds, prompt, more, steps, seed)
+        seed, settings = integer("The seed", seed, 0, MAX_SEED), advanced(negative_prompt, omega, nu, gamma)
+        recipe = work.continued(source, seconds, prompt, more, steps, seed, **settings)
         yield from self._compare(source, recipe, request.session_hash)
 
     @answering()
-    def loop(self, current, steps, request: gr.Request):
+    def loop(self, current, steps, negative_prompt, omega, nu, gamma, request: gr.Request):
         recipe = picked(current)
-        yield from self._compare(recipe, work.looped(recipe, steps), request.session_hash)
+        plain = recipe.change(**advanced(negative_prompt, omega, nu, gamma))
+        yield from self._compare(recipe, work.looped(plain, steps), request.session_hash)
 
     def cancel(self, request: gr.Request) -> None:
         self.studio.cancel(request.session_hash)
 
     def _compare(self, first: Recipe | Upload, second: Recipe, owner: str) -> Iterator[Any]:
         """Progress, then the player with the picked sound as A and the new one as B."""
-        yield said("Waiting for a turn …"), gr.skip()
+        yield said("Waiting for a turn …", progress=(0, second.steps)), gr.skip()
         take = None
         for news in steps_then_take(self.studio, second, owner):
             if isinstance(news, Take):
@@ -224,6 +243,11 @@ class Desk:
                 value["before"] = self.studio.loudness(before.waveform)
                 value["achieved"] = self.studio.loudness(take.waveform)
         yield said(), value
+
+
+def advanced(negative_prompt: str, omega: float, nu: float, gamma: float) -> dict[str, Any]:
+    """What stands under Advanced, for every sound that is made while it stands there."""
+    return {"negative_prompt": negative_prompt, "omega": omega, "nu": nu, "gamma": gamma}
 
 
 def picked(current: dict[str, Any] | None) -> Recipe:
@@ -253,12 +277,13 @@ def uploaded_card(studio: Studio, upload: Upload) -> dict[str, Any]:
 
 def _layout(desk: Desk) -> None:
     low, high = DURATION
+    limits = f"{low:g} to {high:g} s, {MAX_UPLOAD_BYTES // 2**20} MB at most"
     longest = min(high, 2 * desk.studio.default_duration)
     current, second = gr.State(), gr.State()
     private = {"api_visibility": "private", "show_progress": "hidden"}
 
     gr.HTML(
-        "<h1>SoundCTM</h1><p>Describe a sound, hear eight drafts, make the best one better.</p>",
+        "<h1>SoundCTM</h1><p>Describe a sound, press Enter, play eight drafts with 1 to 8, make the best better.</p>",
         elem_classes="sc-title",
         js_on_load=None,
     )
@@ -275,7 +300,7 @@ def _layout(desk: Desk) -> None:
         )
         with gr.Column(scale=1, min_width=150):
             go = gr.Button(f"Draft {NUM_DRAFTS}", variant="primary", elem_id="draft")
-            stop = gr.Button("Cancel", elem_id="cancel")
+            stop = gr.Button("Cancel", variant="stop", elem_id="cancel")  # shown while there is something to cancel
     draft_message = components.message()
     examples = gr.Examples(EXAMPLES, prompt, label="Examples")
     with gr.Accordion("Advanced", open=False):
@@ -284,6 +309,7 @@ def _layout(desk: Desk) -> None:
                 label="Negative prompt",
                 info="What the sound is pushed away from; needs a mix ν other than 1.",
                 max_lines=1,
+                elem_id="negative",
             )
             seed = gr.Textbox(label="Seed", info="Of the first draft; empty draws one.", max_lines=1, elem_id="seed")
         with gr.Row():
@@ -324,20 +350,22 @@ def _layout(desk: Desk) -> None:
                 morph_message = components.message()
             with gr.Tab("Draw"):
                 curve = components.drawing()
-                curve_file = gr.File(label="or take the curve of a sound file", file_count="single", height=150)
+                curve_file = gr.File(
+                    label=f"or take the curve of a sound file ({limits})", file_count="single", height=150
+                )
                 curve_message = components.message()
                 strength = gr.Slider(0.1, 2, 0.7, step=0.1, label="Strength", info="How firmly the curve is followed.")
                 draw_steps = gr.Radio(STEPS, value=8, label="Steps")
                 draw = gr.Button("Follow the curve", variant="primary", elem_id="draw")
                 draw_message = components.message()
             with gr.Tab("Fill, continue"):
-                brought = gr.File(label="Work on a sound file instead", file_count="single", height=150)
+                brought = gr.File(label=f"Work on a sound file instead ({limits})", file_count="single", height=150)
                 brought_message = components.message()
                 fill_prompt = gr.Textbox(label="What to hear there", max_lines=1, elem_id="fill-prompt")
                 marked = components.marking()
                 with gr.Row():
                     fill_steps = gr.Radio(STEPS, value=8, label="Steps", scale=4, min_width=200)
-                    fill_seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1, min_width=90)
+                    fill_seed = gr.Number(0, label="Seed", scale=1, min_width=90)
                 fill = gr.Button("Fill the marked part", variant="primary", elem_id="fill")
                 fill_message = components.message()
                 more = gr.Slider(0.5, 5, 2, step=0.1, label="Seconds to go on")
@@ -351,30 +379,32 @@ def _layout(desk: Desk) -> None:
     shelf = components.shelf()
     shelf_message = components.message()
 
-    def listen(triggers: list[Callable], answer: Callable, inputs: Any, outputs: Any) -> None:
+    def listen(triggers: list[Callable], answer: Callable, inputs: Any, outputs: Any, **kwargs: Any) -> None:
         # `gr.on` knows no events of one's own.
         for trigger in triggers:
-            trigger(answer, inputs, outputs, **private, concurrency_limit=None)
+            trigger(answer, inputs, outputs, **private, concurrency_limit=None, **kwargs)
 
     settings = [negative, omega, nu, gamma]
     draft_inputs = [prompt, *settings, duration, seed]
-    listen([prompt.submit, go.click], desk.draft, draft_inputs, [draft_message, drafts])
-    examples.load_input_event.then(desk.draft, draft_inputs, [draft_message, drafts], **private, concurrency_limit=None)
+    asked = [prompt.submit, negative.submit, seed.submit, go.click, examples.load_input_event.then]
+    listen(asked, desk.draft, draft_inputs, [draft_message, drafts], trigger_mode="multiple")
     stop.click(desk.cancel, queue=False, **private)
 
     picks = [player_message, current, player, omega, nu, gamma, negative, fill_prompt]
     listen([drafts.pick, variations.pick, shelf.pick, player.use], desk.pick, None, picks)
     listen([drafts.second, variations.second], desk.choose_second, None, [second_message, second])
-    listen([drafts.keep, variations.keep, player.keep], desk.keep, None, [shelf_message, shelf])
+    listen(
+        [drafts.keep, variations.keep, player.keep], desk.keep, None, [shelf_message, shelf], trigger_mode="multiple"
+    )
     listen([brought.upload], desk.bring, brought, [brought_message, current, player])
     listen([curve_file.upload], desk.curve_of, curve_file, [curve_message, curve])
 
     listen([refine.click], desk.refine, [current, refine_steps, *settings], [refine_message, player])
-    listen([vary.click], desk.vary, [current, amount], [vary_message, variations])
-    listen([morph.click], desk.morph, [current, second, morph_steps], [morph_message, player])
-    listen([draw.click], desk.draw, [current, curve, strength, draw_steps], [draw_message, player])
-    filling = [current, fill_prompt, marked, fill_steps, fill_seed]
+    listen([vary.click], desk.vary, [current, amount, *settings], [vary_message, variations])
+    listen([morph.click], desk.morph, [current, second, morph_steps, *settings], [morph_message, player])
+    listen([draw.click], desk.draw, [current, curve, strength, draw_steps, *settings], [draw_message, player])
+    filling = [current, fill_prompt, marked, fill_steps, fill_seed, *settings]
     listen([fill.click], desk.fill, filling, [fill_message, player])
-    continuing = [current, fill_prompt, more, fill_steps, fill_seed]
+    continuing = [current, fill_prompt, more, fill_steps, fill_seed, *settings]
     listen([go_on.click], desk.go_on, continuing, [go_on_message, player])
-    listen([loop.click], desk.loop, [current, loop_steps], [loop_message, player])
+    listen([loop.click], desk.loop, [current, loop_steps, *settings], [loop_message, player])

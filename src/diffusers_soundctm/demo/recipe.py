@@ -132,6 +132,8 @@ class Recipe:
         put(self, "steps", integer("The number of steps", self.steps, 1, MAX_STEPS))
         for name, (low, high) in RANGES.items():
             put(self, name, number(f"The {name}", getattr(self, name), low, high))
+        if self.negative_prompt and self.nu == 1:
+            raise ValueError("The negative prompt has no effect at a mix ν of 1; choose another ν, such as 1.5.")
         self._check_curve()
         self._check_spans()
         if not isinstance(self.loop, bool):

@@ -86,7 +86,7 @@ def render(
         "guidance_scale": recipe.omega,
         "nu": recipe.nu,
         "gamma": recipe.gamma,
-        "negative_prompt": (recipe.negative_prompt or None) if recipe.nu != 1 else None,
+        "negative_prompt": recipe.negative_prompt or None,
         "generator": generator,
     }
     observer = Observer(observed)

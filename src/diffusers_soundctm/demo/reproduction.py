@@ -37,6 +37,7 @@ def _sound(recipe: Recipe, depth: int) -> list[str]:
     if isinstance(recipe.source, Recipe):
         lines += [*_sound(recipe.source, depth + 1), "source = sound"]
     elif isinstance(recipe.source, Upload):
+        lines += ["# upload.wav, beside this script, is the sound file that was brought to the app."]
         lines += ['source = audio.read_audio("upload.wav", pipe.sampling_rate)[0].mean(dim=0)']
     lines += ["", f"shape = pipe.latent_shape(round({recipe.duration!r} * pipe.sampling_rate))"]
     lines += _noise(recipe.noise, "latents", "generator")
@@ -47,7 +48,7 @@ def _sound(recipe: Recipe, depth: int) -> list[str]:
         "nu": recipe.nu,
         "gamma": recipe.gamma,
     }
-    if recipe.negative_prompt and recipe.nu != 1:
+    if recipe.negative_prompt:
         arguments["negative_prompt"] = recipe.negative_prompt
     arguments = {name: repr(value) for name, value in arguments.items()}
     arguments |= {"generator": "generator", "latents": "latents"}

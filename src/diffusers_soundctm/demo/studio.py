@@ -22,6 +22,7 @@ from .turns import Turns
 NUM_DRAFTS = 8
 NUM_VARIATIONS = 4
 MAX_UPLOAD_BYTES = 20 * 2**20
+MAX_UPLOAD_SAMPLES = 30 * 2 * 192_000  # of all channels, before resampling: a compressed file may hold many more
 MAX_KEPT_SAMPLES = 64 * 2**20  # in the cache, 256 MB of float32
 
 
@@ -116,14 +117,16 @@ class Studio:
                 return not cancelled.is_set()
 
             for recipe in recipes:
-                if self._takes.get(recipe.id) is None:
+                waveform = self._takes.get(recipe.id)
+                if waveform is None:
                     with self._turns.turn(owner, cancelled.is_set) as has_turn:
                         # Somebody may have asked for the same and got it while this one waited.
-                        if has_turn and self._takes.get(recipe.id) is None:
-                            self._takes.put(recipe.id, self._render(self.pipe, recipe, self._source, go_on))
+                        waveform = self._takes.get(recipe.id)
+                        if has_turn and waveform is None:
+                            waveform = self._render(self.pipe, recipe, self._source, go_on)
+                            self._takes.put(recipe.id, waveform)
                 if cancelled.is_set():
                     raise Cancelled("Cancelled.")
-                waveform = self._takes.get(recipe.id)
                 yield Take(recipe, waveform, self.pipe.sampling_rate)
 
     def cancel(self, owner: str) -> None:
@@ -162,11 +165,13 @@ class Studio:
         low, high = DURATION
         try:
             with soundfile.SoundFile(path) as file:
-                seconds = file.frames / file.samplerate
+                seconds, samples = file.frames / file.samplerate, file.frames * file.channels
         except (OSError, soundfile.SoundFileError) as error:
             raise ValueError("This is no sound file that can be read; give a WAV, FLAC, OGG or MP3 file.") from error
         if not low <= seconds <= high:
             raise ValueError(f"The sound has {seconds:.2f} s; give one of {low:g} to {high:g} s.")
+        if samples > MAX_UPLOAD_SAMPLES:
+            raise ValueError("The sound has too many channels or samples a second; give a stereo one at 48 kHz.")
         waveform = audio.read_audio(path, self.pipe.sampling_rate)[0].mean(dim=0)
         if not waveform.isfinite().all() or not waveform.abs().max() > 1e-4:
             raise ValueError("The sound is silent, or its samples are no numbers; give another one.")

@@ -12,6 +12,16 @@ const el = (tag, attributes = {}, ...children) => {
 const button = (label, name, onclick, attributes = {}) =>
   el("button", { type: "button", class: "sc-button", "aria-label": name, title: name, onclick, ...attributes }, label);
 
+// ★, pressed while the shelf (which looks for `data-keep`) has the sound.
+const isKept = (id) => !!window.soundctmKept?.has(id);
+const keepButton = (label, name, card) => {
+  const toggle = () => {
+    if (isKept(card.id)) document.dispatchEvent(new CustomEvent("soundctm-forget", { detail: card.id }));
+    else trigger("keep", { recipe: card.recipe });
+  };
+  return button(label, name, toggle, { "data-keep": card.id, "aria-pressed": String(isKept(card.id)) });
+};
+
 const playOnly = (audio) => {
   for (const other of window.soundctmPlaying ?? []) if (other !== audio) other.pause();
   window.soundctmPlaying = [audio];

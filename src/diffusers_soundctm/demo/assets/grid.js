@@ -1,4 +1,5 @@
 const root = element.querySelector(".sc-grid");
+root.tabIndex = -1;
 const tiles = new Map();
 
 const tile = (card, index, keys) => {
@@ -18,7 +19,7 @@ const tile = (card, index, keys) => {
     el(
       "div", { class: "sc-buttons" }, play, pick,
       button("⇢", `Morph to ${name}`, () => trigger("second", { recipe: card.recipe })),
-      button("★", `Keep ${name}`, () => trigger("keep", { recipe: card.recipe })),
+      keepButton("★", `Keep ${name}`, card),
     ),
     audio,
   );
@@ -45,8 +46,14 @@ render();
 if (!window.soundctmKeys) {
   window.soundctmKeys = true;
   document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") document.querySelector("#cancel")?.click();
     const isTyping = event.target.closest?.("input:not([type=range]):not([type=radio]), textarea, [contenteditable=true]");
     if (isTyping || event.ctrlKey || event.metaKey || event.altKey || !/^[1-8]$/.test(event.key)) return;
     window.soundctmDrafts?.[Number(event.key) - 1]?.play();
+  });
+  // From the prompt to the drafts that it makes, so that digits play them; on keyup, when the field has had its Enter.
+  document.addEventListener("keyup", (event) => {
+    const isAsked = event.key === "Enter" && !event.isComposing && event.target.closest?.("#prompt") && event.target.value?.trim();
+    if (isAsked) document.querySelector("#drafts .sc-grid").focus({ preventScroll: true });
   });
 }

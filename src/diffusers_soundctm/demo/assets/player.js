@@ -86,7 +86,7 @@ const render = () => {
 
   const actions = el("div", { class: "sc-buttons" });
   names.slice(0, cards.length).forEach((name, i) => {
-    if (cards[i].recipe) actions.append(button(`★ Keep ${name}`, `Keep ${name} on the shelf`, () => trigger("keep", { recipe: cards[i].recipe })));
+    if (cards[i].recipe) actions.append(keepButton(`★ Keep ${name}`, `Keep ${name} on the shelf`, cards[i]));
   });
   if (value.b) actions.append(button("Go on with B", "Go on with B: it takes the place of A", () => trigger("use", { recipe: value.b.recipe })));
   const drift = value.drift === null || value.drift === undefined ? null : el(

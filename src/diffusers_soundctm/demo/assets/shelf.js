@@ -68,6 +68,12 @@ const copy = async (text) => {
     say.textContent = "The browser does not allow copying here; the code is in the zip file.";
   }
 };
+const forget = async (id) => {
+  await store("readwrite", (sounds) => sounds.delete(id));
+  say.textContent = "";
+  render();
+};
+document.addEventListener("soundctm-forget", (event) => forget(event.detail));
 const item = (sound) => {
   const audio = el("audio", { src: sound.audio, preload: "none" });
   audio.loop = sound.is_loop;
@@ -84,7 +90,7 @@ const item = (sound) => {
       button("FLAC", `Download ${sound.name} as FLAC`, () => save(`${sound.name}.flac`, bytesOf(sound.audio), "audio/flac")),
       button("Copy Python code", `Copy the Python code of ${sound.name}`, () => copy(sound.code)),
       button("Pick", `Pick ${sound.name}`, () => trigger("pick", { recipe: sound.recipe })),
-      button("✕", `Remove ${sound.name} from the shelf`, async () => { await store("readwrite", (sounds) => sounds.delete(sound.id)); render(); }),
+      button("✕", `Remove ${sound.name} from the shelf`, () => forget(sound.id)),
     ),
     audio,
   );
@@ -92,6 +98,8 @@ const item = (sound) => {
 const render = async () => {
   try {
     const sounds = (await store("readonly", (all) => all.getAll())).sort((one, other) => one.kept - other.kept);
+    window.soundctmKept = new Set(sounds.map((sound) => sound.id));
+    for (const star of document.querySelectorAll("[data-keep]")) star.setAttribute("aria-pressed", String(isKept(star.dataset.keep)));
     if (!sounds.length) { root.replaceChildren(el("p", { class: "sc-empty" }, "Nothing kept yet. Sounds you keep stay here, in this browser."), say); return; }
     root.replaceChildren(
       el("ul", {}, ...sounds.map(item)),
@@ -103,9 +111,11 @@ const render = async () => {
 };
 watch("value", async () => {
   if (!props.value?.id) return;
+  const sound = { ...props.value, kept: Date.now() };
   try {
-    await store("readwrite", (sounds) => sounds.put({ ...props.value, kept: Date.now() }));
+    await store("readwrite", (sounds) => sounds.put(sound));
     say.textContent = "Kept.";
+    props.value = {};  // so that the same sound, kept again after it was removed, is a change
   } catch {
     say.textContent = "The browser has no room for more sounds; remove some from the shelf.";
   }
