@@ -45,8 +45,8 @@ def batch():
 def objective(networks, distance="full", **settings):
     student, target, teacher = networks
     space = FeatureSpace(teacher, EDM, distance) if distance in ("full", "half") else None
-    weight = student.conv_out.weight
-    return CTMObjective(Denoiser(student, EDM), Denoiser(target, EDM), space, weight, distance=distance, **settings)
+    last = student.conv_out
+    return CTMObjective(Denoiser(student, EDM), Denoiser(target, EDM), space, last, distance=distance, **settings)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_balance_equalises_both_gradients_on_the_last_layer(networks, batch):
 
 def test_l2_needs_no_teacher_and_features_need_one(networks):
     with pytest.raises(ValueError, match="distance"):
-        CTMObjective(*[Denoiser(n, EDM) for n in networks[:2]], None, networks[0].conv_out.weight, distance="full")
+        CTMObjective(*[Denoiser(n, EDM) for n in networks[:2]], None, networks[0].conv_out, distance="full")
     with pytest.raises(ValueError, match="lpips"):
         objective(networks, "lpips")
 
