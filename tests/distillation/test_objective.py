@@ -80,6 +80,19 @@ def test_gradients_do_not_depend_on_the_scale_they_are_taken_at(networks, batch)
         torch.testing.assert_close(plain, scaled, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype, scale", [(torch.bfloat16, 1.0), (torch.float16, 2.0**14)])
+def test_half_precision_keeps_the_direction_of_the_gradient(networks, batch, dtype, scale):
+    gradients = []
+    for precision in (torch.float32, dtype):
+        networks[0].zero_grad()
+        networks[2].to(precision)
+        with torch.autocast("cpu", dtype, enabled=precision == dtype):
+            losses = objective(networks, gradient_scale=scale)(*batch)
+        (scale * losses.total).backward()  # as a GradScaler does
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in networks[0].parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
+
+
 @pytest.mark.parametrize("kind", ["edm", "epsilon", "v_prediction", "sample"])
 def test_an_error_of_the_network_counts_the_same_at_every_level(kind):
     z, output = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
