@@ -207,10 +207,10 @@ def compare(name: str, teacher: Teacher, num_scales: int, reuse: int, updates: i
 def step(args: argparse.Namespace) -> None:
     embedded = embedded_teacher()
     rows = [
-        compare("embedded", embedded, 40, 1, args.updates, args),
         compare("embedded", embedded, 18, 1, args.updates, args),
         compare("embedded", embedded, 18, 10, 10 * args.updates, args),
-        compare("10 times as large, random", embedded_teacher(TEN_TIMES), 8, 1, args.updates, args),
+        compare("10 times as large, random", embedded_teacher(TEN_TIMES), args.large_num_scales, 1, args.updates, args),
+        compare("embedded", embedded, 40, 1, args.updates, args),
     ]
     print_command()
     print(f"Batches of {args.batch_size}, float32, seconds a step, both in turn on the same draws.\n")
@@ -262,8 +262,9 @@ def memory(args: argparse.Namespace) -> None:
 
     batch, shape = args.batch_size, (args.batch_size, 8, args.latent_length, 16)
     omega, sigmas = torch.full((batch,), 3.5), torch.tensor([[20.0], [5.0], [1.0]]).expand(-1, batch)
-    condition = {"class_labels": torch.randn(batch, 512)}
-    guided = TeacherDenoiser(network, preconditioning, {"class_labels": torch.randn(2 * batch, 512)}, omega)
+    condition = {"encoder_hidden_states": None, "class_labels": torch.randn(batch, 512)}
+    both_halves = {"encoder_hidden_states": None, "class_labels": torch.randn(2 * batch, 512)}
+    guided = TeacherDenoiser(network, preconditioning, both_halves, omega)
 
     def update() -> None:
         start = 20 * torch.randn(shape)
@@ -412,6 +413,8 @@ def main() -> None:
         command.add_argument("--updates", type=int, default=updates)
         command.add_argument("--latent_length", type=int, default=128, help="25 a second")
         command.add_argument("--threads", type=int, default=2)
+        if function is step:
+            command.add_argument("--large_num_scales", type=int, default=18, help="N of the large network")
         if function in (reuse, processes):
             command.add_argument("--dataset", required=True)
             command.add_argument("--cache", default="runs/cache")
