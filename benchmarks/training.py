@@ -279,7 +279,10 @@ def memory(args: argparse.Namespace) -> None:
         ema_update(average, student, 0.999)
         student.zero_grad(set_to_none=True)
 
-    update()  # makes the optimizer's states
+    for parameter in student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # makes its states
+    student.zero_grad(set_to_none=True)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     update()
     peak = resident("VmHWM") - baseline
