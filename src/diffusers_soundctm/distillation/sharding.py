@@ -3,7 +3,6 @@
 What is saved is whole in both cases, so that a checkpoint goes on with any number of processes of either kind.
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ class Networks:
     def __init__(self, accelerator: Accelerator, student: torch.nn.Module, optimizer: torch.optim.Optimizer):
         self.sharded = accelerator.is_fsdp2
         self.average = ema_copy(student)
-        self._whole = copy.deepcopy(self.average) if self.sharded else None
+        self._whole = ema_copy(student) if self.sharded and accelerator.is_main_process else None
         if self.sharded:
             # FSDP2's own mixed precision would round the network's inputs, noise levels among them; autocast does not.
             accelerator.state.fsdp_plugin.mixed_precision_policy = None
@@ -44,12 +43,12 @@ class Networks:
         parts = {"unet": student, "ema": self.average, "optimizer": self.optimizer}
         return {name: Sharded(part) for name, part in parts.items()} if self.sharded else parts
 
-    def whole_average(self) -> torch.nn.Module:
-        """The moving average in one piece, on the main process; for all processes to call together."""
+    def whole_average(self) -> torch.nn.Module | None:
+        """The moving average in one piece, for all processes to call together; None where only shards are needed."""
         if not self.sharded:
             return self.average
         weights = whole(self.average.state_dict())
-        if torch.distributed.get_rank() == 0:
+        if self._whole is not None:
             self._whole.load_state_dict(weights)
         return self._whole
 
