@@ -255,7 +255,8 @@ def test_a_checkpoint_goes_on_with_any_number_of_processes(inputs, alone, tmp_pa
 @pytest.mark.slow
 def test_an_adapter_is_trained_on_shards(inputs, tmp_path):
     run = {**inputs, **TWENTY, "max_train_steps": 3, "lora_rank": 2, "mixed_precision": "bf16",
-           "gradient_accumulation_steps": 2, "validation_prompts": ["rain"], "validation_steps": 3}  # fmt: skip
+           "gradient_accumulation_steps": 2, "gradient_checkpointing": True,
+           "validation_prompts": ["rain"], "validation_steps": 3}  # fmt: skip
     both = distil_on_two_processes("fsdp2", tmp_path / "both", **run)
     file = "pytorch_lora_weights.safetensors"
     theirs = load_file(both / file)
