@@ -229,6 +229,12 @@ def test_code_that_is_not_ours_is_not_trusted(tmp_path):
     assert not hub.holds_only_our_code(tmp_path)
 
 
+def test_without_the_package_remote_code_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers_soundctm", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install diffusers-soundctm"):
+        exec(hub.REMOTE_CODE, {})
+
+
 def test_the_endpoint_handler_answers_with_a_wav(embedded_folder):
     import io
 

@@ -32,7 +32,7 @@ from diffusers_soundctm.distillation.checkpoints import (
     save_model,
 )
 from diffusers_soundctm.distillation.config import PRESETS, add_data_arguments, add_stream_arguments, parse_with_config
-from diffusers_soundctm.distillation.ema import ema_copy, ema_update
+from diffusers_soundctm.distillation.ema import ema_update
 from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.latents import fingerprint
 from diffusers_soundctm.distillation.networks import Denoiser
@@ -43,10 +43,12 @@ from diffusers_soundctm.distillation.preflight import (
     TRACKERS,
     check_arguments,
     check_output_dir,
+    check_processes,
     check_run,
     teacher_dtype,
 )
 from diffusers_soundctm.distillation.publishing import publish
+from diffusers_soundctm.distillation.sharding import Networks
 from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
 from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
@@ -160,7 +162,7 @@ def build_objective(
         Denoiser(model, preconditioning),
         Denoiser(average, preconditioning),
         FeatureSpace(teacher.network, preconditioning, args.feature_distance) if in_feature_space else None,
-        last_weight(student),
+        last_layer(student),
         distance=args.feature_distance,
         denoising_weight=args.denoising_weight,
         adaptive=not args.no_adaptive_weight,
@@ -170,8 +172,8 @@ def build_objective(
     )
 
 
-def last_weight(student: torch.nn.Module) -> torch.nn.Parameter:
-    return student.conv_out.weight if hasattr(student, "conv_out") else student.postprocess_conv.weight
+def last_layer(student: torch.nn.Module) -> torch.nn.Module:
+    return student.conv_out if hasattr(student, "conv_out") else student.postprocess_conv
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -182,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     report_to = None if args.report_to in (None, "none") else args.report_to.split(",")
     accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with=report_to,
                               project_dir=str(output_dir / args.logging_dir))  # fmt: skip
+    check_processes(accelerator, args.use_8bit_adam)
     device, main_process = accelerator.device, accelerator.is_main_process
     set_seed(args.seed)
 
@@ -189,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder, vocoder=args.vocoder)
     args.sampling_rate = args.sampling_rate or teacher.sampling_rate
     args.num_samples = args.num_samples or default_num_samples(args.dataset_name, teacher)
-    check_run(args, teacher, accelerator.num_processes, accelerator.distributed_type.value)
+    check_run(args, teacher, accelerator.num_processes)
     if main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_unfinished(output_dir)
@@ -224,10 +227,10 @@ def main(argv: list[str] | None = None) -> None:
         num_warmup_steps=args.lr_warmup_steps,
         num_training_steps=args.max_train_steps,
     )
-    average = ema_copy(student).to(device)
-    last_weight(student).requires_grad_(True)  # the losses are balanced there, trained or not
-    model, optimizer = accelerator.prepare(student, optimizer)
-    state = {"unet": student, "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
+    last_layer(student).weight.requires_grad_(True)  # the losses are balanced there, trained or not
+    networks = Networks(accelerator, student, optimizer)
+    model, average, optimizer = networks.model, networks.average, networks.optimizer
+    state = {**networks.state(student), "lr": lr_scheduler}
     if accelerator.scaler is not None:
         state["scaler"] = accelerator.scaler
     first = 0
@@ -256,19 +259,23 @@ def main(argv: list[str] | None = None) -> None:
     objective = build_objective(args, accelerator, teacher, model, average, student)
 
     def checkpoint_now(step: int) -> None:
-        if main_process:
-            save_checkpoint(output_dir, step, state, args.checkpoints_total_limit, run_identity)
-            save_student()
+        save_checkpoint(output_dir, step, state, args.checkpoints_total_limit, run_identity, main_process)
+        save_student()
 
-    def save_student() -> None:
-        if args.lora_rank:
-            save_lora(average, output_dir)
-        else:
-            save_model(average, output_dir / "unet")
+    def save_student() -> torch.nn.Module:
+        distilled = networks.whole_average()
+        if main_process and args.lora_rank:
+            save_lora(distilled, output_dir)
+        elif main_process:
+            save_model(distilled, output_dir / "unet")
+        return distilled
 
     def validate(step: int) -> None:
+        distilled = networks.whole_average()
+        if not main_process:
+            return
         folder = output_dir / "samples" / f"step-{step}"
-        pipe = teacher.pipeline(average, (args.omega_min, args.omega_max)).to(device)
+        pipe = teacher.pipeline(distilled, (args.omega_min, args.omega_max)).to(device)
         sounds = make_sounds(
             pipe,
             args.validation_prompts,
@@ -315,7 +322,7 @@ def main(argv: list[str] | None = None) -> None:
             shared = torch.tensor([*sums.values(), float(stop.requested)], device=device)
             *means, told = accelerator.reduce(shared, "mean").tolist()
             sums = dict(zip(sums, means, strict=True))
-            norm = accelerator.clip_grad_norm_(trained, args.max_grad_norm)
+            norm = accelerator.clip_grad_norm_(networks.parameters, args.max_grad_norm)
             finite = bool(norm.isfinite())
             if finite or accelerator.scaler is not None:  # a scaler has to see overflows
                 optimizer.step()
@@ -338,7 +345,7 @@ def main(argv: list[str] | None = None) -> None:
             unfinished = told > 0 and done < args.max_train_steps
             if unfinished or done % args.checkpointing_steps == 0:
                 checkpoint_now(done)
-            if args.validation_prompts and done % args.validation_steps == 0 and main_process:
+            if args.validation_prompts and done % args.validation_steps == 0:
                 validate(done)
             if unfinished:
                 progress.close()
@@ -346,17 +353,17 @@ def main(argv: list[str] | None = None) -> None:
                 break
 
     # 5. The model
+    distilled = None if unfinished else save_student()
     if main_process and not unfinished:
-        save_student()
         if teacher.can_decode and not args.lora_rank:
-            teacher.pipeline(average, (args.omega_min, args.omega_max)).save_pretrained(output_dir)
+            teacher.pipeline(distilled, (args.omega_min, args.omega_max)).save_pretrained(output_dir)
         record = {"arguments": settings_of(args), "skipped_steps": skips.total, "losses": running, "clips": len(data),
                   "seconds": round(time.time() - started), "seconds_in_solver": round(solving)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
     if main_process and args.push_to_hub and not unfinished:
-        pipe = teacher.pipeline(average, (args.omega_min, args.omega_max))
-        print(f"Uploaded: {publish(args, pipe, average, record)}")
+        pipe = teacher.pipeline(distilled, (args.omega_min, args.omega_max))
+        print(f"Uploaded: {publish(args, pipe, distilled, record)}")
 
 
 def _loggable(arguments: dict) -> dict:

@@ -24,7 +24,11 @@ EMBEDDED = Path(__file__).parent / "embedded"
 DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_download", "local_files_only")
 
 # The stock `DiffusionPipeline` resolves classes from outside diffusers through a .py file next to each component.
-REMOTE_CODE = "from diffusers_soundctm import *  # noqa: F403  (pip install diffusers-soundctm)\n"
+REMOTE_CODE = """try:
+    from diffusers_soundctm import *  # noqa: F403
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("Its pipeline is not part of diffusers: pip install diffusers-soundctm") from error
+"""
 
 # What Hugging Face Inference Endpoints run.
 HANDLER = '''"""{"inputs": prompt, "parameters": {...}} -> {"audio": base64 of a WAV, "sampling_rate": Hz}."""
@@ -78,7 +82,7 @@ audio = pipe("rain on a tin roof", num_inference_steps=4).audios[0]  # ({channel
 _LOAD = 'pipe = SoundCTMPipeline.from_pretrained("{name}")'
 _LOAD_ADAPTER = """pipe = SoundCTMPipeline.from_teacher("{teacher}", branch_init="{branch_init}")
 pipe.load_lora_weights("{name}")"""
-_NOTE = """Without importing the package's class,
+_NOTE = """With the package installed, diffusers' own
 `DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)` gives the same pipeline. """
 
 

@@ -146,7 +146,7 @@ def step_inputs(golden, teacher, conditioning, key, record):
 
 def objective(student, target, teacher, **settings):
     return CTMObjective(
-        Denoiser(student, EDM), Denoiser(target, EDM), FeatureSpace(teacher, EDM), student.conv_out.weight, **settings
+        Denoiser(student, EDM), Denoiser(target, EDM), FeatureSpace(teacher, EDM), student.conv_out, **settings
     )
 
 

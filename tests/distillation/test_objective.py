@@ -45,8 +45,8 @@ def batch():
 def objective(networks, distance="full", **settings):
     student, target, teacher = networks
     space = FeatureSpace(teacher, EDM, distance) if distance in ("full", "half") else None
-    weight = student.conv_out.weight
-    return CTMObjective(Denoiser(student, EDM), Denoiser(target, EDM), space, weight, distance=distance, **settings)
+    last = student.conv_out
+    return CTMObjective(Denoiser(student, EDM), Denoiser(target, EDM), space, last, distance=distance, **settings)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,19 @@ def test_gradients_do_not_depend_on_the_scale_they_are_taken_at(networks, batch)
         gradients.append([losses.balance, *(parameter.grad.clone() for parameter in networks[0].parameters())])
     for plain, scaled in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, scaled, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype, scale", [(torch.bfloat16, 1.0), (torch.float16, 2.0**14)])
+def test_half_precision_keeps_the_direction_of_the_gradient(networks, batch, dtype, scale):
+    gradients = []
+    for precision in (torch.float32, dtype):
+        networks[0].zero_grad()
+        networks[2].to(precision)
+        with torch.autocast("cpu", dtype, enabled=precision == dtype):
+            losses = objective(networks, gradient_scale=scale)(*batch)
+        (scale * losses.total).backward()  # as a GradScaler does
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in networks[0].parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
 
 
 @pytest.mark.parametrize("kind", ["edm", "epsilon", "v_prediction", "sample"])
@@ -117,7 +130,7 @@ def test_balance_equalises_both_gradients_on_the_last_layer(networks, batch):
 
 def test_l2_needs_no_teacher_and_features_need_one(networks):
     with pytest.raises(ValueError, match="distance"):
-        CTMObjective(*[Denoiser(n, EDM) for n in networks[:2]], None, networks[0].conv_out.weight, distance="full")
+        CTMObjective(*[Denoiser(n, EDM) for n in networks[:2]], None, networks[0].conv_out, distance="full")
     with pytest.raises(ValueError, match="lpips"):
         objective(networks, "lpips")
 

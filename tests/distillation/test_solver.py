@@ -166,9 +166,7 @@ def test_a_student_learns_the_exact_jump():
     levels = grid.sigmas[:, None].expand(-1, batch)
     network, student = ClosedFormNetwork(edm), SmallStudent()
     average = ema_copy(student)
-    objective = CTMObjective(
-        Denoiser(student, edm), Denoiser(average, edm), None, student.layers[-1].weight, distance="l2"
-    )
+    objective = CTMObjective(Denoiser(student, edm), Denoiser(average, edm), None, student.layers[-1], distance="l2")
     optimizer = torch.optim.Adam(student.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
     generator = torch.Generator().manual_seed(0)

@@ -5,16 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from runs import SCRIPTS, SOURCES, arguments, distil, load
 from safetensors.torch import load_file
 
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.distillation import load_teacher
 from diffusers_soundctm.distillation.config import PRESETS
-from diffusers_soundctm.distillation.preflight import check_run
+from diffusers_soundctm.distillation.preflight import check_processes
 from tiny_teachers import FAMILIES, make_teacher
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -178,21 +179,105 @@ def test_an_adapter_turns_the_teacher_into_its_soundctm(inputs, tmp_path):
         assert torch.equal(tensor, trained[name]), name
 
 
-@pytest.mark.slow
-def test_two_processes_have_the_losses_of_one(inputs, tmp_path):
-    run = {**inputs, "max_train_steps": 20, "train_batch_size": 4, "learning_rate": 1e-4, "ema_decay": 0.9}
-    alone = distil(tmp_path / "alone", **run)
-    configuration = SCRIPTS / "configs" / "accelerate" / "ddp_cpu.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration]
+# accelerate keeps FSDP for GPUs, torch does not: here this CPU counts as one.
+FSDP_ON_CPU = """
+import runpy, sys
+from accelerate import state
+plain = state.AcceleratorState.__init__
+def init(self, *args, fsdp_plugin=None, **kwargs):
+    plain(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None:
+        self.distributed_type = state.PartialState._shared_state["distributed_type"] = state.DistributedType.FSDP
+        self.fsdp_plugin = fsdp_plugin
+state.AcceleratorState.__init__ = init
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def distil_on_two_processes(configuration, output_dir, **given):
+    """The script as `accelerate launch --config_file configuration` starts it, on two CPU processes over gloo."""
+    file = SCRIPTS / "configs" / "accelerate" / f"{configuration}.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2"]
+    script = [SCRIPTS / "train_ctm.py"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCES)}
-    command = [*launch, SCRIPTS / "train_ctm.py", *arguments(**run, output_dir=tmp_path / "both")]
-    subprocess.run(command, check=True, env=environment)
-    losses = [json.loads((folder / "training.json").read_text())["losses"] for folder in (alone, tmp_path / "both")]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    if configuration.startswith("fsdp2"):
+        wrapper = output_dir.with_name("fsdp_on_cpu.py")
+        wrapper.write_text(FSDP_ON_CPU)
+        script = [wrapper, *script]
+        environment["ACCELERATE_USE_CPU"] = "true"
+        launch += ["--main_process_port", "0"]
+    subprocess.run([*launch, *script, *arguments(**given, output_dir=output_dir)], check=True, env=environment)
+    return output_dir
 
 
-def test_sharded_parameters_are_refused(inputs):
-    args = load("train_ctm").parse_args(arguments(**inputs, output_dir="unused"))
-    args.sampling_rate = 16000
-    with pytest.raises(ValueError, match=r"FSDP splits parameters.*ddp\.yaml"):
-        check_run(args, load_teacher(inputs["teacher_model"]), 2, "FSDP")
+TWENTY = {"max_train_steps": 20, "train_batch_size": 4, "learning_rate": 1e-4, "ema_decay": 0.9,
+          "checkpointing_steps": 10}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(inputs, tmp_path_factory):
+    return distil(tmp_path_factory.mktemp("alone") / "run", **inputs, **TWENTY)
+
+
+def assert_same_run(folder, other):
+    losses = [json.loads((path / "training.json").read_text())["losses"] for path in (folder, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert_same_weights(folder, other)
+
+
+def assert_same_weights(folder, other):
+    weights, others = (load_file(path / WEIGHTS) for path in (folder, other))
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", ["ddp_cpu", "fsdp2", "fsdp2_zero2"])
+def test_two_processes_have_the_losses_of_one(configuration, inputs, alone, tmp_path):
+    assert_same_run(distil_on_two_processes(configuration, tmp_path / "both", **inputs, **TWENTY), alone)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_any_number_of_processes(inputs, alone, tmp_path):
+    run = {**inputs, **TWENTY, "resume_from_checkpoint": "latest"}
+    shutil.copytree(alone / "checkpoint-10", tmp_path / "split" / "checkpoint-10")
+    split = distil_on_two_processes("fsdp2", tmp_path / "split", **run)
+    assert_same_weights(split, alone)
+    shutil.copytree(split / "checkpoint-20", tmp_path / "joined" / "checkpoint-20")
+    shutil.copytree(alone / "checkpoint-20", tmp_path / "never split" / "checkpoint-20")
+    longer = {**run, "max_train_steps": 25}
+    folders = [distil(tmp_path / name, **longer) for name in ("joined", "never split")]
+    assert_same_weights(*folders)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_trained_on_shards(inputs, tmp_path):
+    run = {**inputs, **TWENTY, "max_train_steps": 3, "lora_rank": 2, "mixed_precision": "bf16",
+           "gradient_accumulation_steps": 2, "gradient_checkpointing": True,
+           "validation_prompts": ["rain"], "validation_steps": 3}  # fmt: skip
+    both = distil_on_two_processes("fsdp2", tmp_path / "both", **run)
+    file = "pytorch_lora_weights.safetensors"
+    theirs = load_file(both / file)
+    assert len(list((both / "samples" / "step-3").glob("*.wav"))) == 3
+    for name, tensor in load_file(distil(tmp_path / "alone", **run) / file).items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=0.1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "kind, plugin, environment, complaint",
+    [
+        ("DEEPSPEED", None, {}, r"DEEPSPEED updates the weights by itself.*fsdp2_zero2\.yaml"),
+        ("FSDP", SimpleNamespace(fsdp_version=1), {}, "set fsdp_version: 2"),
+        ("FSDP", SimpleNamespace(fsdp_version=2, cpu_ram_efficient_loading=True), {}, "leaves the text encoder empty"),
+        ("FSDP", SimpleNamespace(fsdp_version=2, cpu_ram_efficient_loading=False), {}, "use_8bit_adam does not know"),
+        ("MULTI_CPU", None, {"ACCELERATE_USE_FSDP": "true"}, "no FSDP without a GPU"),
+    ],
+)
+def test_unfit_ways_to_share_the_work_are_refused(kind, plugin, environment, complaint, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    accelerator = SimpleNamespace(distributed_type=DistributedType(kind), state=SimpleNamespace(fsdp_plugin=plugin))
+    with pytest.raises(ValueError, match=complaint):
+        check_processes(accelerator, use_8bit_adam=True)

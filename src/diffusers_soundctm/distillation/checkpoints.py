@@ -18,6 +18,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     total_limit: int | None = None,
     identity: Mapping[str, str] | None = None,
+    main_process: bool = True,
 ) -> Path:
     """Write the `state_dict()` of everything in `state` to `output_dir/checkpoint-{step}`, and remove the oldest ones.
 
@@ -26,6 +27,7 @@ def save_checkpoint(
         state: name → module, optimizer, scheduler or anything else with `state_dict` and `load_state_dict`.
         total_limit: how many checkpoints to keep; None keeps all.
         identity: what a run must share with this one to go on from here, see `load_checkpoint`.
+        main_process: False on processes that help to put sharded states together and write nothing.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full; older checkpoints are intact.
@@ -33,6 +35,8 @@ def save_checkpoint(
     folder = Path(output_dir) / f"checkpoint-{step}"
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     stored = {"step": step, **{name: part.state_dict() for name, part in state.items()}}
+    if not main_process:
+        return folder
     if identity is not None:
         stored["identity"] = dict(identity)
     try:

@@ -80,7 +80,7 @@ class CTMObjective:
         student: the trained network as a denoiser.
         target: its moving average, which nothing trains.
         features: the teacher's feature space, or None for distances in latent space.
-        last_weight: the weight of the student's last layer, where a compares gradients.
+        last_layer: the student's last layer, where a compares gradients.
         distance: "full" or "half" with `features`; "l2" or "pseudo_huber" without.
         denoising_weight: λ; 0 leaves denoising score matching out.
         adaptive: False fixes a at 1.
@@ -95,7 +95,7 @@ class CTMObjective:
         student: Denoiser,
         target: Denoiser,
         features: FeatureSpace | None,
-        last_weight: torch.nn.Parameter,
+        last_layer: torch.nn.Module,
         *,
         distance: str = "full",
         denoising_weight: float = 1.0,
@@ -109,7 +109,8 @@ class CTMObjective:
         if (features is not None) != (distance in ("full", "half")):
             raise ValueError(f"`distance` {distance!r} does not go with features={features!r}.")
         self.student, self.target, self.features = student, target, features
-        self.last_weight = last_weight
+        # A sharded network has its whole weight only while it runs.
+        last_layer.register_forward_hook(self._remember_weight)
         self.distance = distance
         self.denoising_weight = denoising_weight
         self.adaptive = adaptive
@@ -135,6 +136,9 @@ class CTMObjective:
         balance = self._balance(total, denoising.mean())
         total = total + self.denoising_weight * balance * denoising.mean()
         return StepLosses(total, consistency.detach(), denoising.detach(), balance)
+
+    def _remember_weight(self, layer: torch.nn.Module, *args) -> None:
+        self.last_weight = layer.weight
 
     def _student(self, triples: Triples, noisy: NoisyLatents | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(G(z_t, t, s), g(z_0 + σ'ε', σ', σ')), both halves in one call of the network."""

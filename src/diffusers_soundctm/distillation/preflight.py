@@ -1,12 +1,14 @@
 """Everything about a distillation run that can be wrong, found before the first step."""
 
 import argparse
+import os
 import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, DistributedType
 
 from .checkpoints import latest_checkpoint
 from .optimizers import check_optimizer
@@ -58,18 +60,39 @@ def check_arguments(args: argparse.Namespace) -> None:
     _raise(problems + publishing_problems(args))
 
 
-def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1, distributed_type: str = "NO") -> None:
+def check_processes(accelerator: Accelerator, use_8bit_adam: bool = False) -> None:
+    """Raise `ValueError` if the processes share their work in a way that training cannot."""
+    kind, plugin = accelerator.distributed_type, getattr(accelerator.state, "fsdp_plugin", None)
+    wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    problems = []
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        problems.append(
+            f"{kind.value} updates the weights by itself, before a step without finite gradient can be skipped, and "
+            "its checkpoints fit one number of processes only; training/configs/accelerate/fsdp2_zero2.yaml shards "
+            "the same states."
+        )
+    elif kind == DistributedType.FSDP and plugin.fsdp_version != 2:
+        problems.append("FSDP 1 is not supported; set fsdp_version: 2, as training/configs/accelerate/fsdp2.yaml.")
+    elif kind == DistributedType.FSDP and plugin.cpu_ram_efficient_loading:
+        problems.append(
+            "fsdp_cpu_ram_efficient_loading leaves the text encoder empty on all processes but one; set it to false."
+        )
+    elif kind == DistributedType.FSDP and use_8bit_adam:
+        problems.append("--use_8bit_adam does not know sharded tensors; leave it out, or launch with ddp.yaml.")
+    elif wants_fsdp and kind != DistributedType.FSDP:
+        problems.append(
+            "accelerate has no FSDP without a GPU and several processes; launch with ddp.yaml or ddp_cpu.yaml."
+        )
+    _raise(problems)
+
+
+def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1) -> None:
     """Raise `ValueError` listing what does not fit between the arguments, this teacher and the disk."""
     problems = [
         *_batch_problems(args, num_processes),
         *_length_problems(args, teacher),
         *_disk_problems(args, teacher),
     ]
-    if distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        problems.append(
-            f"{distributed_type} splits parameters or optimizer over processes, but moving average and checkpoints "
-            "need them whole; launch with training/configs/accelerate/ddp.yaml."
-        )
     if args.gradient_checkpointing and teacher.family is AudioLDM2:
         problems.append("--gradient_checkpointing fails inside diffusers' AudioLDM2 network; leave it out.")
     if args.validation_prompts and not teacher.can_decode:

@@ -109,10 +109,7 @@ class TripleStream:
 
     def at(self, step: int) -> tuple[Triples, NoisyLatents | None]:
         """The batch of `step`, this process' rows."""
-        number = step // self.grid.reuse
-        if self._solved is None or self._solved[0] != number:
-            self._solved = (number, self._solve(number))
-        trajectories = self._solved[1]
+        trajectories = self.trajectories(step // self.grid.reuse)
         generator = step_generator(self.seed, step, stream=1)
         start, solved, target = (index[self.rows] for index in self.grid.triple(trajectories.visited, generator))
         samples = torch.arange(len(start))
@@ -132,6 +129,12 @@ class TripleStream:
         # A discrete teacher knows no levels beyond its table's ends.
         sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows].clamp(lowest, highest)
         return triples, NoisyLatents(trajectories.clean, sigma.to(self.device), self._noise(generator))
+
+    def trajectories(self, number: int) -> Trajectories:
+        """Batch `number` of solved trajectories, this process' rows; the last one is kept."""
+        if self._solved is None or self._solved[0] != number:
+            self._solved = (number, self._solve(number))
+        return self._solved[1]
 
     @torch.no_grad()
     def _solve(self, number: int) -> Trajectories:

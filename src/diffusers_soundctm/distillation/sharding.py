@@ -1,0 +1,95 @@
+"""Networks on several processes: each has all of them (DDP), or a share of every tensor (FSDP2).
+
+What is saved is whole in both cases, so that a checkpoint goes on with any number of processes of either kind.
+"""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+from .ema import ema_copy
+
+
+class Networks:
+    """The student, its moving average and the optimizer, as the launch configuration spreads them over processes.
+
+    Attributes:
+        model: the student to call.
+        average: its moving average, spread in the same way.
+        optimizer: of the student's parameters.
+        parameters: what the optimizer trains, as it holds them now.
+    """
+
+    def __init__(self, accelerator: Accelerator, student: torch.nn.Module, optimizer: torch.optim.Optimizer):
+        self.sharded = accelerator.is_fsdp2
+        self.average = ema_copy(student)
+        self._whole = ema_copy(student) if self.sharded and accelerator.is_main_process else None
+        if self.sharded:
+            # FSDP2's own mixed precision would round the network's inputs, noise levels among them; autocast does not.
+            accelerator.state.fsdp_plugin.mixed_precision_policy = None
+        self.model, self.optimizer = accelerator.prepare(student, optimizer)
+        if self.sharded:
+            self.average = fsdp2_prepare_model(accelerator, self.average)
+            # It has no backward pass, which is what else ends with sharded weights.
+            self.average.set_reshard_after_forward(True)
+        else:
+            self.average.to(accelerator.device)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def state(self, student: torch.nn.Module) -> dict[str, Any]:
+        """What a checkpoint holds of them; its `state_dict()`s are for all processes to call together."""
+        parts = {"unet": student, "ema": self.average, "optimizer": self.optimizer}
+        return {name: Sharded(part) for name, part in parts.items()} if self.sharded else parts
+
+    def whole_average(self) -> torch.nn.Module | None:
+        """The moving average in one piece, for all processes to call together; None where only shards are needed."""
+        if not self.sharded:
+            return self.average
+        weights = whole(self.average.state_dict())
+        if self._whole is not None:
+            self._whole.load_state_dict(weights)
+        return self._whole
+
+
+class Sharded:
+    """A module or optimizer of sharded parameters, with the `state_dict` of a whole one."""
+
+    def __init__(self, part: torch.nn.Module | torch.optim.Optimizer):
+        self.part = part
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whole tensors on the main process, None in their places on the others."""
+        return whole(self.part.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The same state for every process, which takes its share."""
+        if isinstance(self.part, torch.nn.Module):
+            own = self.part.state_dict()
+            self.part.load_state_dict({name: _share(value, own.get(name)) for name, value in state.items()})
+            return
+        parameters = [parameter for group in self.part.param_groups for parameter in group["params"]]
+        moments = {index: _share(value, parameters[index]) for index, value in state["state"].items()}
+        self.part.load_state_dict({**state, "state": moments})
+
+
+def whole(value: Any) -> Any:
+    """`value` with the sharded tensors in it put together, on the main process' CPU."""
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    if not hasattr(value, "full_tensor"):
+        return value
+    full = value.full_tensor()
+    return full.cpu() if torch.distributed.get_rank() == 0 else None
+
+
+def _share(value: Any, like: torch.Tensor) -> Any:
+    """`value` with the tensors in it that have the shape of `like` sharded as it is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    if isinstance(value, dict):
+        return {key: _share(item, like) for key, item in value.items()}
+    if not hasattr(like, "full_tensor") or not hasattr(value, "shape") or value.shape != like.shape:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
