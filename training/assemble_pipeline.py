@@ -2,11 +2,13 @@
 
 Example:
     python training/assemble_pipeline.py --vae runs/autoencoder/vae --vocoder runs/vocoder/vocoder \
-        --unet runs/student/unet --text_encoder all-MiniLM-L6-v2 --guidance_scale_range 1 5 \
-        --output src/diffusers_soundctm/embedded
+        --unet runs/student/unet --text_encoder all-MiniLM-L6-v2 --guidance_scale_range 2 5 \
+        --output runs/embedded
 """
 
 import argparse
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -27,6 +29,8 @@ def main() -> None:
     parser.add_argument("--sigma_data", type=float, default=0.5, help="as in training (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
+    if arguments.output.exists():
+        parser.error(f"--output {arguments.output} exists already; remove it or name another folder.")
 
     unet = CTMUNet2DConditionModel.from_pretrained(arguments.unet)
     pipe = SoundCTMPipeline(
@@ -50,16 +54,21 @@ def main() -> None:
                 raise ValueError(
                     f"{name} has weights beyond half precision: {too_large[:3]}; train it with weight decay."
                 )
-    pipe.save_pretrained(arguments.output)
-
-    total = 0
-    for path in sorted(arguments.output.rglob("*")):
-        if path.is_file():
-            total += path.stat().st_size
-            print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(arguments.output)}")
-    print(f"{total / 1e6:8.2f} MB  in all")
-    if total > MAX_BYTES:
-        raise SystemExit(f"The folder exceeds {MAX_BYTES / 1e6:.0f} MB; make the network or the text encoder smaller.")
+    temporary = arguments.output.with_name(f".{arguments.output.name}.{os.getpid()}.tmp")
+    try:
+        pipe.save_pretrained(temporary)
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(temporary)}")
+        print(f"{total / 1e6:8.2f} MB  in all")
+        if total > MAX_BYTES:
+            raise SystemExit(
+                f"The folder exceeds {MAX_BYTES / 1e6:.0f} MB; make the network or the text encoder smaller."
+            )
+        temporary.replace(arguments.output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == "__main__":

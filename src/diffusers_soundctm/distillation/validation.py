@@ -79,7 +79,7 @@ def log_sounds(trackers: Sequence[Any], sounds: dict[str, tuple[torch.Tensor, in
     for tracker in trackers:
         if tracker.name == "tensorboard":
             for name, (waveform, rate) in sounds.items():
-                tracker.writer.add_audio(name, waveform.mean(dim=0).clamp(-1, 1)[None], step, sample_rate=rate)
+                tracker.writer.add_audio(name, audio.limit_peak(waveform.mean(dim=0))[None], step, sample_rate=rate)
         elif tracker.name in ("wandb", "trackio"):
             library = __import__(tracker.name)
             media = {
