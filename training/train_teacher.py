@@ -30,11 +30,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
     parser.add_argument(
-        "--unet_config", default=..., help="JSON file (or YAML mapping) of UNet2DConditionModel arguments"
+        "--unet_config", help="JSON file (or YAML mapping) of UNet2DConditionModel arguments, to start from nothing"
     )
-    parser.add_argument(
-        "--initial_unet", help="folder of a trained network to go on from; UNET_CONFIG is not used then"
-    )
+    parser.add_argument("--initial_unet", help="folder of a trained network to go on from, in place of UNET_CONFIG")
     loss = parser.add_argument_group("objective")
     loss.add_argument("--sigma_data", type=float, default=0.5)
     loss.add_argument("--sigma_min", type=float, default=0.002)
@@ -56,7 +54,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--checkpointing_steps", type=int, default=500)
     run.add_argument("--checkpoints_total_limit", type=int, default=2)
     run.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")
-    return parse_with_config(parser, argv)
+    args = parse_with_config(parser, argv)
+    if args.initial_unet is None and args.unet_config is None:
+        parser.error("--unet_config or --initial_unet is required")
+    return args
 
 
 def new_unet(config: dict | str) -> UNet2DConditionModel:
