@@ -357,7 +357,7 @@ def _layout(desk: Desk) -> None:
                 draw = gr.Button("Follow the curve", variant="primary", elem_id="draw")
                 draw_message = components.message()
             with gr.Tab("Fill, continue"):
-                brought = gr.File(label=f"or a sound file ({limits})", file_count="single", height=170)
+                brought = gr.File(label=f"Work on a sound file ({limits})", file_count="single", height=170)
                 brought_message = components.message()
                 fill_prompt = gr.Textbox(label="What to hear there", max_lines=1, elem_id="fill-prompt")
                 marked = components.marking()
