@@ -517,6 +517,7 @@ def test_readme_pictures(name, open_page):
         page.locator(".sc-drift").wait_for()
         page.get_by_role("button", name="Keep B on the shelf").click()
         page.locator(".sc-item").wait_for()
+    page.mouse.move(0, 0)
     page.evaluate("window.scrollTo(0, 0)")
     picture(page, name, full_page=name != "app-phone")
     assert (SCREENSHOTS / f"{name}.png").stat().st_size < 200_000

@@ -277,7 +277,7 @@ def uploaded_card(studio: Studio, upload: Upload) -> dict[str, Any]:
 
 def _layout(desk: Desk) -> None:
     low, high = DURATION
-    limits = f"{low:g} to {high:g} s, {MAX_UPLOAD_BYTES // 2**20} MB at most"
+    limits = f"{low:g}–{high:g} s, up to {MAX_UPLOAD_BYTES // 2**20} MB"
     longest = min(high, 2 * desk.studio.default_duration)
     current, second = gr.State(), gr.State()
     private = {"api_visibility": "private", "show_progress": "hidden"}
@@ -350,16 +350,14 @@ def _layout(desk: Desk) -> None:
                 morph_message = components.message()
             with gr.Tab("Draw"):
                 curve = components.drawing()
-                curve_file = gr.File(
-                    label=f"or take the curve of a sound file ({limits})", file_count="single", height=150
-                )
+                curve_file = gr.File(label=f"or the curve of a sound file ({limits})", file_count="single", height=170)
                 curve_message = components.message()
                 strength = gr.Slider(0.1, 2, 0.7, step=0.1, label="Strength", info="How firmly the curve is followed.")
                 draw_steps = gr.Radio(STEPS, value=8, label="Steps")
                 draw = gr.Button("Follow the curve", variant="primary", elem_id="draw")
                 draw_message = components.message()
             with gr.Tab("Fill, continue"):
-                brought = gr.File(label=f"Work on a sound file instead ({limits})", file_count="single", height=150)
+                brought = gr.File(label=f"Work on a sound file ({limits})", file_count="single", height=170)
                 brought_message = components.message()
                 fill_prompt = gr.Textbox(label="What to hear there", max_lines=1, elem_id="fill-prompt")
                 marked = components.marking()

@@ -6,7 +6,7 @@ const presets = {
   Swell: (x) => -45 + 30 * Math.sin(Math.PI * x), "Fade in": (x) => -50 + 35 * x, "Fade out": (x) => -15 - 35 * x,
   Pulse: (x) => (Math.floor(x * 8) % 2 ? -50 : -18), Clear: null,
 };
-let curve = [], last = null, at = 0;
+let curve = [], last = null, isFirst = false, at = 0;
 
 const paint = () => {
   const scale = window.devicePixelRatio || 1;
@@ -27,7 +27,7 @@ const paint = () => {
   }
 };
 const publish = () => { props.value = curve.map((db) => Math.round(db * 10) / 10); };
-const start = () => { if (!curve.length) curve = Array(POINTS).fill(-30); };
+const start = (db = -30) => { isFirst = !curve.length; if (isFirst) curve = Array(POINTS).fill(db); };
 const point = (event) => {
   const box = canvas.getBoundingClientRect();
   const x = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
@@ -36,8 +36,8 @@ const point = (event) => {
 };
 canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
-  start();
   last = point(event);
+  start(last[1]);
   curve[last[0]] = last[1];
   paint();
 });
@@ -46,6 +46,8 @@ canvas.addEventListener("pointermove", (event) => {
   const next = point(event);
   const [from, to] = last[0] <= next[0] ? [last, next] : [next, last];
   for (let i = from[0]; i <= to[0]; i++) curve[i] = from[1] + ((to[1] - from[1]) * (i - from[0])) / Math.max(to[0] - from[0], 1);
+  // Beyond the ends of the first stroke, its last level holds.
+  if (isFirst) curve.fill(next[1], ...(last[0] <= next[0] ? [next[0]] : [0, next[0] + 1]));
   last = next;
   paint();
 });
