@@ -84,6 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss.add_argument(
         "--branch_init", choices=["reference", "zero"], default="reference", help="start of the s and omega branches"
     )
+    loss.add_argument("--initial_unet", help="folder of a student to go on from, in place of the teacher's weights")
     loss.add_argument("--lora_rank", type=int, help="train an adapter of this rank in place of the whole network")
     loss.add_argument("--lora_alpha", type=float, help="its alpha; default: the rank")
     run = parser.add_argument_group("optimisation")
@@ -203,6 +204,8 @@ def main(argv: list[str] | None = None) -> None:
     # 2. Student, optimizer, state
     run_identity = identity(args, teacher, len(data))
     student = teacher.student(args.branch_init)
+    if args.initial_unet:
+        student = type(student).from_pretrained(args.initial_unet, torch_dtype=torch.float32)
     if not teacher.conditioning.needs_audio_length:
         student.register_to_config(sample_size=data.latent_shape[1])
     if args.gradient_checkpointing:

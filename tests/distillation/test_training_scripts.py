@@ -51,6 +51,12 @@ def student(training_inputs, teacher, tmp_path_factory):
     return train(training_inputs, tmp_path_factory.mktemp("runs") / "student", teacher_model=teacher, **STUDENT)
 
 
+def test_training_goes_on_from_a_students_weights(training_inputs, teacher, student, tmp_path):
+    settings = {**STUDENT, "max_train_steps": 1, "learning_rate": 0.0, "lr_scheduler": "constant"}
+    still = train(training_inputs, tmp_path, teacher_model=teacher, initial_unet=student / "unet", **settings)
+    assert_same_weights(still, student)
+
+
 def resume_from_the_middle(inputs, finished, output_dir, **arguments):
     shutil.copytree(finished / "checkpoint-3", output_dir / "checkpoint-3")
     return train(inputs, output_dir, resume_from_checkpoint="latest", **arguments)
