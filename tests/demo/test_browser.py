@@ -71,7 +71,7 @@ def open_page(browser, served_embedded):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
         page.goto(served_embedded)
-        page.locator(PROMPT_BOX).wait_for()
+        page.locator(".sc-shelf .sc-empty").wait_for()  # the last part of the page to be drawn
         return page
 
     yield open_one
@@ -123,11 +123,12 @@ def pick(page, number=1):
 
 def open_tab(page, name):
     """Where there is no room for all tabs, the last ones are in a menu."""
-    tab = page.get_by_role("tab", name=name)
+    tab, menu = page.get_by_role("tab", name=name), page.get_by_role("button", name="More tabs")
+    tab.or_(menu).first.wait_for()
     if tab.is_visible():
         tab.click()
     else:
-        page.get_by_role("button", name="More tabs").click()
+        menu.click()
         page.locator(".overflow-dropdown").get_by_role("button", name=name).click()
     page.locator(f"#{TABS[name]}").wait_for()
 
