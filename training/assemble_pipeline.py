@@ -2,8 +2,8 @@
 
 Example:
     python training/assemble_pipeline.py --vae runs/autoencoder/vae --vocoder runs/vocoder/vocoder \
-        --unet runs/student/unet --text_encoder all-MiniLM-L6-v2 --guidance_scale_range 2 5 \
-        --output runs/embedded
+        --unet runs/student_1/unet runs/student/unet --text_encoder all-MiniLM-L6-v2 \
+        --guidance_scale_range 2 5 --output runs/embedded
 """
 
 import argparse
@@ -20,10 +20,21 @@ from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocod
 MAX_BYTES = 95e6
 
 
+@torch.no_grad()
+def averaged(networks: list[CTMUNet2DConditionModel]) -> CTMUNet2DConditionModel:
+    """The first network with the mean of all networks' weights."""
+    for weights in zip(*(network.parameters() for network in networks), strict=True):
+        weights[0].copy_(torch.stack(weights).mean(0))
+    return networks[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("vae", "vocoder", "unet", "text_encoder"):
+    for part in ("vae", "vocoder", "text_encoder"):
         parser.add_argument(f"--{part}", type=Path, required=True, help=f"folder of the {part}")
+    parser.add_argument(
+        "--unet", type=Path, nargs="+", required=True, help="folder; of several the weights are averaged"
+    )
     parser.add_argument("--guidance_scale_range", type=float, nargs=2, required=True, metavar=("MIN", "MAX"))
     parser.add_argument("--audio_length_in_s", type=float, default=5.12, help="of the training clips (%(default)s)")
     parser.add_argument("--sigma_data", type=float, default=0.5, help="as in training (%(default)s)")
@@ -32,7 +43,7 @@ def main() -> None:
     if arguments.output.exists():
         parser.error(f"--output {arguments.output} exists already; remove it or name another folder.")
 
-    unet = CTMUNet2DConditionModel.from_pretrained(arguments.unet)
+    unet = averaged([CTMUNet2DConditionModel.from_pretrained(folder) for folder in arguments.unet])
     pipe = SoundCTMPipeline(
         vae=AutoencoderKL.from_pretrained(arguments.vae),
         text_encoder=AutoModel.from_pretrained(arguments.text_encoder),
