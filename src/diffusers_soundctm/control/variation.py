@@ -47,7 +47,9 @@ def vary(
     if not isinstance(num_variations, int) or num_variations < 1:
         raise ValueError(f"`num_variations` is {num_variations!r}; it must be an integer of at least 1.")
     if latents.ndim not in (3, 4) or not latents.isfinite().all() or not latents.any():
-        raise ValueError(f"`latents` of shape {tuple(latents.shape)} must be noise (B, C, time, width), finite, not 0.")
+        raise ValueError(
+            f"`latents` of shape {tuple(latents.shape)} must be noise (B, C, time, width) or (B, C, time), finite, not 0."
+        )
     latents = latents.float().repeat_interleave(num_variations, dim=0)
     radius = per_sample_norm(latents)
     fresh = randn_tensor(latents.shape, generator, latents.device, torch.float32)
