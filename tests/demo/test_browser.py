@@ -460,17 +460,15 @@ def test_bad_uploads_are_answered_next_to_the_control(open_page, tmp_path):
     soundfile.write(tmp_path / "silent.wav", 0 * noise[:8000], 8000)
     (tmp_path / "fake.wav").write_bytes(b"no sound at all")
     (tmp_path / "large.wav").write_bytes(bytes(21 * 2**20))
-    for name, said in {
-        "fake.wav": "no sound file",
-        "long.wav": "31.00 s",
-        "silent.wav": "silent",
-        "large.wav": "exceed the maximum allowed size of 20.0",
-    }.items():
-        page.locator("input[type=file]").last.set_input_files(tmp_path / name)
-        page.get_by_text(said).first.wait_for()
-        remove = page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove this file"))
-        if remove.count():
-            remove.first.click()
+    chosen = page.locator("input[type=file]").last
+    remove = page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove this file")).first
+    for name, said in {"fake.wav": "no sound file", "long.wav": "31.00 s", "silent.wav": "silent"}.items():
+        chosen.set_input_files(tmp_path / name)
+        page.get_by_role("alert").get_by_text(said).wait_for()
+        remove.click()
+        remove.wait_for(state="hidden")
+    chosen.set_input_files(tmp_path / "large.wav")
+    page.get_by_text("exceed the maximum allowed size of 20.0").first.wait_for()
     assert page.locator(".sc-player audio").count() == 0
 
 
