@@ -48,7 +48,8 @@ def vary(
         raise ValueError(f"`num_variations` is {num_variations!r}; it must be an integer of at least 1.")
     if latents.ndim not in (3, 4) or not latents.isfinite().all() or not latents.any():
         raise ValueError(
-            f"`latents` of shape {tuple(latents.shape)} must be noise (B, C, time, width) or (B, C, time), finite, not 0."
+            f"`latents` of shape {tuple(latents.shape)} must be noise, (B, C, time, width) or (B, C, time), finite, "
+            "not 0."
         )
     latents = latents.float().repeat_interleave(num_variations, dim=0)
     radius = per_sample_norm(latents)
