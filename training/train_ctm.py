@@ -14,6 +14,7 @@ SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
 
 import argparse
 import json
+import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -134,6 +135,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                  "validation_steps", "max_skipped_steps"):  # fmt: skip
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    if not math.isfinite(args.step_count_power):
+        parser.error(f"--step_count_power {args.step_count_power} must be a finite number")
+    if args.initial_unet and args.lora_rank:
+        parser.error("--lora_rank starts at the teacher, where its adapter is loaded again; leave out --initial_unet")
     if not 0 <= args.caption_dropout < 1 or not 0 <= args.ema_decay < 1:
         parser.error("--caption_dropout and --ema_decay must lie in [0, 1)")
     return args
@@ -194,6 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     args.sampling_rate = args.sampling_rate or teacher.sampling_rate
     args.num_samples = args.num_samples or default_num_samples(args.dataset_name, teacher)
     check_run(args, teacher, accelerator.num_processes)
+    student = teacher.student(args.branch_init, args.initial_unet)
     if main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         remove_unfinished(output_dir)
@@ -201,11 +207,8 @@ def main(argv: list[str] | None = None) -> None:
     with accelerator.main_process_first():
         data = distillation_data(args, teacher, device)
 
-    # 2. Student, optimizer, state
+    # 2. Optimizer, moving average, state
     run_identity = identity(args, teacher, len(data))
-    student = teacher.student(args.branch_init)
-    if args.initial_unet:
-        student = type(student).from_pretrained(args.initial_unet, torch_dtype=torch.float32)
     if not teacher.conditioning.needs_audio_length:
         student.register_to_config(sample_size=data.latent_shape[1])
     if args.gradient_checkpointing:

@@ -57,6 +57,14 @@ def test_training_goes_on_from_a_students_weights(training_inputs, teacher, stud
     assert_same_weights(still, student)
 
 
+@pytest.mark.parametrize("of", ["teacher", "nobody"])
+def test_what_is_no_students_weights_is_refused(of, training_inputs, teacher, tmp_path):
+    settings = {**STUDENT, "initial_unet": teacher / "unet" if of == "teacher" else tmp_path / "nobody"}
+    with pytest.raises(ValueError, match="`initial_unet`.*CTMUNet2DConditionModel"):
+        train(training_inputs, tmp_path / "run", teacher_model=teacher, **settings)
+    assert not (tmp_path / "run").exists()
+
+
 def resume_from_the_middle(inputs, finished, output_dir, **arguments):
     shutil.copytree(finished / "checkpoint-3", output_dir / "checkpoint-3")
     return train(inputs, output_dir, resume_from_checkpoint="latest", **arguments)

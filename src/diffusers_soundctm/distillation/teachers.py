@@ -317,10 +317,29 @@ class Teacher:
             return size * self.latent_positions(0)[2]
         return size * self.latent_positions(0)[2] if isinstance(size, int) else 81920
 
-    def student(self, branch_init: str = "reference") -> torch.nn.Module:
-        """A student that starts from the teacher's weights."""
+    def student(self, branch_init: str = "reference", initial_unet: str | os.PathLike | None = None) -> torch.nn.Module:
+        """A student that starts from the teacher's weights, or from a student's in the folder `initial_unet`.
+
+        Raises:
+            ValueError: the folder holds no student of this teacher and `branch_init`.
+        """
         config = self.family.student_config(self)
-        return self.family.student_class.from_teacher(self.network, branch_init=branch_init, **config)
+        student = self.family.student_class.from_teacher(self.network, branch_init=branch_init, **config)
+        if initial_unet is None:
+            return student
+        try:
+            initial, loaded = type(student).from_pretrained(
+                initial_unet, torch_dtype=torch.float32, output_loading_info=True
+            )
+            if loaded["missing_keys"]:
+                raise ValueError(f"it lacks {loaded['missing_keys'][:3]}")
+            student.load_state_dict(initial.state_dict())
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"`initial_unet` {initial_unet} holds no {type(student).__name__} of this teacher with branch_init="
+                f"{branch_init!r}: {error}"
+            ) from error
+        return student
 
     def pipeline(self, student: torch.nn.Module, guidance_scale_range: tuple[float, float] = ()) -> SoundCTMPipeline:
         """The pipeline of a student, with the teacher's own parts around it."""
