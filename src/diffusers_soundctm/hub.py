@@ -27,6 +27,8 @@ DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_downlo
 REMOTE_CODE = """try:
     from diffusers_soundctm import *  # noqa: F403
 except ModuleNotFoundError as error:
+    if error.name != "diffusers_soundctm":
+        raise
     raise ModuleNotFoundError("Its pipeline is not part of diffusers: pip install diffusers-soundctm") from error
 """
 

@@ -60,7 +60,7 @@ def test_training_goes_on_from_a_students_weights(training_inputs, teacher, stud
 @pytest.mark.parametrize("of", ["teacher", "nobody"])
 def test_what_is_no_students_weights_is_refused(of, training_inputs, teacher, tmp_path):
     settings = {**STUDENT, "initial_unet": teacher / "unet" if of == "teacher" else tmp_path / "nobody"}
-    with pytest.raises(ValueError, match="`initial_unet`.*CTMUNet2DConditionModel"):
+    with pytest.raises(ValueError, match=r"`initial_unet`.*CTMUNet2DConditionModel"):
         train(training_inputs, tmp_path / "run", teacher_model=teacher, **settings)
     assert not (tmp_path / "run").exists()
 

@@ -36,7 +36,7 @@ def add_endpoints(studio: Studio) -> None:
             "nu": gr.Number(1, label="nu"),
             "gamma": gr.Number(0, label="gamma"),
             "amount": gr.Number(0.3, label="amount"),
-            "strength": gr.Number(0.7, label="strength"),
+            "strength": gr.Number(Recipe.strength, label="strength"),
             "more": gr.Number(2, label="more"),
             "extension": gr.Textbox(".wav", label="extension"),
         }

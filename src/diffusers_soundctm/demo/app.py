@@ -352,7 +352,9 @@ def _layout(desk: Desk) -> None:
                 curve = components.drawing()
                 curve_file = gr.File(label=f"or the curve of a sound file ({limits})", file_count="single", height=170)
                 curve_message = components.message()
-                strength = gr.Slider(0.1, 2, 0.7, step=0.1, label="Strength", info="How firmly the curve is followed.")
+                strength = gr.Slider(
+                    0.05, 1, Recipe.strength, step=0.05, label="Strength", info="How firmly the curve is followed."
+                )
                 draw_steps = gr.Radio(STEPS, value=8, label="Steps")
                 draw = gr.Button("Follow the curve", variant="primary", elem_id="draw")
                 draw_message = components.message()

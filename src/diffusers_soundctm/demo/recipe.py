@@ -120,7 +120,7 @@ class Recipe:
     gamma: float = 0.0
     morph: Morph | None = None
     curve: tuple[float, ...] = ()
-    strength: float = 0.5
+    strength: float = 0.2  # as `LossGuidance`: more ends in distorted sounds where steps are few
     loop: bool = False
     source: "Recipe | Upload | None" = None
     spans: tuple[tuple[float, float], ...] = ()

@@ -154,6 +154,8 @@ def _check_prompts(
             raise ValueError(f"`{name}` has shape {shape}; expected {expected} with width {conditioning.width}.")
         if shape[0] not in (1, prompts):
             raise ValueError(f"`{name}` has batch size {shape[0]}; expected 1 or {prompts}.")
+        if not torch.isfinite(embeds).all():
+            raise ValueError(f"`{name}` holds NaN or infinite values; encode the prompt again, in float32.")
         if mask is not None and tuple(mask.shape) != shape[:2]:
             raise ValueError(f"The attention mask of `{name}` has shape {tuple(mask.shape)}; expected {shape[:2]}.")
 
