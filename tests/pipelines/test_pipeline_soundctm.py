@@ -489,6 +489,7 @@ AUDIO = {"initial_audio_waveforms": np.zeros(1600), "initial_audio_sampling_rate
         ("prompt_embeds", {"prompt_embeds": torch.zeros(1, 3, 16)}),
         ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 17)}),
         ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 16)}),
+        ("prompt_embeds` holds NaN", {"prompt": None, "prompt_embeds": torch.full((1, 3, 16), float("nan"))}),
         ("negative_prompt_embeds", {"negative_prompt_embeds": torch.zeros(3, 3, 16), "nu": 0.5}),
         ("mask", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 16), "attention_mask": torch.ones(1, 4)}),
         ("mask", {"attention_mask": torch.ones(1, 4)}),
