@@ -213,7 +213,16 @@ def intensity_sounds(bench: Bench, case: Case, name: str) -> Sounds:
             **settings,
             scale=args.scale,
         ),
+        "fader on the uncontrolled sound": faded(bench, bench.plain(case), name),
     }
+
+
+def faded(bench: Bench, waveforms: torch.Tensor, name: str) -> torch.Tensor:
+    """With a gain that brings the loudness to a curve: what any sound that follows it has to bear."""
+    objective, sound = IntensityObjective(target_curve(name), "waveform"), heard(bench, waveforms)
+    gain = (objective.target(sound) - objective.measure(sound)).clamp(max=40)
+    gain = torch.nn.functional.interpolate(gain[:, None], waveforms.shape[1], mode="linear")[:, 0]
+    return waveforms * 10 ** (gain / 20)
 
 
 def target_curve(name: str) -> torch.Tensor:

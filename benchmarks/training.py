@@ -114,7 +114,7 @@ class PlainReading:
     def batch(self, number: int) -> tuple[Triples, NoisyLatents | None, torch.Tensor]:
         """What `step` takes: batch `number` of `run`, and the levels its trajectory visits, (k + 1, B)."""
         stream = self.run.stream
-        return *stream.at(number), stream.grid.sigmas[stream.trajectories(number).visited]
+        return *stream.at(number), stream.grid.sigmas[stream.pool(number)[0].visited]
 
     def step(self, triples: Triples, noisy: NoisyLatents | None, sigmas: torch.Tensor) -> StepLosses:
         run, prompts = self.run, [self.prompts[index] for index in self.drawn]
@@ -324,7 +324,7 @@ def held_out(
     """How far a student's jumps to σ_min land from the teacher's own solution, ω = 3, mean square in latent space."""
     settings = {"guidance_scale_range": (3.0, 3.0), "denoising": False}
     run = Distillation(teacher, data, batch_size, num_scales, 2, **settings)
-    solved = run.stream.trajectories(0)
+    (solved,) = run.stream.pool(0)
     sigmas = run.stream.grid.sigmas
     starts = range(0, num_scales - 1, 2)
 

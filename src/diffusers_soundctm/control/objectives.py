@@ -132,7 +132,7 @@ class CurveObjective(Objective):
 
     def measure(self, sound: Sound) -> torch.Tensor:
         """The sound's own curve (B, frames), smoothed, in the curve's unit."""
-        return smooth(self._measure(sound), self.smoothing * sound.frames_per_second)
+        return self._smooth(self._measure(sound), self.smoothing * sound.frames_per_second)
 
     def target(self, sound: Sound) -> torch.Tensor:
         """The target curve of each sample, smoothed alike: (B, frames), shorter if a recording ends."""
@@ -160,7 +160,7 @@ class CurveObjective(Objective):
             rows = self._values.reshape(-1, 1, self._values.shape[-1])
             target = torch.nn.functional.interpolate(rows, frames, mode="linear", align_corners=True)[:, 0]
         target = per_sample(target.to(device), sound, "curve")
-        return smooth(target, self.smoothing * sound.frames_per_second)
+        return self._smooth(target, self.smoothing * sound.frames_per_second)
 
     def error(self, sound: Sound) -> torch.Tensor:
         """Mean absolute distance between the curves (B,), in the curve's unit."""
@@ -174,6 +174,9 @@ class CurveObjective(Objective):
         frames = min(measured.shape[1], target.shape[1])
         return measured[:, :frames] - target[:, :frames]
 
+    def _smooth(self, curve: torch.Tensor, width: float) -> torch.Tensor:
+        return smooth(curve, width)
+
     def _measure(self, sound: Sound) -> torch.Tensor:
         raise NotImplementedError
 
@@ -185,6 +188,8 @@ class CurveObjective(Objective):
 class IntensityObjective(CurveObjective):
     """Short-time loudness, the root mean square of each mel frame's window in dB; 0 dB is a full-scale square wave.
 
+    It is smoothed as power, like loudness meters do: the gaps between a bird's chirps do not have to be filled.
+
     On the mel, the loudness is estimated from the mean magnitude in each band, as if the band held noise: cheap, within
     about 2 dB on noise, too low for lone tones. On the waveform it is exact, at the price of the vocoder; models whose
     autoencoder makes waveforms have none, choose "waveform" there.
@@ -192,12 +197,12 @@ class IntensityObjective(CurveObjective):
     Args:
         curve: target in dB, −100 to 0; see `CurveObjective`.
         domain: "mel" or "waveform".
-        smoothing: in seconds.
+        smoothing: width of the Hann window in seconds.
     """
 
     unit = "dB"
 
-    def __init__(self, curve: Curve, domain: str = "mel", smoothing: float = 0.2):
+    def __init__(self, curve: Curve, domain: str = "mel", smoothing: float = 1.0):
         if domain not in ("mel", "waveform"):
             raise ValueError(f"`domain` is {domain!r}; choose 'mel' or 'waveform'.")
         self.domain = domain
@@ -212,6 +217,9 @@ class IntensityObjective(CurveObjective):
         kernel = (window / window.sum())[None, None]
         power = torch.nn.functional.conv1d(power, kernel, stride=sound.front_end.hop_length)[:, 0]
         return decibels(power[:, : sound.waveform.shape[-1] // sound.front_end.hop_length])
+
+    def _smooth(self, curve: torch.Tensor, width: float) -> torch.Tensor:
+        return 10 * smooth(10 ** (curve / 10), width).log10()
 
     def _check(self, values: torch.Tensor) -> None:
         super()._check(values)
@@ -230,7 +238,7 @@ class BandEnergyObjective(IntensityObjective):
         band: lower and upper edge in Hz.
     """
 
-    def __init__(self, curve: Curve, band: tuple[float, float], smoothing: float = 0.2):
+    def __init__(self, curve: Curve, band: tuple[float, float], smoothing: float = 1.0):
         self.band = _checked_band(band)
         super().__init__(curve, "mel", smoothing)
 

@@ -1,5 +1,6 @@
 """Solved trajectories of the teacher, and the triples (t, u, s) that training takes from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,8 @@ class Grid:
     """The N noise levels of the solver, (N,), decreasing, and which of them a batch's trajectories visit.
 
     The paper solves k steps from a random level for every update. With `reuse` = K > 1, trajectories run down the whole
-    grid and serve K updates; k, t and s are then drawn anew for every sample and update, by the paper's own law.
+    grid and serve K updates on average: a batch is solved every K updates, and each sample of an update comes from one
+    of the last K batches. k, t and s are drawn anew for every sample and update, by the paper's own law.
     `step_count_power` is p in P(k) ∝ k^p.
     """
 
@@ -66,11 +68,33 @@ class Trajectories:
     network_kwargs: dict[str, torch.Tensor | None]
 
 
+def mixed(pool: Sequence[Trajectories], which: Sequence[int]) -> Trajectories:
+    """Row b from `pool[which[b]]` for every b; conditions are padded with zeros to the longest."""
+    rows = list(enumerate(which))
+
+    def gather(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
+        if tensors[0] is None:
+            return None
+        return torch.nn.utils.rnn.pad_sequence([tensors[w][b] for b, w in rows], batch_first=True)
+
+    return Trajectories(
+        visited=pool[0].visited,
+        points=torch.stack([pool[w].points[:, b] for b, w in rows], dim=1),
+        clean=torch.stack([pool[w].clean[b] for b, w in rows]),
+        guidance_scale=torch.stack([pool[w].guidance_scale[b] for b, w in rows]),
+        network_kwargs={
+            name: gather([trajectories.network_kwargs[name] for trajectories in pool])
+            for name in pool[0].network_kwargs
+        },
+    )
+
+
 class TripleStream:
     """Batches of the distillation objective, a pure function of the step.
 
     Everything random comes from the seed and the step, for the whole batch of all processes; `rows` are those of this
-    process. Trajectories are solved when a step first needs them, and again after a restart.
+    process. Trajectories are solved when a step first needs them, and again after a restart; the last `grid.reuse`
+    batches of them are held.
 
     Args:
         data: latents and prompts of a batch of clips.
@@ -105,12 +129,16 @@ class TripleStream:
         self.guidance_scale_range = guidance_scale_range
         self.caption_dropout = caption_dropout
         self.denoising = denoising
-        self._solved: tuple[int, Trajectories] | None = None
+        self._solved: dict[int, Trajectories] = {}
 
     def at(self, step: int) -> tuple[Triples, NoisyLatents | None]:
         """The batch of `step`, this process' rows."""
-        trajectories = self.trajectories(step // self.grid.reuse)
-        generator = step_generator(self.seed, step, stream=1)
+        pool, generator = self.pool(step), step_generator(self.seed, step, stream=1)
+        if self.grid.reuse == 1:
+            (trajectories,) = pool
+        else:
+            which = torch.randint(len(pool), (self.batch_size,), generator=generator)[self.rows]
+            trajectories = mixed(pool, which.tolist())
         start, solved, target = (index[self.rows] for index in self.grid.triple(trajectories.visited, generator))
         samples = torch.arange(len(start))
         visited = self.grid.sigmas[trajectories.visited[:, self.rows]]
@@ -130,11 +158,14 @@ class TripleStream:
         sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows].clamp(lowest, highest)
         return triples, NoisyLatents(trajectories.clean, sigma.to(self.device), self._noise(generator))
 
-    def trajectories(self, number: int) -> Trajectories:
-        """Batch `number` of solved trajectories, this process' rows; the last one is kept."""
-        if self._solved is None or self._solved[0] != number:
-            self._solved = (number, self._solve(number))
-        return self._solved[1]
+    def pool(self, step: int) -> list[Trajectories]:
+        """The last `grid.reuse` solved batches, or as many as there are by `step`; this process' rows."""
+        newest = step // self.grid.reuse
+        numbers = range(max(0, newest - self.grid.reuse + 1), newest + 1)
+        self._solved = {
+            number: self._solved[number] if number in self._solved else self._solve(number) for number in numbers
+        }
+        return list(self._solved.values())
 
     @torch.no_grad()
     def _solve(self, number: int) -> Trajectories:
