@@ -31,18 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own); the exit code, 2 for bad input."""
     is_own_process = argv is None
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv[:1] == ["evaluate"]:
-        from .evaluation.evaluate import main as evaluate
-
-        return evaluate(argv[1:])
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     # Loudness is measured with scipy.
     if is_own_process and arguments.command in (_generate, _refine) and arguments.loudness is None:
         sys.modules.update(dict.fromkeys(NOT_NEEDED))
     try:
         arguments.command(arguments)
         return 0
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"soundctm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -50,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="soundctm", description="Text to sound in one step, or a few.", epilog=EXAMPLE
     )
@@ -121,8 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     embedded = "the embedded model"
     for command, default in ((generate, embedded), (refine, "the draft's"), (demo, embedded), (info, embedded)):
         command.add_argument("--model", help=f"folder or Hub id ({default})")
-    commands.add_parser("evaluate", help="measure sounds; see soundctm evaluate --help", add_help=False)
-    return parser
+
+    evaluate = commands.add_parser("evaluate", help="measure sounds")
+    if argv[:1] == ["evaluate"]:  # its options come with numpy
+        from .evaluation.evaluate import add_arguments, run
+
+        evaluate.set_defaults(command=run)
+        add_arguments(evaluate)
+    return parser.parse_args(argv)
 
 
 def _convert(arguments: argparse.Namespace) -> None:

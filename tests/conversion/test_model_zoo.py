@@ -1,6 +1,5 @@
 """The commands of docs/model_zoo.md are commands: their options exist and take what they are given."""
 
-import argparse
 import importlib.util
 import re
 import shlex
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from diffusers_soundctm import cli
-from diffusers_soundctm.evaluation import evaluate
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "model_zoo.md").read_text(), re.DOTALL)
@@ -20,12 +18,8 @@ COMMANDS = [shlex.split(line, comments=True) for line in LINES]
 
 def parse(words: list[str]) -> object:
     """The arguments of a command of this package or of one of its scripts."""
-    if words[:2] == ["soundctm", "evaluate"]:
-        parser = argparse.ArgumentParser()
-        evaluate.add_arguments(parser)
-        return parser.parse_args(words[2:])
     if words[0] == "soundctm":
-        return cli._parser().parse_args(words[1:])
+        return cli._parse(words[1:])
     script = ROOT / next(word for word in words if word.endswith(".py"))
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import DistributedType
-from runs import SCRIPTS, SOURCES, arguments, distil, load
+from runs import SCRIPTS, SOURCES, arguments, distil, load, start
 from safetensors.torch import load_file
 
 from diffusers_soundctm import SoundCTMPipeline
@@ -95,6 +95,28 @@ def test_options_of_optimisation_and_reports(inputs, tmp_path):
     assert list((folder / "logs").rglob("events.*"))
     settings = json.loads((folder / "training.json").read_text())["arguments"]
     assert (settings["omega_min"], settings["omega_max"]) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_trackers_get_losses_and_the_files_of_the_sounds(tracker, inputs, tmp_path, monkeypatch):
+    pytest.importorskip(tracker)
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(reports))
+    monkeypatch.setenv("TRACKIO_DIR", str(reports))
+    validation = {"validation_prompts": ["rain"], "validation_steps": 2, "validation_num_inference_steps": [1, 2]}
+    run = start(tmp_path / "run", **inputs, report_to=tracker, **validation)  # trackio reads its folder when imported
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+
+    def contents(folder, *suffixes):
+        return sorted(path.read_bytes() for path in folder.rglob("*") if path.suffix in suffixes)
+
+    made = contents(tmp_path / "run" / "samples", ".wav", ".png")
+    assert contents(reports, ".wav", ".png") == made and len(made) == 3
+    (history,) = contents(reports, ".wandb", ".db")
+    assert all(name in history for name in (b"ctm", b"dsm", b"balance"))
 
 
 def test_presets_lie_between_file_and_defaults(tmp_path):

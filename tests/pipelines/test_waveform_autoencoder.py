@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 import golden
 from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
 from diffusers_soundctm.conversion import convert_dac
+from tiny_teachers import make_teacher
 
 RECORD = golden.read("dit/golden_dit.json")
 TENSORS = golden.read("dit/golden_dit.safetensors")
@@ -98,3 +99,21 @@ def test_latents_are_checked(pipe, official):
         official(prompt_embeds=tokens(["Rain"]), latents=torch.randn(1, 8, 9, 1), output_type="latent")
     with pytest.raises(ValueError, match="no `vae`"):
         official(prompt_embeds=tokens(["Rain"]))
+
+
+def test_stable_audio_without_its_autoencoder_must_be_told_the_length(tiny_pipeline, tmp_path):
+    make_teacher("stable_audio", tmp_path, tiny_pipeline)
+    pipe = SoundCTMPipeline.from_teacher(tmp_path)
+    bare = SoundCTMPipeline(**{**pipe.components, "vae": None})
+    for each in (pipe, bare):
+        each.set_progress_bar_config(disable=True)
+    call = {"latents": torch.randn(1, 4, 40), "output_type": "latent", "nu": 1.5}
+    for length in (pipe.default_audio_length_in_s, 0.01):
+        expected = pipe("rain", audio_length_in_s=length, **call).audios
+        torch.testing.assert_close(bare("rain", audio_length_in_s=length, **call).audios, expected)
+    with pytest.raises(ValueError, match="pass `audio_length_in_s`"):
+        bare("rain", **call)
+    with pytest.raises(ValueError, match="pass `audio_length_in_s`"):
+        bare.encode_prompt("rain")
+    with pytest.raises(ValueError, match="`audio_length_in_s` is -1"):
+        bare("rain", audio_length_in_s=-1, **call)

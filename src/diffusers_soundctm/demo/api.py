@@ -90,7 +90,16 @@ class Endpoints:
         return save_bytes_to_cache(encode(self.studio, take, extension), name, get_upload_folder())
 
     def draft(
-        self, prompt, seed, steps, duration, negative_prompt, omega, nu, gamma, request: gr.Request
+        self,
+        prompt: str,
+        seed: int,
+        steps: int,
+        duration: float,
+        negative_prompt: str,
+        omega: float,
+        nu: float,
+        gamma: float,
+        request: gr.Request,
     ) -> tuple[str, dict[str, Any]]:
         """Text to sound: a WAV file, and the recipe that the other endpoints take.
 
@@ -108,7 +117,7 @@ class Endpoints:
         )
         return self._made(recipe, request)
 
-    def refine(self, recipe, steps, request: gr.Request) -> tuple[str, dict[str, Any], float | None]:
+    def refine(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any], float | None]:
         """The same sound in more steps; and its drift from what was given, 0 the same to about 1 unrelated."""
         first = Recipe.from_json(recipe)
         final = work.refined(first, steps=steps)
@@ -116,21 +125,23 @@ class Endpoints:
         takes = (self.studio.make(one, request.session_hash) for one in (first, final))
         return path, made, self.studio.drift(*takes)
 
-    def vary(self, recipe, amount, seed, request: gr.Request) -> tuple[str, dict[str, Any]]:
+    def vary(self, recipe: Any, amount: float, seed: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
         """A sound whose noise is `amount` away, 0 the same to 1 unrelated; seed −1 draws a direction."""
         (varied,) = work.variation_recipes(Recipe.from_json(recipe), amount, _seed(seed), count=1)
         return self._made(varied, request)
 
-    def morph(self, recipe, second_recipe, steps, request: gr.Request) -> tuple[str, dict[str, Any]]:
+    def morph(self, recipe: Any, second_recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
         """A sound that begins as one recipe's and ends as another's."""
         morphed = work.morphed(Recipe.from_json(recipe), Recipe.from_json(second_recipe), steps)
         return self._made(morphed, request)
 
-    def draw(self, recipe, curve, strength, steps, request: gr.Request) -> tuple[str, dict[str, Any]]:
+    def draw(
+        self, recipe: Any, curve: Any, strength: float, steps: int, request: gr.Request
+    ) -> tuple[str, dict[str, Any]]:
         """The sound made to follow a loudness curve: 2 to 128 decibels, −100 to 0, evenly spread over the sound."""
         return self._made(work.drawn(Recipe.from_json(recipe), curve, strength, steps), request)
 
-    def upload(self, file) -> dict[str, Any]:
+    def upload(self, file: str) -> dict[str, Any]:
         """A sound file (WAV, FLAC, OGG, MP3; 0.5 to 30 s, at most 20 MB) as a source for inpaint and continue_sound."""
         return {"digest": self.studio.bring(file).digest}
 
@@ -141,28 +152,32 @@ class Endpoints:
         recipe = Recipe.from_json(source)
         return recipe, self.studio.make(recipe, request.session_hash).seconds
 
-    def inpaint(self, recipe, prompt, spans, steps, seed, request: gr.Request) -> tuple[str, dict[str, Any]]:
+    def inpaint(
+        self, recipe: Any, prompt: str, spans: Any, steps: int, seed: int, request: gr.Request
+    ) -> tuple[str, dict[str, Any]]:
         """Spans of a sound made anew: pairs of seconds, for instance [[1.0, 2.0]]; `recipe` may be an upload's."""
         source, seconds = self._source(recipe, request)
         return self._made(work.filled(source, seconds, prompt, spans, steps, _seed(seed)), request)
 
-    def continue_sound(self, recipe, prompt, more, steps, seed, request: gr.Request) -> tuple[str, dict[str, Any]]:
+    def continue_sound(
+        self, recipe: Any, prompt: str, more: float, steps: int, seed: int, request: gr.Request
+    ) -> tuple[str, dict[str, Any]]:
         """A sound that goes on for `more` seconds; `recipe` may be an upload's."""
         source, seconds = self._source(recipe, request)
         more = number("more", more, 0.1, DURATION[1])
         return self._made(work.continued(source, seconds, prompt, more, steps, _seed(seed)), request)
 
-    def loop(self, recipe, steps, request: gr.Request) -> tuple[str, dict[str, Any]]:
+    def loop(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
         """The sound as one whose end runs into its start."""
         return self._made(work.looped(Recipe.from_json(recipe), steps), request)
 
-    def export(self, recipe, extension, request: gr.Request) -> str:
+    def export(self, recipe: Any, extension: str, request: gr.Request) -> str:
         """The recipe's sound as a file, .wav or .flac, with its settings in the metadata."""
         if extension not in (".wav", ".flac"):
             raise ValueError(f"extension is {extension!r}; choose .wav or .flac.")
         return self._file(self.studio.make(Recipe.from_json(recipe), request.session_hash), extension)
 
-    def code(self, recipe) -> str:
+    def code(self, recipe: Any) -> str:
         """Python that makes the recipe's sound with the library, sample for sample."""
         return python_code(Recipe.from_json(recipe), self.studio.model)
 

@@ -98,7 +98,7 @@ class Desk:
         card(self.studio, self.studio.make(recipe, "warm-up"))
 
     @answering()
-    def draft(self, prompt, negative_prompt, omega, nu, gamma, duration, seed, request: gr.Request):
+    def draft(self, prompt, negative_prompt, omega, nu, gamma, duration, seed, request: gr.Request) -> Iterator[Any]:
         typed = (seed or "").strip()
         seed = (
             integer("The seed", int(typed) if typed.isdecimal() else typed, 0, MAX_SEED - NUM_DRAFTS) if typed else None
@@ -137,13 +137,13 @@ class Desk:
                 del self._newest[grid]
 
     @answering(others=7)
-    def pick(self, event: gr.EventData, request: gr.Request):
+    def pick(self, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
         recipe = Recipe.from_json(event.recipe)
         settings = (recipe.omega, recipe.nu, recipe.gamma, recipe.negative_prompt, recipe.prompt)
         yield (said(), {"recipe": recipe.to_json()}, {"a": self._card(recipe, request.session_hash)}, *settings)
 
     @answering(others=2)
-    def bring(self, path, request: gr.Request):
+    def bring(self, path: str | None, request: gr.Request) -> Iterator[Any]:
         if path is None:
             yield said(), gr.skip(), gr.skip()
             return
@@ -154,29 +154,29 @@ class Desk:
         yield said("The uploaded sound is picked; mark a part of it, or continue it."), current, {"a": shown}
 
     @answering()
-    def choose_second(self, event: gr.EventData):
+    def choose_second(self, event: gr.EventData) -> Iterator[Any]:
         recipe = Recipe.from_json(event.recipe)
         words = f"The picked sound will turn into: {recipe.prompt}, seed {recipe.noise.seed}."
         yield said(words), recipe.to_json()
 
     @answering()
-    def keep(self, event: gr.EventData, request: gr.Request):
+    def keep(self, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
         yield said(), self._card(Recipe.from_json(event.recipe), request.session_hash, with_files=True)
 
     @answering()
-    def refine(self, current, steps, negative_prompt, omega, nu, gamma, request: gr.Request):
+    def refine(self, current, steps, negative_prompt, omega, nu, gamma, request: gr.Request) -> Iterator[Any]:
         recipe = picked(current)
         final = work.refined(recipe, steps=steps, **advanced(negative_prompt, omega, nu, gamma))
         yield from self._compare(recipe, final, request.session_hash)
 
     @answering()
-    def vary(self, current, amount, negative_prompt, omega, nu, gamma, request: gr.Request):
+    def vary(self, current, amount, negative_prompt, omega, nu, gamma, request: gr.Request) -> Iterator[Any]:
         recipe = picked(current).change(**advanced(negative_prompt, omega, nu, gamma))
         recipes = work.variation_recipes(recipe, amount, secrets.randbelow(10**6))
         yield from self._grid(recipes, request.session_hash, "Variation", keys=False)
 
     @answering()
-    def morph(self, current, second, steps, negative_prompt, omega, nu, gamma, request: gr.Request):
+    def morph(self, current, second, steps, negative_prompt, omega, nu, gamma, request: gr.Request) -> Iterator[Any]:
         if second is None:
             raise ValueError("Choose where to go first: press ⇢ on another draft.")
         recipe = picked(current)
@@ -184,13 +184,15 @@ class Desk:
         yield from self._compare(recipe, work.morphed(first, Recipe.from_json(second), steps), request.session_hash)
 
     @answering()
-    def draw(self, current, curve, strength, steps, negative_prompt, omega, nu, gamma, request: gr.Request):
+    def draw(
+        self, current, curve, strength, steps, negative_prompt, omega, nu, gamma, request: gr.Request
+    ) -> Iterator[Any]:
         recipe = picked(current)
         plain = recipe.change(**advanced(negative_prompt, omega, nu, gamma))
         yield from self._compare(recipe, work.drawn(plain, curve, strength, steps), request.session_hash)
 
     @answering()
-    def curve_of(self, path):
+    def curve_of(self, path: str | None) -> Iterator[Any]:
         if path is None:
             yield said(), gr.skip()
             return
@@ -199,7 +201,9 @@ class Desk:
         yield said("The curve is that of the uploaded sound."), [max(db, low) for db in self.studio.loudness(waveform)]
 
     @answering()
-    def fill(self, current, prompt, span, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request):
+    def fill(
+        self, current, prompt, span, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request
+    ) -> Iterator[Any]:
         source, seconds = source_of(current, self.studio)
         spans = [tuple(span)] if span else []
         seed, settings = integer("The seed", seed, 0, MAX_SEED), advanced(negative_prompt, omega, nu, gamma)
@@ -207,14 +211,16 @@ class Desk:
         yield from self._compare(source, recipe, request.session_hash)
 
     @answering()
-    def go_on(self, current, prompt, more, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request):
+    def go_on(
+        self, current, prompt, more, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request
+    ) -> Iterator[Any]:
         source, seconds = source_of(current, self.studio)
         seed, settings = integer("The seed", seed, 0, MAX_SEED), advanced(negative_prompt, omega, nu, gamma)
         recipe = work.continued(source, seconds, prompt, more, steps, seed, **settings)
         yield from self._compare(source, recipe, request.session_hash)
 
     @answering()
-    def loop(self, current, steps, negative_prompt, omega, nu, gamma, request: gr.Request):
+    def loop(self, current, steps, negative_prompt, omega, nu, gamma, request: gr.Request) -> Iterator[Any]:
         recipe = picked(current)
         plain = recipe.change(**advanced(negative_prompt, omega, nu, gamma))
         yield from self._compare(recipe, work.looped(plain, steps), request.session_hash)

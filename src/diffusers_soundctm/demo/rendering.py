@@ -27,7 +27,9 @@ class Observer(PipelineCallback):
         super().__init__()
         self.on_step = on_step
 
-    def callback_fn(self, pipeline, step_index: int, timestep, callback_kwargs: dict[str, Any]) -> dict[str, Any]:
+    def callback_fn(
+        self, pipeline: SoundCTMPipeline, step_index: int, timestep: torch.Tensor, callback_kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
         if not self.on_step(step_index + 1, pipeline.num_timesteps):
             pipeline._interrupt = True
         return callback_kwargs

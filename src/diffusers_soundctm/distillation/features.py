@@ -1,6 +1,7 @@
 """The teacher's own feature space, in which the soft consistency loss is measured."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ class TeacherFeatures(torch.nn.Module):
         self.network = network
         self.mode = mode
 
-    def forward(self, *args, **kwargs) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """Arguments of the network → (its output F or None, its feature maps, each (B, C, ...))."""
         features: list[torch.Tensor] = []
 

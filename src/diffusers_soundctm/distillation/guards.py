@@ -16,7 +16,7 @@ class StopSignal:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ModelMixin
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
@@ -44,7 +44,7 @@ def save_atomically(tensors: dict[str, torch.Tensor], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def autoencoder_input(vae, waveforms: torch.Tensor) -> torch.Tensor:
+def autoencoder_input(vae: ModelMixin, waveforms: torch.Tensor) -> torch.Tensor:
     """What `vae` encodes: waveforms (B, channels, samples) as they are, or the log-mels (B, 1, frames, mels) of mono
     ones (B, samples) with a peak of 0.5.
     """
@@ -55,7 +55,7 @@ def autoencoder_input(vae, waveforms: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def encode_latents(
-    vae,
+    vae: ModelMixin,
     clips: Clips,
     cache_dir: str | os.PathLike,
     *,
@@ -223,7 +223,7 @@ class TrainingData:
         return self.conditioning.network_kwargs(*self.prompts.embeds(prompts, device))
 
 
-def training_data(args: argparse.Namespace, unet, device: torch.device | str) -> TrainingData:
+def training_data(args: argparse.Namespace, unet: ModelMixin, device: torch.device | str) -> TrainingData:
     """Load the data set, or what is cached of it, as `config.add_data_arguments` describes it, to train `unet`."""
     text_encoder = AutoModel.from_pretrained(args.text_encoder)
     conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))

@@ -1,10 +1,12 @@
 """A network with its preconditioning around it, as a denoiser: what teacher, student and losses call."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from .. import preconditioning
+from ..schedulers.scheduling_ctm import CTMScheduler
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,7 @@ class Preconditioning:
     log_sigmas: torch.Tensor | None = None
 
     @classmethod
-    def from_scheduler(cls, scheduler) -> "Preconditioning":
-        """Of a `CTMScheduler`."""
+    def from_scheduler(cls, scheduler: CTMScheduler) -> "Preconditioning":
         return cls(scheduler.config.prediction_type, scheduler.config.sigma_data, scheduler.log_sigmas)
 
     def network_input(self, sample: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,7 +42,7 @@ class Denoiser:
         self.network = network
         self.preconditioning = preconditioning
 
-    def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, **network_kwargs) -> torch.Tensor:
+    def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, **network_kwargs: Any) -> torch.Tensor:
         """z (B, ...) and σ (B,) → g (B, ...), float32."""
         model_input, timestep = self.preconditioning.network_input(sample, sigma)
         dtype = next(self.network.parameters()).dtype

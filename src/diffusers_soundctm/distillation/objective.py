@@ -1,6 +1,6 @@
 """The objective of distillation: from two points of a teacher's trajectory to the gradients of θ."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -101,7 +101,7 @@ class CTMObjective:
         denoising_weight: float = 1.0,
         adaptive: bool = True,
         match_sigma: float | None = None,
-        reduce=lambda tensor: tensor,
+        reduce: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
         gradient_scale: float = 1.0,
     ):
         if distance not in FEATURE_DISTANCES:

@@ -108,6 +108,7 @@ class StreamSource:
         return 0
 
     def order(self, batch_size: int, number: int, seed: int) -> torch.Tensor:
+        """Consecutive positions, whatever the `seed`: a stream is shuffled where it is opened."""
         return torch.arange(number * batch_size, (number + 1) * batch_size)
 
     def fetch(self, positions: Sequence[int]) -> list[tuple[np.ndarray, list[str]]]:
@@ -150,13 +151,13 @@ class SoundData:
     dropped afterwards, so that there is no half of one.
 
     Args:
-        source: a `MemorySource` or `StreamSource`.
+        source: where clips come from.
         teacher: whose autoencoder and text encoders are used.
         num_samples: length of a clip.
         mix_rate: share of mixtures.
     """
 
-    def __init__(self, source: Any, teacher: Any, num_samples: int, mix_rate: float = 0.0):
+    def __init__(self, source: MemorySource | StreamSource, teacher: Any, num_samples: int, mix_rate: float = 0.0):
         self.source, self.teacher, self.mix_rate = source, teacher, mix_rate
         self.audio_length_in_s = num_samples / teacher.sampling_rate
         channels = teacher.num_channels

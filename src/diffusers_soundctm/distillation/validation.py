@@ -75,19 +75,17 @@ def draw_spectrograms(
 
 
 def log_sounds(trackers: Sequence[Any], sounds: dict[str, tuple[torch.Tensor, int]], picture: Path, step: int) -> None:
-    """Hand sounds and picture to those accelerate trackers that take them."""
+    """Hand sounds and picture, which lies beside their files, to those accelerate trackers that take them."""
     for tracker in trackers:
         if tracker.name == "tensorboard":
             for name, (waveform, rate) in sounds.items():
                 tracker.writer.add_audio(name, audio.limit_peak(waveform.mean(dim=0))[None], step, sample_rate=rate)
-        elif tracker.name in ("wandb", "trackio"):
-            library = __import__(tracker.name)
-            media = {
-                name: library.Audio(waveform.T.numpy(), sample_rate=rate) for name, (waveform, rate) in sounds.items()
-            }
-            tracker.log({**media, "spectrograms": library.Image(str(picture))}, step=step)
-        if tracker.name == "tensorboard":
             tracker.log_images({"spectrograms": _pixels(picture)}, step=step, dataformats="NHWC")
+        elif tracker.name in ("wandb", "trackio"):
+            # As files, which keep their level: of samples, trackio stretches the peak to full scale and wandb clips it.
+            library = __import__(tracker.name)
+            media = {name: library.Audio(str(picture.with_name(name))) for name in sounds}
+            tracker.log({**media, "spectrograms": library.Image(str(picture))}, step=step)
 
 
 def _pixels(path: Path):

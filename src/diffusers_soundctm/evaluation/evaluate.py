@@ -190,7 +190,7 @@ def run(args: argparse.Namespace) -> None:
     """Carry out `soundctm evaluate` with arguments from `add_arguments`: print the table and write the JSON file.
 
     Raises:
-        ValueError, OSError, ImportError: One line that names the argument and the remedy.
+        ValueError, OSError, ImportError: The message names the argument and the remedy.
     """
     output = Path(args.output)
     if output.exists() and not args.force:
@@ -219,15 +219,3 @@ def format_results(results: dict[str, Any]) -> str:
             ("recognised", f"{results['recognized']:.1%} [{low:.1%}, {high:.1%}] of {results['classes']} classes")
         )
     return "\n".join(f"{name:<18}{value}" for name, value in rows)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`soundctm evaluate` on its own; bad input ends with exit status 2 and one line."""
-    parser = argparse.ArgumentParser(prog="soundctm evaluate")
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
-    return 0

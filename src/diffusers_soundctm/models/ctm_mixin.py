@@ -69,7 +69,7 @@ class CTMUNetMixin(FromTeacherMixin):
         beta_schedule: str = "scaled_linear",
         trained_betas: Sequence[float] | None = None,
         branch_init: str = "reference",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if self.config.time_embedding_type != "positional" or self.config.time_cond_proj_dim is not None:

@@ -1,5 +1,7 @@
 """The SoundCTM student of Stable Audio: its transformer, duration conditioning included, that also knows s and ω."""
 
+from typing import Any
+
 import torch
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -16,7 +18,7 @@ class StableAudioNetwork(LatentTransformer):
     Its timestep is embedded in float32: half precision would round (2/π)·atan 500 to 1, the angle of infinity.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.time_proj = _FeaturesOnce(self.config.time_proj_dim // 2)
 
@@ -66,7 +68,7 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
         prediction_type: str = "v_prediction",
         branch_init: str = "reference",
         num_text_tokens: int = 128,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_prediction_type(prediction_type)

@@ -1,6 +1,7 @@
 """Latent diffusion transformers for sound, after Stable Audio's: the 44.1 kHz SoundCTM teacher and its student."""
 
 import math
+from typing import Any
 
 import torch
 from diffusers import StableAudioDiTModel
@@ -65,7 +66,7 @@ class AudioDiTModel(LatentTransformer):
     _keep_in_fp32_modules = ["fourier"]  # noqa: RUF012 (diffusers' own name and type)
     _min_rotary_dim = 32
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         # The stock forward rounds the timestep to its own dtype before `time_proj`; features made here do not suffer.
         self.fourier = FourierFeatures(self.config.time_proj_dim // 2)

@@ -1,5 +1,7 @@
 """The SoundCTM student of AudioLDM2 teachers, whose network reads two text streams."""
 
+from typing import Any
+
 from diffusers import AudioLDM2UNet2DConditionModel
 from diffusers.loaders import PeftAdapterMixin
 
@@ -19,6 +21,6 @@ class CTMAudioLDM2UNet2DConditionModel(CTMUNetMixin, AudioLDM2UNet2DConditionMod
     # model_index.json records this module; the package's top level is the name that stays.
     __module__ = "diffusers_soundctm"
 
-    def __init__(self, num_generated_tokens: int = 8, **kwargs):
+    def __init__(self, num_generated_tokens: int = 8, **kwargs: Any):
         super().__init__(**kwargs)
         self.register_to_config(num_generated_tokens=num_generated_tokens)

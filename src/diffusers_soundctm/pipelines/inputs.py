@@ -1,6 +1,7 @@
 """What a call of the pipeline may be given: all of it is checked, and named if it is wrong, before any work is done."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,26 +19,26 @@ logger = logging.get_logger(__name__)
 def check_inputs(
     pipe: "SoundCTMPipeline",
     *,
-    prompt,
-    audio_length_in_s,
-    num_inference_steps,
-    guidance_scale,
-    nu,
-    gamma,
-    negative_prompt,
-    num_waveforms_per_prompt,
-    sigmas,
-    generator,
-    latents,
-    prompt_embeds,
-    negative_prompt_embeds,
-    attention_mask,
-    negative_attention_mask,
-    initial_audio_waveforms,
-    initial_audio_sampling_rate,
-    strength,
-    output_type,
-    callback_on_step_end_tensor_inputs,
+    prompt: str | list[str] | None,
+    audio_length_in_s: float | None,
+    num_inference_steps: int,
+    guidance_scale: float,
+    nu: float,
+    gamma: float,
+    negative_prompt: str | list[str] | None,
+    num_waveforms_per_prompt: int,
+    sigmas: Sequence[float] | None,
+    generator: torch.Generator | list[torch.Generator] | None,
+    latents: torch.Tensor | None,
+    prompt_embeds: torch.Tensor | None,
+    negative_prompt_embeds: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    negative_attention_mask: torch.Tensor | None,
+    initial_audio_waveforms: torch.Tensor | np.ndarray | None,
+    initial_audio_sampling_rate: int | None,
+    strength: float | None,
+    output_type: str,
+    callback_on_step_end_tensor_inputs: Sequence[str],
 ) -> None:
     """Check the arguments of `SoundCTMPipeline.__call__`; warn of what is allowed but has no or a bad effect.
 

@@ -168,13 +168,27 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
 
     @property
     def max_audio_length_in_s(self) -> float:
-        """Longest sound a call makes, in seconds: what the latents hold where their number is fixed."""
-        return self.default_audio_length_in_s if self.conditioning.needs_audio_length else MAX_AUDIO_LENGTH_IN_S
+        """Longest sound a call makes, in seconds: what the latents hold where their number is fixed.
+
+        Infinite where only the missing autoencoder knows how much they hold.
+        """
+        if not self.conditioning.needs_audio_length:
+            return MAX_AUDIO_LENGTH_IN_S
+        return self.default_audio_length_in_s if self.has_decoder else math.inf
 
     @property
     def default_audio_length_in_s(self) -> float:
-        """Length the network was trained with, from `unet.config.sample_size`, in seconds."""
+        """Length the network was trained with, from `unet.config.sample_size`, in seconds.
+
+        Raises:
+            ValueError: the config has no `sample_size`, or the pipeline no decoder to say how long a latent lasts.
+        """
         size = self.unet.config.sample_size
+        if not self.has_decoder:
+            raise ValueError(
+                "Without a decoder the pipeline does not know how long its sounds are; load the `vae` (and the "
+                "`vocoder`, if the model has one), or pass `audio_length_in_s`."
+            )
         if size is None:
             raise ValueError(
                 "The network's config has no `sample_size` to take a length from; pass `audio_length_in_s`."
@@ -455,7 +469,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             negative_prompt_embeds,
             attention_mask,
             negative_attention_mask,
-            None if num_samples is None else num_samples / self.sampling_rate,
+            audio_length_in_s if num_samples is None else num_samples / self.sampling_rate,
         )
 
         # 3. Latents
