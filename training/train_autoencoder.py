@@ -17,28 +17,27 @@ from diffusers.optimization import get_scheduler
 from tqdm import tqdm
 
 from diffusers_soundctm.audio import LogMel
-from diffusers_soundctm.data import Clips, load_clips
-from diffusers_soundctm.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, save_model
-from diffusers_soundctm.distillation.config import parse_with_config
+from diffusers_soundctm.data import Clips
+from diffusers_soundctm.distillation.checkpoints import resume, save_checkpoint, save_model
+from diffusers_soundctm.distillation.config import (
+    add_clip_arguments,
+    add_optimisation_arguments,
+    clips_of,
+    parse_with_config,
+)
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
 from diffusers_soundctm.distillation.first_stage import cut_segments, draw_starts, kl_divergence
+from diffusers_soundctm.distillation.guards import SkippedSteps
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
+from diffusers_soundctm.distillation.optimizers import step_if_finite
+from diffusers_soundctm.distillation.sharding import process_rows
 
 SIGMA_DATA = 0.5
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset_name", default=..., help="Hub id or folder, see `load_clips`")
-    data.add_argument("--audio_column", default="audio")
-    data.add_argument("--caption_column", default="caption")
-    data.add_argument("--max_train_samples", type=int, help="use the first so many clips only")
-    data.add_argument("--validation_split", help="measure the mel error on this split at the end")
-    data.add_argument("--num_samples", type=int, default=81920, help="length of a clip in samples")
-    data.add_argument("--sampling_rate", type=int, default=16000)
-    data.add_argument("--cache_dir", help="decoded clips; default: OUTPUT_DIR/cache")
-    data.add_argument("--output_dir", default=...)
+    add_clip_arguments(parser)
     model = parser.add_argument_group("model and objective")
     model.add_argument("--n_fft", type=int, default=1024)
     model.add_argument("--hop_length", type=int, default=160)
@@ -52,34 +51,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--decoder_of", help="folder of a finished VAE: train its decoder on, so latents made with it stay"
     )
     model.add_argument("--kl_weight", type=float, default=1e-3, help="per latent element, beside L1 per mel element")
-    run = parser.add_argument_group("optimisation")
-    run.add_argument("--train_batch_size", type=int, default=4, help="of all processes together")
-    run.add_argument("--max_train_steps", type=int, default=10000)
-    run.add_argument("--learning_rate", type=float, default=1e-3)
-    run.add_argument("--lr_scheduler", default="cosine")
-    run.add_argument("--lr_warmup_steps", type=int, default=100)
-    run.add_argument("--weight_decay", type=float, default=0.01)
-    run.add_argument("--max_grad_norm", type=float, default=1.0)
-    run.add_argument("--ema_decay", type=float, default=0.995)
-    run.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--checkpointing_steps", type=int, default=500)
-    run.add_argument("--checkpoints_total_limit", type=int, default=2)
-    run.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")
+    add_optimisation_arguments(parser, precisions=["no", "bf16", "fp16"])
+    parser.set_defaults(train_batch_size=4, max_train_steps=10000, learning_rate=1e-3, ema_decay=0.995)
     return parse_with_config(parser, argv)
-
-
-def clips_of(args: argparse.Namespace, split: str, max_samples: int | None = None) -> Clips:
-    return load_clips(
-        args.dataset_name,
-        split=split,
-        audio_column=args.audio_column,
-        caption_column=args.caption_column,
-        sampling_rate=args.sampling_rate,
-        num_samples=args.num_samples,
-        max_samples=max_samples,
-        cache_dir=args.cache_dir or Path(args.output_dir) / "cache",
-    )
 
 
 def build(args: argparse.Namespace) -> AutoencoderKL:
@@ -141,10 +115,7 @@ def measure(vae: AutoencoderKL, mel: LogMel, clips: Clips, num_clips: int, devic
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    if args.train_batch_size % accelerator.num_processes:
-        raise SystemExit(
-            f"--train_batch_size {args.train_batch_size} does not divide by {accelerator.num_processes} processes"
-        )
+    mine = process_rows(args.train_batch_size, accelerator)
     output_dir = Path(args.output_dir)
     set_seed(args.seed)
     with accelerator.main_process_first():
@@ -166,16 +137,10 @@ def main(argv: list[str] | None = None) -> None:
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     state = {"vae": vae, "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
 
-    first = 0
-    if args.resume_from_checkpoint:
-        checkpoint = args.resume_from_checkpoint
-        checkpoint = latest_checkpoint(output_dir) if checkpoint == "latest" else Path(checkpoint)
-        first = load_checkpoint(checkpoint, state) if checkpoint else 0
-    share = args.train_batch_size // accelerator.num_processes
-    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    first = resume(args.resume_from_checkpoint, output_dir, state)
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process, mininterval=5)  # fmt: skip
-    running, started = None, time.time()
+    running, skips, started = None, SkippedSteps(args.max_skipped_steps), time.time()
     for step in progress:
         generator = step_generator(args.seed, step)
         drawn = clip_indices(len(clips), args.train_batch_size, step, args.seed)
@@ -189,20 +154,26 @@ def main(argv: list[str] | None = None) -> None:
         reconstructed, mean, logvar = model(target, noise)
         error = (reconstructed - target).abs().mean()
         accelerator.backward(error + args.kl_weight * kl_divergence(mean, logvar))
-        accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        optimizer.step()
+        finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
         optimizer.zero_grad(set_to_none=True)
         lr_scheduler.step()
-        ema_update(average, vae, warmed_up_decay(args.ema_decay, step))
+        skips.record(not finite)
 
-        running = error.item() if running is None else 0.98 * running + 0.02 * error.item()
-        progress.set_postfix(mel_l1=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", refresh=False)
+        if finite:
+            ema_update(average, vae, warmed_up_decay(args.ema_decay, step))
+            running = error.item() if running is None else 0.98 * running + 0.02 * error.item()
+            progress.set_postfix(
+                mel_l1=f"{running:.4f}",
+                lr=f"{lr_scheduler.get_last_lr()[0]:.1e}",
+                skipped=skips.total,
+                refresh=False,
+            )
         if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
             save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
 
     if accelerator.is_main_process:
-        record = {"arguments": vars(args), "steps": args.max_train_steps, "loss": running,
-                  "seconds": round(time.time() - started), "clips": len(clips),
+        record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total,
+                  "loss": running, "seconds": round(time.time() - started), "clips": len(clips),
                   "train": measure(average, mel, clips, 512, accelerator.device)}  # fmt: skip
         if args.validation_split:
             validation = clips_of(args, args.validation_split)

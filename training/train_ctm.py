@@ -25,21 +25,21 @@ from accelerate.utils import set_seed
 from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm import tqdm
 
-from diffusers_soundctm.distillation.checkpoints import (
-    latest_checkpoint,
-    load_checkpoint,
-    remove_unfinished,
-    save_checkpoint,
-    save_model,
+from diffusers_soundctm.distillation.checkpoints import remove_unfinished, resume, save_checkpoint, save_model
+from diffusers_soundctm.distillation.config import (
+    PRESETS,
+    add_data_arguments,
+    add_run_arguments,
+    add_stream_arguments,
+    parse_with_config,
 )
-from diffusers_soundctm.distillation.config import PRESETS, add_data_arguments, add_stream_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_update
 from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.latents import fingerprint
 from diffusers_soundctm.distillation.networks import Denoiser
 from diffusers_soundctm.distillation.noise_levels import step_generator
 from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
-from diffusers_soundctm.distillation.optimizers import OPTIMIZERS, make_optimizer
+from diffusers_soundctm.distillation.optimizers import OPTIMIZERS, make_optimizer, step_if_finite
 from diffusers_soundctm.distillation.preflight import (
     TRACKERS,
     check_arguments,
@@ -49,7 +49,7 @@ from diffusers_soundctm.distillation.preflight import (
     teacher_dtype,
 )
 from diffusers_soundctm.distillation.publishing import publish
-from diffusers_soundctm.distillation.sharding import Networks
+from diffusers_soundctm.distillation.sharding import Networks, process_rows
 from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
 from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
@@ -107,12 +107,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--ema_decay", type=float, default=0.999, help="of the target, which is also the model")
     run.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="bf16")
     run.add_argument("--gradient_checkpointing", action="store_true")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--max_skipped_steps", type=int, default=20, help="steps in a row without finite loss that end it")
     keep = parser.add_argument_group("checkpoints and reports")
-    keep.add_argument("--checkpointing_steps", type=int, default=500)
-    keep.add_argument("--checkpoints_total_limit", type=int, default=2)
-    keep.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")
+    add_run_arguments(run, keep)
     keep.add_argument("--report_to", default="none", help=f"none, or some of {','.join(TRACKERS)} joined by commas")
     keep.add_argument("--logging_dir", default="logs", help="of the trackers, inside OUTPUT_DIR")
     keep.add_argument("--tracker_project_name", default="soundctm")
@@ -131,10 +127,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--num_scales must be at least 2 and --trajectory_reuse at least 1")
     if not args.omega_min <= args.omega_max:
         parser.error(f"--omega_min {args.omega_min} is above --omega_max {args.omega_max}")
-    for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
-                 "validation_steps", "max_skipped_steps"):  # fmt: skip
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} {getattr(args, name)} must be at least 1")
     if not math.isfinite(args.step_count_power):
         parser.error(f"--step_count_power {args.step_count_power} must be a finite number")
     if args.initial_unet and args.lora_rank:
@@ -239,23 +231,18 @@ def main(argv: list[str] | None = None) -> None:
     state = {**networks.state(student), "lr": lr_scheduler}
     if accelerator.scaler is not None:
         state["scaler"] = accelerator.scaler
-    first = 0
-    if args.resume_from_checkpoint:
-        checkpoint = args.resume_from_checkpoint
-        checkpoint = latest_checkpoint(output_dir) if checkpoint == "latest" else Path(checkpoint)
-        first = load_checkpoint(checkpoint, state, run_identity) if checkpoint else 0
+    first = resume(args.resume_from_checkpoint, output_dir, state, run_identity)
 
     # 3. Batches and losses
     settings = teacher.scheduler.config
     sigmas = karras_sigmas(args.num_scales - 1, settings.sigma_min, settings.sigma_max, settings.rho)
-    share = args.train_batch_size // accelerator.num_processes
     stream = TripleStream(
         data,
         teacher.network,
         teacher.preconditioning,
         Grid(sigmas, args.trajectory_reuse, args.target_sigma_min_rate, args.step_count_power),
         batch_size=args.train_batch_size,
-        rows=slice(accelerator.process_index * share, (accelerator.process_index + 1) * share),
+        rows=process_rows(args.train_batch_size, accelerator),
         seed=args.seed,
         guidance_scale_range=(args.omega_min, args.omega_max),
         caption_dropout=args.caption_dropout,
@@ -328,10 +315,7 @@ def main(argv: list[str] | None = None) -> None:
             shared = torch.tensor([*sums.values(), float(stop.requested)], device=device)
             *means, told = accelerator.reduce(shared, "mean").tolist()
             sums = dict(zip(sums, means, strict=True))
-            norm = accelerator.clip_grad_norm_(networks.parameters, args.max_grad_norm)
-            finite = bool(norm.isfinite())
-            if finite or accelerator.scaler is not None:  # a scaler has to see overflows
-                optimizer.step()
+            finite = step_if_finite(accelerator, optimizer, networks.parameters, args.max_grad_norm)
             if finite:
                 ema_update(average, student, args.ema_decay)
             model.zero_grad(set_to_none=True)

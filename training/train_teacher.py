@@ -17,13 +17,16 @@ from diffusers.optimization import get_scheduler
 from tqdm import tqdm
 
 from diffusers_soundctm import CTMScheduler
-from diffusers_soundctm.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, save_model
-from diffusers_soundctm.distillation.config import add_data_arguments, parse_with_config
+from diffusers_soundctm.distillation.checkpoints import resume, save_checkpoint, save_model
+from diffusers_soundctm.distillation.config import add_data_arguments, add_optimisation_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
+from diffusers_soundctm.distillation.guards import SkippedSteps
 from diffusers_soundctm.distillation.latents import training_data
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.noise_levels import clip_indices, lognormal_sigmas, step_generator
+from diffusers_soundctm.distillation.optimizers import step_if_finite
+from diffusers_soundctm.distillation.sharding import process_rows
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,20 +43,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--p_mean", type=float, default=-1.2, help="mean of ln sigma in training")
     loss.add_argument("--p_std", type=float, default=1.2, help="standard deviation of ln sigma in training")
     loss.add_argument("--caption_dropout", type=float, default=0.1, help="share of empty prompts")
-    run = parser.add_argument_group("optimisation")
-    run.add_argument("--train_batch_size", type=int, default=16, help="of all processes together")
-    run.add_argument("--max_train_steps", type=int, default=10000)
-    run.add_argument("--learning_rate", type=float, default=4e-4)
-    run.add_argument("--lr_scheduler", default="cosine")
-    run.add_argument("--lr_warmup_steps", type=int, default=200)
-    run.add_argument("--weight_decay", type=float, default=0.01)
-    run.add_argument("--max_grad_norm", type=float, default=1.0)
-    run.add_argument("--ema_decay", type=float, default=0.999)
-    run.add_argument("--mixed_precision", choices=["no", "bf16"], default="no")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--checkpointing_steps", type=int, default=500)
-    run.add_argument("--checkpoints_total_limit", type=int, default=2)
-    run.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")
+    add_optimisation_arguments(parser, precisions=["no", "bf16"])
+    parser.set_defaults(
+        train_batch_size=16, max_train_steps=10000, learning_rate=4e-4, lr_warmup_steps=200, ema_decay=0.999
+    )
     args = parse_with_config(parser, argv)
     if args.initial_unet is None and args.unet_config is None:
         parser.error("--unet_config or --initial_unet is required")
@@ -70,10 +63,7 @@ def new_unet(config: dict | str) -> UNet2DConditionModel:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    if args.train_batch_size % accelerator.num_processes:
-        raise SystemExit(
-            f"--train_batch_size {args.train_batch_size} does not divide by {accelerator.num_processes} processes"
-        )
+    mine = process_rows(args.train_batch_size, accelerator)
     output_dir = Path(args.output_dir)
     set_seed(args.seed)
     unet = (
@@ -95,19 +85,13 @@ def main(argv: list[str] | None = None) -> None:
     model, optimizer = accelerator.prepare(unet, optimizer)
     state = {"unet": accelerator.unwrap_model(model), "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
 
-    first = 0
-    if args.resume_from_checkpoint:
-        checkpoint = args.resume_from_checkpoint
-        checkpoint = latest_checkpoint(output_dir) if checkpoint == "latest" else Path(checkpoint)
-        first = load_checkpoint(checkpoint, state) if checkpoint else 0
+    first = resume(args.resume_from_checkpoint, output_dir, state)
     if accelerator.is_main_process:
         scheduler.save_pretrained(output_dir / "scheduler")
     denoise = Denoiser(model, Preconditioning.from_scheduler(scheduler))
-    share = args.train_batch_size // accelerator.num_processes
-    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process)  # fmt: skip
-    running, skipped, started = None, 0, time.time()
+    running, skips, started = None, SkippedSteps(args.max_skipped_steps), time.time()
     for step in progress:
         generator = step_generator(args.seed, step)
         clips = clip_indices(len(data.latents), args.train_batch_size, step, args.seed)
@@ -121,24 +105,22 @@ def main(argv: list[str] | None = None) -> None:
         denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma, **condition)
         loss = denoising_loss(denoised, clean, sigma, args.sigma_data).mean()
         accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        if norm.isfinite():
-            optimizer.step()
-            ema_update(average, accelerator.unwrap_model(model), warmed_up_decay(args.ema_decay, step))
-        else:
-            skipped += 1
+        finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
         optimizer.zero_grad(set_to_none=True)
         lr_scheduler.step()
+        skips.record(not finite)
 
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        progress.set_postfix(loss=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skipped)
+        if finite:
+            ema_update(average, accelerator.unwrap_model(model), warmed_up_decay(args.ema_decay, step))
+            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+            progress.set_postfix(loss=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skips.total)
         if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
             save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
             save_model(average, output_dir / "unet")
 
     if accelerator.is_main_process:
         save_model(average, output_dir / "unet")
-        record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skipped, "loss": running,
+        record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total, "loss": running,
                   "seconds": round(time.time() - started), "clips": len(data.latents)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()

@@ -18,9 +18,14 @@ from tqdm import tqdm
 
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import LogMel
-from diffusers_soundctm.data import Clips, load_clips
-from diffusers_soundctm.distillation.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, save_model
-from diffusers_soundctm.distillation.config import parse_with_config
+from diffusers_soundctm.data import Clips
+from diffusers_soundctm.distillation.checkpoints import resume, save_checkpoint, save_model
+from diffusers_soundctm.distillation.config import (
+    add_clip_arguments,
+    add_optimisation_arguments,
+    clips_of,
+    parse_with_config,
+)
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
 from diffusers_soundctm.distillation.first_stage import (
     MelLoss,
@@ -33,21 +38,15 @@ from diffusers_soundctm.distillation.first_stage import (
     frequency_loss,
     generator_loss,
 )
+from diffusers_soundctm.distillation.guards import SkippedSteps
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
+from diffusers_soundctm.distillation.optimizers import step_if_finite
+from diffusers_soundctm.distillation.sharding import process_rows
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset_name", default=..., help="Hub id or folder, see `load_clips`")
-    data.add_argument("--audio_column", default="audio")
-    data.add_argument("--caption_column", default="caption")
-    data.add_argument("--max_train_samples", type=int, help="use the first so many clips only")
-    data.add_argument("--validation_split", help="measure the mel error on this split at the end")
-    data.add_argument("--num_samples", type=int, default=81920, help="length of a clip in samples")
-    data.add_argument("--sampling_rate", type=int, default=16000)
-    data.add_argument("--cache_dir", help="decoded clips; default: OUTPUT_DIR/cache")
-    data.add_argument("--output_dir", default=...)
+    data = add_clip_arguments(parser)
     data.add_argument("--autoencoder", help="folder of the VAE whose reconstructions are vocoded too")
     data.add_argument("--autoencoder_clips", type=int, default=2000, help="how many clips are reconstructed, once")
     data.add_argument("--autoencoder_share", type=float, default=0.5, help="share of batches made of reconstructions")
@@ -68,34 +67,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--adversarial_weight", type=float, default=0.05)
     model.add_argument("--feature_weight", type=float, default=0.1)
     model.add_argument("--adversarial_start", type=int, help="first step with the discriminator; default: never")
-    run = parser.add_argument_group("optimisation")
-    run.add_argument("--train_batch_size", type=int, default=8, help="of all processes together")
-    run.add_argument("--max_train_steps", type=int, default=20000)
-    run.add_argument("--learning_rate", type=float, default=1e-3)
-    run.add_argument("--lr_scheduler", default="cosine")
-    run.add_argument("--lr_warmup_steps", type=int, default=100)
-    run.add_argument("--weight_decay", type=float, default=0.01)
-    run.add_argument("--max_grad_norm", type=float, default=1.0)
-    run.add_argument("--ema_decay", type=float, default=0.998)
-    run.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--checkpointing_steps", type=int, default=1000)
-    run.add_argument("--checkpoints_total_limit", type=int, default=2)
-    run.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")
-    return parse_with_config(parser, argv)
-
-
-def clips_of(args: argparse.Namespace, split: str, max_samples: int | None = None) -> Clips:
-    return load_clips(
-        args.dataset_name,
-        split=split,
-        audio_column=args.audio_column,
-        caption_column=args.caption_column,
-        sampling_rate=args.sampling_rate,
-        num_samples=args.num_samples,
-        max_samples=max_samples,
-        cache_dir=args.cache_dir or Path(args.output_dir) / "cache",
+    add_optimisation_arguments(parser, precisions=["no", "bf16", "fp16"])
+    parser.set_defaults(
+        train_batch_size=8, max_train_steps=20000, learning_rate=1e-3, ema_decay=0.998, checkpointing_steps=1000
     )
+    return parse_with_config(parser, argv)
 
 
 class Prediction(torch.nn.Module):
@@ -143,10 +119,7 @@ def measure(vocoder: ISTFTVocoder, mel: LogMel, clips: Clips, num_clips: int, de
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    if args.train_batch_size % accelerator.num_processes:
-        raise SystemExit(
-            f"--train_batch_size {args.train_batch_size} does not divide by {accelerator.num_processes} processes"
-        )
+    mine = process_rows(args.train_batch_size, accelerator)
     device, output_dir = accelerator.device, Path(args.output_dir)
     set_seed(args.seed)
     with accelerator.main_process_first():
@@ -179,17 +152,11 @@ def main(argv: list[str] | None = None) -> None:
              "judge": accelerator.unwrap_model(judge), "judge_optimizer": judge_optimizer}  # fmt: skip
     mel_loss, stft_loss = MelLoss(mel), MultiResolutionSTFTLoss().to(device)
 
-    first = 0
-    if args.resume_from_checkpoint:
-        checkpoint = args.resume_from_checkpoint
-        checkpoint = latest_checkpoint(output_dir) if checkpoint == "latest" else Path(checkpoint)
-        first = load_checkpoint(checkpoint, state) if checkpoint else 0
-    share = args.train_batch_size // accelerator.num_processes
-    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    first = resume(args.resume_from_checkpoint, output_dir, state)
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process, mininterval=5)  # fmt: skip
     running: dict[str, float] = {}
-    started = time.time()
+    skips, started = SkippedSteps(args.max_skipped_steps), time.time()
     for step in progress:
         generator = step_generator(args.seed, step)
         through_vae = reconstructed is not None and torch.rand((), generator=generator) < args.autoencoder_share
@@ -214,13 +181,14 @@ def main(argv: list[str] | None = None) -> None:
             "stft": args.stft_weight * stft_loss(fake, real),
             "frequency": args.frequency_weight * frequency_loss(offset, padded, mel.window, args.hop_length),
         }
+        judge_finite = True
         if args.adversarial_start is not None and step >= args.adversarial_start:
             judge.requires_grad_(True)
             real_verdicts, real_features = judge(real)
             fake_verdicts, _ = judge(fake.detach())
             judged = discriminator_loss(real_verdicts, fake_verdicts)
             accelerator.backward(judged)
-            judge_optimizer.step()
+            judge_finite = step_if_finite(accelerator, judge_optimizer, judge.parameters())
             judge_optimizer.zero_grad(set_to_none=True)
             judge.requires_grad_(False)
             verdicts, features = judge(fake)
@@ -228,26 +196,28 @@ def main(argv: list[str] | None = None) -> None:
             losses["features"] = args.feature_weight * feature_matching_loss(
                 [feature.detach() for feature in real_features], features
             )
-            running["judge"] = judged.item()
+            if judge_finite:
+                running["judge"] = judged.item()
         accelerator.backward(sum(losses.values()))
-        norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        if norm.isfinite():
-            optimizer.step()
-            ema_update(average, vocoder, warmed_up_decay(args.ema_decay, step))
+        finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
         optimizer.zero_grad(set_to_none=True)
         lr_scheduler.step()
+        skips.record(not (finite and judge_finite))
 
-        for name, loss in losses.items():
-            running[name] = loss.item() if name not in running else 0.99 * running[name] + 0.01 * loss.item()
-        progress.set_postfix({name: f"{value:.3f}" for name, value in running.items()}, refresh=False)
+        if finite:
+            ema_update(average, vocoder, warmed_up_decay(args.ema_decay, step))
+            for name, loss in losses.items():
+                running[name] = loss.item() if name not in running else 0.99 * running[name] + 0.01 * loss.item()
+        values = {name: f"{value:.3f}" for name, value in running.items()}
+        progress.set_postfix(values, skipped=skips.total, refresh=False)
         if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
             save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
             save_model(average, output_dir / "vocoder")
 
     if accelerator.is_main_process:
         save_model(average, output_dir / "vocoder")
-        record = {"arguments": vars(args), "steps": args.max_train_steps, "losses": running, "clips": len(clips),
-                  "seconds": round(time.time() - started)}  # fmt: skip
+        record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total,
+                  "losses": running, "clips": len(clips), "seconds": round(time.time() - started)}  # fmt: skip
         if args.validation_split:
             record["mel_l1"] = measure(average, mel, clips_of(args, args.validation_split), 256, device)
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -288,7 +288,7 @@ def test_uploads_are_limited(desk, tmp_path, monkeypatch):
 
 
 def test_loudness_of_a_rising_sound_rises(desk):
-    rising = torch.randn(16000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, -1, 16000)
+    rising = torch.randn(80000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, -1, 80000)
     curve = desk.loudness(rising)
     assert len(curve) == 64 and curve[-5] - curve[5] > 30
 

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import math
 import shutil
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import log_mel
+from diffusers_soundctm.distillation import first_stage
 
 SCRIPTS = Path(__file__).parents[2] / "training"
 STEPS = {"max_train_steps": 4, "checkpointing_steps": 2, "train_batch_size": 2, "num_frames": 16}
@@ -77,9 +80,52 @@ def test_vocoder_learns_from_reconstructions_too(training_inputs, finished, tmp_
     assert not torch.equal(vocoders[0](mel), vocoders[1](mel))
 
 
+EVERY_LOSS = {"autoencoder": {}, "vocoder": {"adversarial_start": 0}}
+
+
+def poison(monkeypatch, loss, *calls):
+    """Let these calls of the function `loss` be NaN, with gradients that are."""
+    healthy, calls_so_far = getattr(first_stage, loss), count()
+    monkeypatch.setattr(
+        first_stage, loss, lambda *given: healthy(*given) * (math.nan if next(calls_so_far) in calls else 1.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [("autoencoder", "kl_divergence"), ("vocoder", "frequency_loss"), ("vocoder", "discriminator_loss")],
+)
+def test_a_step_without_finite_gradient_is_skipped_and_counted(training_inputs, tmp_path, monkeypatch, kind, loss):
+    poison(monkeypatch, loss, 1)
+    train(training_inputs, kind, tmp_path, **EVERY_LOSS[kind])
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["skipped_steps"] == 1
+    assert math.isfinite(record["loss"] if kind == "autoencoder" else sum(record["losses"].values()))
+    state = torch.load(tmp_path / "checkpoint-4" / "state.pt", weights_only=True)
+    for name in {"vae", "vocoder", "ema", "judge"} & state.keys():
+        assert all(tensor.isfinite().all() for tensor in state[name].values()), name
+    skipped = "judge_optimizer" if loss == "discriminator_loss" else "optimizer"
+    for name in {"optimizer", "judge_optimizer"} & state.keys():
+        taken = {int(moments["step"]) for moments in state[name]["state"].values()}
+        assert taken == {3 if name == skipped else 4}, name
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("autoencoder", "kl_divergence"), ("vocoder", "discriminator_loss")])
+def test_too_many_such_steps_in_a_row_end_with_advice(training_inputs, tmp_path, monkeypatch, kind, loss):
+    poison(monkeypatch, loss, 0, 2, 3)
+    with pytest.raises(FloatingPointError, match=r"2 steps in a row.*--learning_rate"):
+        train(training_inputs, kind, tmp_path, max_skipped_steps=2, **EVERY_LOSS[kind])
+    assert (tmp_path / "checkpoint-2").exists() and not (tmp_path / "training.json").exists()
+
+
 def test_unusable_arguments_stop_before_training(training_inputs, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         train({**training_inputs, "dataset_name": ""}, "vocoder", tmp_path, n_ffft=3)
     assert stopped.value.code == 2
+    for kind, wrong in (("autoencoder", "checkpoints_total_limit"), ("vocoder", "max_skipped_steps")):
+        with pytest.raises(SystemExit) as stopped:
+            train(training_inputs, kind, tmp_path, **{wrong: 0})
+        assert stopped.value.code == 2
+        assert f"--{wrong} 0 must be at least 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="num_frames"):
         train(training_inputs, "autoencoder", tmp_path, num_frames=33)

@@ -7,11 +7,14 @@ import time
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from runs import distil, load, start
 from safetensors.torch import load_file
 
 from diffusers_soundctm.distillation import checkpoints
 from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.optimizers import step_if_finite
 from tiny_teachers import make_teacher
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -142,6 +145,23 @@ def test_skips_in_a_row_are_told_from_skips_in_all():
     for skipped in (True, False, True, False):
         skips.record(skipped)
     assert (skips.total, skips.in_a_row) == (2, 0)
+
+
+def test_a_scaler_is_told_of_overflows_until_the_gradient_is_finite(monkeypatch):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True)
+    # accelerate keeps fp16 for GPUs, torch does not. Twice, 2^119 times the gradient, 2^10, is beyond float32.
+    accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu", init_scale=2.0**119)
+    monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
+    model = torch.nn.Linear(1, 1, bias=False)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.1))
+    before, finite = model.weight.item(), []
+    for _ in range(3):
+        accelerator.backward(2.0**10 * model.weight.sum())
+        finite.append(step_if_finite(accelerator, optimizer, model.parameters(), 1.0))
+        optimizer.zero_grad()
+    assert finite == [False, False, True]
+    assert model.weight.item() == pytest.approx(before - 0.1)
 
 
 def test_signals_are_handed_back():

@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from diffusers_soundctm import CTMUNet2DConditionModel, SoundCTMPipeline
+from diffusers_soundctm.distillation import losses
+from diffusers_soundctm.distillation.sharding import process_rows
 
 SCRIPTS = Path(__file__).parents[2] / "training"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -89,6 +93,20 @@ def test_teacher_folder(teacher):
     assert sorted(p.name for p in teacher.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
 
 
+def test_teacher_ends_after_too_many_steps_without_finite_gradient(training_inputs, tmp_path, monkeypatch):
+    healthy, seen = losses.denoising_loss, []
+
+    def poisoned(*given):
+        seen.append(healthy(*given) * (math.nan if len(seen) in (0, 2, 3) else 1.0))
+        return seen[-1]
+
+    monkeypatch.setattr(losses, "denoising_loss", poisoned)
+    with pytest.raises(FloatingPointError, match=r"2 steps in a row.*--learning_rate"):
+        train(training_inputs, tmp_path, **STEPS, max_skipped_steps=2)
+    state = torch.load(tmp_path / "checkpoint-3" / "state.pt", weights_only=True)
+    assert all(tensor.isfinite().all() for name in ("unet", "ema") for tensor in state[name].values())
+
+
 def test_student_folder_is_a_pipeline(student, teacher):
     pipe = SoundCTMPipeline.from_pretrained(student)
     pipe.set_progress_bar_config(disable=True)
@@ -141,6 +159,13 @@ def test_bad_arguments_end_before_work(training_inputs, tmp_path, capsys, argume
         train(training_inputs, tmp_path, teacher_model=tmp_path, **arguments)
     assert exit_info.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_processes_share_a_batch():
+    processes = [SimpleNamespace(num_processes=3, process_index=index) for index in range(3)]
+    assert [list(range(6))[process_rows(6, process)] for process in processes] == [[0, 1], [2, 3], [4, 5]]
+    with pytest.raises(ValueError, match=r"--train_batch_size 4 .* multiple of 3"):
+        process_rows(4, processes[0])
 
 
 @pytest.mark.slow

@@ -105,6 +105,28 @@ def load_checkpoint(
     return stored["step"]
 
 
+def resume(
+    checkpoint: str | os.PathLike | None,
+    output_dir: str | os.PathLike,
+    state: Mapping[str, Any],
+    identity: Mapping[str, str] | None = None,
+) -> int:
+    """Load the checkpoint that `--resume_from_checkpoint` names into `state`; returns the number of finished steps.
+
+    Args:
+        checkpoint: its folder, or "latest" for the one of the highest step under `output_dir`. Without one, or without
+            any under `output_dir`, nothing is loaded and no step is finished.
+        output_dir: folder of the run.
+        state: what to load into, see `save_checkpoint`.
+        identity: what the runs must share, see `load_checkpoint`.
+
+    Raises:
+        ValueError: the checkpoint does not belong to this run, see `load_checkpoint`.
+    """
+    folder = latest_checkpoint(output_dir) if checkpoint == "latest" else checkpoint
+    return load_checkpoint(folder, state, identity) if folder else 0
+
+
 def latest_checkpoint(output_dir: str | os.PathLike) -> Path | None:
     """The checkpoint of the highest step under `output_dir`, None if there is none."""
     found = _checkpoints(output_dir)

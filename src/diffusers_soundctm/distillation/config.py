@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data import Clips, load_clips
+
 # The published recipes: the 16 kHz UNet (ICLR 2025) and the 44.1 kHz transformer. Batch: 8 GPUs × (6 clips +
 # 2 mixtures).
 PRESETS: dict[str, dict[str, Any]] = {
@@ -38,6 +40,9 @@ for _preset in PRESETS.values():
         "mixed_precision": "bf16",
     }
 
+_AT_LEAST_ONE = ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "max_skipped_steps",
+                 "checkpointing_steps", "checkpoints_total_limit", "validation_steps")  # fmt: skip
+
 
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, taking what it leaves out from the YAML file that `--config` names (keys are argument names).
@@ -68,22 +73,52 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
     missing = [f"--{name}" for name, value in vars(arguments).items() if value is ...]
     if missing:
         parser.error(f"these arguments are required: {', '.join(missing)}")
+    for name in _AT_LEAST_ONE:
+        value = getattr(arguments, name, None)
+        if value is not None and value < 1:
+            parser.error(f"--{name} {value} must be at least 1")
     return arguments
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that `latents.training_data` reads."""
-    data = parser.add_argument_group("data and frozen parts")
+    data = _add_dataset_group(parser, "data and frozen parts", cached="latents and prompt embeddings")
+    data.add_argument("--vae", default=..., help="folder of the autoencoder")
+    data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The arguments that `clips_of` reads, and `--validation_split`; returns their group."""
+    data = _add_dataset_group(parser, "data", cached="decoded clips")
+    data.add_argument("--validation_split", help="measure the mel error on this split at the end")
+    return data
+
+
+def clips_of(args: argparse.Namespace, split: str, max_samples: int | None = None) -> Clips:
+    """A split of the data set that `args` name, or its first `max_samples` clips."""
+    return load_clips(
+        args.dataset_name,
+        split=split,
+        audio_column=args.audio_column,
+        caption_column=args.caption_column,
+        sampling_rate=args.sampling_rate,
+        num_samples=args.num_samples,
+        max_samples=max_samples,
+        cache_dir=args.cache_dir or Path(args.output_dir) / "cache",
+    )
+
+
+def _add_dataset_group(parser: argparse.ArgumentParser, title: str, cached: str) -> argparse._ArgumentGroup:
+    data = parser.add_argument_group(title)
     data.add_argument("--dataset_name", default=..., help="Hub id or folder, see `load_clips`")
     data.add_argument("--audio_column", default="audio")
     data.add_argument("--caption_column", default="caption")
     data.add_argument("--max_train_samples", type=int, help="use the first so many clips only")
     data.add_argument("--sampling_rate", type=int, default=16000)
     data.add_argument("--num_samples", type=int, default=81920, help="length of a clip in samples")
-    data.add_argument("--vae", default=..., help="folder of the autoencoder")
-    data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
-    data.add_argument("--cache_dir", help="latents and prompt embeddings; default: OUTPUT_DIR/cache")
+    data.add_argument("--cache_dir", help=f"{cached}; default: OUTPUT_DIR/cache")
     data.add_argument("--output_dir", default=...)
+    return data
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,3 +128,32 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data_files", nargs="+", help="of the data set builder, for example tar files of webdataset")
     data.add_argument("--stream_buffer_size", type=int, default=1000, help="rows a stream is shuffled in")
     data.add_argument("--mix_rate", type=float, default=0.0, help="share of clips mixed with another, captions joined")
+
+
+def add_optimisation_arguments(parser: argparse.ArgumentParser, precisions: Sequence[str]) -> None:
+    """The optimisation of autoencoder, vocoder or teacher; each script sets the defaults that are its own.
+
+    Args:
+        parser: of the script.
+        precisions: choices of `--mixed_precision`.
+    """
+    run = parser.add_argument_group("optimisation")
+    run.add_argument("--train_batch_size", type=int, default=..., help="of all processes together")
+    run.add_argument("--max_train_steps", type=int, default=...)
+    run.add_argument("--learning_rate", type=float, default=...)
+    run.add_argument("--lr_scheduler", default="cosine")
+    run.add_argument("--lr_warmup_steps", type=int, default=100)
+    run.add_argument("--weight_decay", type=float, default=0.01)
+    run.add_argument("--max_grad_norm", type=float, default=1.0)
+    run.add_argument("--ema_decay", type=float, default=...)
+    run.add_argument("--mixed_precision", choices=precisions, default="no")
+    add_run_arguments(run, run)
+
+
+def add_run_arguments(run: argparse._ArgumentGroup, keep: argparse._ArgumentGroup) -> None:
+    """The arguments of every run: what ends it, into the group `run`; what it leaves and goes on from, into `keep`."""
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--max_skipped_steps", type=int, default=20, help="steps in a row without finite loss that end it")
+    keep.add_argument("--checkpointing_steps", type=int, default=500)
+    keep.add_argument("--checkpoints_total_limit", type=int, default=2)
+    keep.add_argument("--resume_from_checkpoint", help="folder of a checkpoint, or 'latest'")

@@ -1,9 +1,11 @@
-"""Optimizers of training, by name."""
+"""Optimizers of training, by name, and the step they take."""
 
+import math
 from collections.abc import Iterable
 from importlib.util import find_spec
 
 import torch
+from accelerate import Accelerator
 
 OPTIMIZERS = ("radam", "adamw")
 
@@ -35,3 +37,19 @@ def check_optimizer(name: str, use_8bit: bool) -> None:
         raise ValueError(f"`use_8bit_adam` goes with --optimizer adamw, not {name}.")
     if use_8bit and find_spec("bitsandbytes") is None:
         raise ValueError("`use_8bit_adam` needs bitsandbytes and a GPU: pip install bitsandbytes, or leave it out.")
+
+
+def step_if_finite(
+    accelerator: Accelerator,
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[torch.nn.Parameter],
+    max_grad_norm: float = math.inf,
+) -> bool:
+    """Clip the gradient of `parameters` to `max_grad_norm` and take the step; returns False where it was skipped.
+
+    A step is skipped on all processes if the gradient is not finite on one.
+    """
+    finite = bool(accelerator.clip_grad_norm_(parameters, max_grad_norm).isfinite())
+    if finite or accelerator.scaler is not None:  # a scaler has to see overflows, and skips the step itself
+        optimizer.step()
+    return finite

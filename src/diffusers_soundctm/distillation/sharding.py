@@ -1,4 +1,4 @@
-"""Networks on several processes: each has all of them (DDP), or a share of every tensor (FSDP2).
+"""Several processes: each has its rows of a batch, and all of the networks (DDP) or a share of every tensor (FSDP2).
 
 What is saved is whole in both cases, so that a checkpoint goes on with any number of processes of either kind.
 """
@@ -10,6 +10,21 @@ from accelerate import Accelerator
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
 from .ema import ema_copy
+
+
+def process_rows(train_batch_size: int, accelerator: Accelerator) -> slice:
+    """The rows of a batch of all processes that are this process'.
+
+    Raises:
+        ValueError: the batch does not divide by the number of processes.
+    """
+    processes = accelerator.num_processes
+    if train_batch_size % processes:
+        raise ValueError(
+            f"--train_batch_size {train_batch_size} is that of all processes together; give a multiple of {processes}."
+        )
+    share = train_batch_size // processes
+    return slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
 
 
 class Networks:
