@@ -79,7 +79,7 @@ class Distillation:
         sigmas = karras_sigmas(num_scales - 1, config.sigma_min, config.sigma_max, config.rho)
         self.stream = TripleStream(
             data, teacher.network, self.preconditioning, Grid(sigmas, reuse), batch_size=batch_size,
-            rows=slice(batch_size), seed=0, guidance_scale_range=(1.0, 5.0), **settings,
+            rows=slice(batch_size), seed=0, **{"guidance_scale_range": (1.0, 5.0)} | settings,
         )  # fmt: skip
         self.objective = CTMObjective(*self.denoisers, self.features, self.student.conv_out)
 
