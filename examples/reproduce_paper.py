@@ -93,12 +93,16 @@ def measure(args: argparse.Namespace) -> None:
     """Metrics of every number of steps, one JSON file each."""
     for steps in args.steps:
         folder = args.output / f"steps-{steps:02d}"
-        options = ["--generated", folder, "--reference", args.reference, "--captions", args.captions]
-        options += ["--embedding", args.embedding, "--duration", args.seconds]
-        options += ["--output", folder.with_suffix(".json"), "--force"]
-        options += ["--metrics", *args.metrics] if args.metrics else []
-        print(f"{steps} steps")
-        evaluate.main([str(option) for option in options])
+        results = evaluate.compare(
+            str(folder),
+            args.reference,
+            captions=args.captions,
+            embedding=args.embedding,
+            duration=args.seconds,
+            metrics=args.metrics,
+        )
+        evaluate.write_json(folder.with_suffix(".json"), results)
+        print(f"{steps} steps\n{evaluate.format_results(results)}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -53,7 +53,8 @@ def test_adapters_can_be_fused(base, tmp_path):
     pipe.unload_lora_weights()
     torch.testing.assert_close(latents(pipe), latents(trained), rtol=1e-3, atol=1e-3)
     pipe.save_pretrained(tmp_path / "whole")
-    torch.testing.assert_close(latents(SoundCTMPipeline.from_pretrained(tmp_path / "whole")), latents(pipe))
+    whole = SoundCTMPipeline.from_pretrained(tmp_path / "whole")
+    torch.testing.assert_close(latents(whole), latents(pipe), rtol=1e-4, atol=1e-4)
 
 
 def test_adapters_of_another_network_are_refused(tiny_pipeline, tmp_path):
