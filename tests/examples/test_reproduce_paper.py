@@ -123,7 +123,8 @@ def test_two_processes_go_on_and_give_what_one_gives(arguments, tmp_path):
     subprocess.run([*launch, counting, *arguments, "--output", tmp_path / "two"], check=True, env=environment)
     one, two = sounds(tmp_path / "one"), sounds(tmp_path / "two")
     assert one.keys() == two.keys()
-    assert all(np.array_equal(sound, two[name]) for name, sound in one.items())
+    for name, sound in one.items():  # sums of one thread and of two round differently: by one step of 16 bits
+        np.testing.assert_allclose(two[name], sound, atol=1e-4)
     written = [path.read_text().split() for path in (tmp_path / "log").rglob("stdout.log")]
     assert len(written) == 2 and all(len(names) >= 2 for names in written)  # both had their share
     assert sorted(written[0] + written[1]) == sorted(one.keys() - done)
