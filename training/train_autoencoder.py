@@ -29,7 +29,7 @@ from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_
 from diffusers_soundctm.distillation.first_stage import cut_segments, draw_starts, kl_divergence
 from diffusers_soundctm.distillation.guards import SkippedSteps
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
-from diffusers_soundctm.distillation.optimizers import step_if_finite
+from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.distillation.sharding import process_rows
 
 SIGMA_DATA = 0.5
@@ -136,6 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     vae = accelerator.unwrap_model(model).vae
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     state = {"vae": vae, "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
+    state |= scaler_state(accelerator)
 
     first = resume(args.resume_from_checkpoint, output_dir, state)
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",

@@ -39,7 +39,7 @@ from diffusers_soundctm.distillation.latents import fingerprint
 from diffusers_soundctm.distillation.networks import Denoiser
 from diffusers_soundctm.distillation.noise_levels import step_generator
 from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
-from diffusers_soundctm.distillation.optimizers import OPTIMIZERS, make_optimizer, step_if_finite
+from diffusers_soundctm.distillation.optimizers import OPTIMIZERS, make_optimizer, scaler_state, step_if_finite
 from diffusers_soundctm.distillation.preflight import (
     TRACKERS,
     check_arguments,
@@ -228,9 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     last_layer(student).weight.requires_grad_(True)  # the losses are balanced there, trained or not
     networks = Networks(accelerator, student, optimizer)
     model, average, optimizer = networks.model, networks.average, networks.optimizer
-    state = {**networks.state(student), "lr": lr_scheduler}
-    if accelerator.scaler is not None:
-        state["scaler"] = accelerator.scaler
+    state = {**networks.state(student), "lr": lr_scheduler, **scaler_state(accelerator)}
     first = resume(args.resume_from_checkpoint, output_dir, state, run_identity)
 
     # 3. Batches and losses

@@ -25,7 +25,7 @@ from diffusers_soundctm.distillation.latents import training_data
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.noise_levels import clip_indices, lognormal_sigmas, step_generator
-from diffusers_soundctm.distillation.optimizers import step_if_finite
+from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.distillation.sharding import process_rows
 
 
@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     average = ema_copy(unet).to(accelerator.device)
     model, optimizer = accelerator.prepare(unet, optimizer)
     state = {"unet": accelerator.unwrap_model(model), "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
+    state |= scaler_state(accelerator)
 
     first = resume(args.resume_from_checkpoint, output_dir, state)
     if accelerator.is_main_process:

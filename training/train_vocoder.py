@@ -40,7 +40,7 @@ from diffusers_soundctm.distillation.first_stage import (
 )
 from diffusers_soundctm.distillation.guards import SkippedSteps
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
-from diffusers_soundctm.distillation.optimizers import step_if_finite
+from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.distillation.sharding import process_rows
 
 
@@ -149,7 +149,8 @@ def main(argv: list[str] | None = None) -> None:
         Prediction(vocoder), judge, optimizer, judge_optimizer
     )
     state = {"vocoder": vocoder, "ema": average, "optimizer": optimizer, "lr": lr_scheduler,
-             "judge": accelerator.unwrap_model(judge), "judge_optimizer": judge_optimizer}  # fmt: skip
+             "judge": accelerator.unwrap_model(judge), "judge_optimizer": judge_optimizer,
+             **scaler_state(accelerator)}  # fmt: skip
     mel_loss, stft_loss = MelLoss(mel), MultiResolutionSTFTLoss().to(device)
 
     first = resume(args.resume_from_checkpoint, output_dir, state)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from diffusers_soundctm.distillation import checkpoints
 from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.optimizers import step_if_finite
+from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from tiny_teachers import make_teacher
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -147,7 +147,7 @@ def test_skips_in_a_row_are_told_from_skips_in_all():
     assert (skips.total, skips.in_a_row) == (2, 0)
 
 
-def test_a_scaler_is_told_of_overflows_until_the_gradient_is_finite(monkeypatch):
+def test_a_scaler_is_told_of_overflows_until_the_gradient_is_finite_and_resumes(monkeypatch, tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=True)
     # accelerate keeps fp16 for GPUs, torch does not. Twice, 2^119 times the gradient, 2^10, is beyond float32.
@@ -162,6 +162,11 @@ def test_a_scaler_is_told_of_overflows_until_the_gradient_is_finite(monkeypatch)
         optimizer.zero_grad()
     assert finite == [False, False, True]
     assert model.weight.item() == pytest.approx(before - 0.1)
+    state = scaler_state(accelerator)
+    checkpoints.save_checkpoint(tmp_path, 3, state)
+    accelerator.scaler.update(1.0)
+    checkpoints.load_checkpoint(tmp_path / "checkpoint-3", state)
+    assert accelerator.scaler.get_scale() == 2.0**117  # halved twice
 
 
 def test_signals_are_handed_back():

@@ -53,3 +53,8 @@ def step_if_finite(
     if finite or accelerator.scaler is not None:  # a scaler has to see overflows, and skips the step itself
         optimizer.step()
     return finite
+
+
+def scaler_state(accelerator: Accelerator) -> dict[str, torch.amp.GradScaler]:
+    """What fp16 training has to find again when it resumes, as an entry of the checkpoint's state."""
+    return {} if accelerator.scaler is None else {"scaler": accelerator.scaler}
