@@ -18,6 +18,7 @@ from diffusers_soundctm.demo.reproduction import python_code
 from diffusers_soundctm.demo.studio import Studio
 from diffusers_soundctm.demo.turns import Turns
 from diffusers_soundctm.demo.work import events
+from tiny_teachers import make_teacher
 
 PLAIN = Recipe("rain on a tin roof", Noise(3), 1.0, steps=2)
 OTHER = Recipe("a dog barks", Noise(4), 1.0)
@@ -28,6 +29,18 @@ def desk(embedded_folder):
     pipe = SoundCTMPipeline.from_pretrained(embedded_folder)
     pipe.set_progress_bar_config(disable=True)
     return Studio(pipe, str(embedded_folder))
+
+
+@pytest.fixture(scope="module")
+def stereo_desk(tiny_pipeline, tmp_path_factory):
+    """With a model of stereo waveforms."""
+    folder = tmp_path_factory.mktemp("stereo")
+    make_teacher("stable_audio", folder / "teacher", tiny_pipeline)
+    pipe = SoundCTMPipeline.from_teacher(folder / "teacher")
+    pipe.unet.register_to_config(sample_size=2100)  # 1.52 s
+    pipe.save_pretrained(folder / "model")
+    pipe.set_progress_bar_config(disable=True)
+    return Studio(pipe, str(folder / "model"))
 
 
 @pytest.fixture
@@ -60,16 +73,18 @@ KINDS += ("filled", "filled upload", "continued upload")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_code_makes_the_same_file(kind, desk, sound_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("studio_name", "channels"), [("desk", 1), ("stereo_desk", 2)])
+def test_code_makes_the_same_file(kind, studio_name, channels, sound_file, tmp_path, monkeypatch, request):
+    desk = request.getfixturevalue(studio_name)
     take = desk.make(kinds(desk, sound_file)[kind])
-    assert take.waveform.ndim == 1 and take.waveform.isfinite().all() and take.waveform.abs().max() > 0
+    assert len(take.waveform) == channels and take.waveform.isfinite().all() and take.waveform.abs().max() > 0
     expected = 1.5 if kind == "continued upload" else 1.0
     assert take.seconds == pytest.approx(expected, abs=0.65 if kind == "loop" else 1e-4)
     monkeypatch.chdir(tmp_path)
     exec(python_code(take.recipe, desk.model, "again.wav"), {})
     (tmp_path / "made.wav").write_bytes(files.encode(desk, take))
-    made, again = (soundfile.read(tmp_path / name)[0] for name in ("made.wav", "again.wav"))
-    assert made.tolist() == again.tolist()
+    made, again = (soundfile.read(tmp_path / name, always_2d=True)[0] for name in ("made.wav", "again.wav"))
+    assert made.shape[1] == channels and made.tolist() == again.tolist()
 
 
 def test_code_of_the_embedded_model_names_no_folder():
@@ -94,8 +109,9 @@ def test_kinds_differ_from_the_plain_sound_and_drift_says_so(desk, sound_file):
 def test_filling_leaves_the_rest_alone(desk):
     filled = desk.make(studio.filled(PLAIN, 1.0, "wind", [(0.4, 0.6)], 2))
     before = desk.make(PLAIN).waveform
-    assert torch.equal(filled.waveform[:4800], before[:4800]) and torch.equal(filled.waveform[-4800:], before[-4800:])
-    assert not torch.equal(filled.waveform[6400:9600], before[6400:9600])
+    outside = [slice(4800), slice(-4800, None)]
+    assert all(torch.equal(filled.waveform[:, part], before[:, part]) for part in outside)
+    assert not torch.equal(filled.waveform[:, 6400:9600], before[:, 6400:9600])
 
 
 @pytest.mark.parametrize("extension", [".wav", ".flac"])
@@ -149,7 +165,7 @@ def test_spectrogram_shows_low_below_high_and_early_left(desk):
 
     seconds = torch.arange(16000) / 16000
     chirp = torch.sin(2 * torch.pi * (100 * seconds + 3500 * seconds**2))
-    picture = np.asarray(Image.open(io.BytesIO(files.spectrogram_png(chirp, 16000))).convert("L"), dtype=float)
+    picture = np.asarray(Image.open(io.BytesIO(files.spectrogram_png(chirp[None], 16000))).convert("L"), dtype=float)
     brightest = picture[:, 40:-40].argmax(axis=0)
     assert brightest[:50].mean() > 80 and brightest[-50:].mean() < 30
 

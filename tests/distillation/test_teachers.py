@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
 from diffusers_soundctm.distillation import TeacherDenoiser, load_teacher
 from diffusers_soundctm.distillation.networks import Denoiser
 from diffusers_soundctm.distillation.teachers import FeatureSpace, recognise, scheduler_of
@@ -152,6 +152,8 @@ def test_noise_levels_are_the_teachers_own(original, teacher):
     lowest, highest = expected.get(original[0], (0.039, 82))
     assert teacher.scheduler.config.sigma_min == pytest.approx(lowest, rel=0.05)
     assert teacher.scheduler.config.sigma_max == pytest.approx(highest, rel=0.05)
+    again = CTMScheduler.from_config(teacher.scheduler.config)
+    assert torch.equal(again.sigmas, teacher.scheduler.sigmas)
 
 
 def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path):

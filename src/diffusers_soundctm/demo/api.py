@@ -148,7 +148,7 @@ class Endpoints:
     def _source(self, source: Any, request: gr.Request) -> tuple[Recipe | Upload, float]:
         if isinstance(source, dict) and set(source) == {"digest"}:
             upload = Upload(source["digest"])
-            return upload, len(self.studio.upload(upload)) / self.studio.pipe.sampling_rate
+            return upload, self.studio.upload(upload).shape[-1] / self.studio.pipe.sampling_rate
         recipe = Recipe.from_json(source)
         return recipe, self.studio.make(recipe, request.session_hash).seconds
 

@@ -150,7 +150,7 @@ class Desk:
         upload = self.studio.bring(path)
         waveform = self.studio.upload(upload)
         shown = uploaded_card(self.studio, upload)
-        current = {"digest": upload.digest, "seconds": len(waveform) / self.studio.pipe.sampling_rate}
+        current = {"digest": upload.digest, "seconds": waveform.shape[-1] / self.studio.pipe.sampling_rate}
         yield said("The uploaded sound is picked; mark a part of it, or continue it."), current, {"a": shown}
 
     @answering()

@@ -72,9 +72,10 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def spectrogram_png(waveform: torch.Tensor, sampling_rate: int, columns: int = 480) -> bytes:
-    """Log-mel of (samples,), low below high, early left of late, from 70 dB below its maximum on."""
+    """Log-mel of (channels, samples), low below high, early left of late, from 70 dB below its maximum on."""
     from PIL import Image
 
+    waveform = waveform.mean(dim=0)
     # A sound shorter than the window is shown with silence around it.
     waveform = torch.nn.functional.pad(waveform, (0, max(1024 - len(waveform), 0)))
     mel = audio.log_mel(waveform, sampling_rate=sampling_rate, hop_length=max(len(waveform) // columns, 32))

@@ -36,7 +36,7 @@ class Observer(PipelineCallback):
 
 
 def starting_noise(pipe: SoundCTMPipeline, noise: Noise, duration: float, generator: torch.Generator) -> torch.Tensor:
-    """Latents (1, C, time, width) of a sound of `duration` seconds; `generator` has just been given the seed."""
+    """Latents (1, C, time, ...) of a sound of `duration` seconds; `generator` has just been given the seed."""
     shape = pipe.latent_shape(round(duration * pipe.sampling_rate))
     latents = torch.randn(1, *shape, generator=generator)
     for amount, seed in noise.variations:
@@ -45,8 +45,8 @@ def starting_noise(pipe: SoundCTMPipeline, noise: Noise, duration: float, genera
 
 
 def blend_over_time(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Noise that is `first` at the beginning and `second` at the end, (B, C, time, width), of unit variance between."""
-    angle = torch.linspace(0, math.pi / 2, first.shape[2])[:, None]
+    """Noise that is `first` at the beginning and `second` at the end, (B, C, time, ...), of unit variance between."""
+    angle = torch.linspace(0, math.pi / 2, first.shape[2]).view(-1, *[1] * (first.ndim - 3))
     return angle.cos() * first + angle.sin() * second
 
 
@@ -56,11 +56,11 @@ def render(
     sources: Callable[[Recipe | Upload], torch.Tensor | None] = lambda source: None,
     on_step: StepObserver | None = None,
 ) -> torch.Tensor:
-    """The sound, float32 (samples,) on the CPU.
+    """The sound, float32 (channels, samples) on the CPU.
 
     Args:
-        sources: the samples, (samples,) at the model's rate, of a sound to start from; None for a recipe that has to be
-            rendered first.
+        sources: the samples, (channels, samples) at the model's rate, of a sound to start from; None for a recipe that
+            has to be rendered first.
         on_step: called after each step with how many are done and how many there are; False to cancel.
 
     Raises:
@@ -96,7 +96,7 @@ def render(
         sound = inpaint(
             pipe,
             recipe.prompt,
-            source,
+            source[None],
             pipe.sampling_rate,
             spans=list(recipe.spans) or None,
             latents=latents,
@@ -120,4 +120,4 @@ def render(
         sound = pipe(recipe.prompt, latents=latents, output_type="pt", callback_on_step_end=callbacks, **call).audios
     if is_cancelled:
         raise Cancelled("Cancelled.")
-    return sound[0, 0].float().cpu()
+    return sound[0].float().cpu()

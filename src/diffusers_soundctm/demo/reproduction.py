@@ -32,13 +32,15 @@ def _controls(recipe: Recipe) -> set[str]:
 
 
 def _sound(recipe: Recipe, depth: int) -> list[str]:
-    """Lines that leave the sound, (samples,), in `sound`."""
+    """Lines that leave the sound, (channels, samples), in `sound`."""
     lines = []
     if isinstance(recipe.source, Recipe):
         lines += [*_sound(recipe.source, depth + 1), "source = sound"]
     elif isinstance(recipe.source, Upload):
         lines += ["# upload.wav, beside this script, is the sound file that was brought to the app."]
-        lines += ['source = audio.read_audio("upload.wav", pipe.sampling_rate)[0].mean(dim=0)']
+        lines += [
+            'source = audio.match_channels(audio.read_audio("upload.wav", pipe.sampling_rate)[0], pipe.num_channels)'
+        ]
     lines += ["", f"shape = pipe.latent_shape(round({recipe.duration!r} * pipe.sampling_rate))"]
     lines += _noise(recipe.noise, "latents", "generator")
     arguments = {
@@ -55,24 +57,24 @@ def _sound(recipe: Recipe, depth: int) -> list[str]:
 
     if recipe.source:
         arguments |= {"spans": repr(list(recipe.spans) or None)}
-        lines += _call("sound = inpaint(", f"pipe, {recipe.prompt!r}, source, pipe.sampling_rate", arguments)
-        return [*lines, "sound = sound[0, 0]"]
+        lines += _call("sound = inpaint(", f"pipe, {recipe.prompt!r}, source[None], pipe.sampling_rate", arguments)
+        return [*lines, "sound = sound[0]"]
     if recipe.loop:
         arguments |= {"output_type": '"latent"', "callback_on_step_end": "CircularTime()"}
         lines += _call("z_0 = pipe(", repr(recipe.prompt), arguments, ").audios")
-        return [*lines, "sound = decode_loop(pipe, z_0)[0, 0]"]
+        return [*lines, "sound = decode_loop(pipe, z_0)[0]"]
     if recipe.curve:
         lines += [f"curve = {list(recipe.curve)!r}  # dB, evenly spread over the sound"]
         guidance = f"LossGuidance(IntensityObjective(curve), scale={recipe.strength!r})"
         arguments |= {"callback_on_step_end": guidance}
     if recipe.morph:
         lines += _noise(recipe.morph.noise, "last", "other")
-        lines += ["angle = torch.linspace(0, torch.pi / 2, latents.shape[2])[:, None]"]
+        lines += ["angle = torch.linspace(0, torch.pi / 2, latents.shape[2]).view(-1, *[1] * (latents.ndim - 3))"]
         lines += ["latents = angle.cos() * latents + angle.sin() * last"]
         if recipe.morph.prompt != recipe.prompt:
             arguments |= {"callback_on_step_end": f"PromptMorph({recipe.morph.prompt!r})"}
     arguments |= {"output_type": '"pt"'}
-    lines += _call("sound = pipe(", repr(recipe.prompt), arguments, ").audios[0, 0]")
+    lines += _call("sound = pipe(", repr(recipe.prompt), arguments, ").audios[0]")
     return lines
 
 

@@ -28,7 +28,7 @@ MAX_KEPT_SAMPLES = 64 * 2**20  # in the cache, 256 MB of float32
 
 @dataclass(frozen=True, eq=False)
 class Take:
-    """A sound and where it came from; `waveform` is float32 (samples,)."""
+    """A sound and where it came from; `waveform` is float32 (channels, samples)."""
 
     recipe: Recipe
     waveform: torch.Tensor
@@ -40,7 +40,7 @@ class Take:
 
     @property
     def seconds(self) -> float:
-        return len(self.waveform) / self.sampling_rate
+        return self.waveform.shape[-1] / self.sampling_rate
 
 
 class _Kept:
@@ -59,7 +59,9 @@ class _Kept:
     def put(self, name: str, waveform: torch.Tensor) -> None:
         with self._lock:
             self._waveforms[name] = waveform
-            while len(self._waveforms) > 1 and sum(map(len, self._waveforms.values())) > MAX_KEPT_SAMPLES:
+            while (
+                len(self._waveforms) > 1 and sum(map(torch.Tensor.numel, self._waveforms.values())) > MAX_KEPT_SAMPLES
+            ):
                 self._waveforms.popitem(last=False)
 
 
@@ -152,7 +154,7 @@ class Studio:
     # What is brought
 
     def bring(self, path: str | Path) -> Upload:
-        """Read an audio file and keep its samples, mono at the model's rate.
+        """Read an audio file and keep its samples, with the channels and at the rate of the model.
 
         Raises:
             ValueError: too large, too long or short, no audio, or silent.
@@ -172,7 +174,7 @@ class Studio:
             raise ValueError(f"The sound has {seconds:.2f} s; give one of {low:g} to {high:g} s.")
         if samples > MAX_UPLOAD_SAMPLES:
             raise ValueError("The sound has too many channels or samples a second; give a stereo one at 48 kHz.")
-        waveform = audio.read_audio(path, self.pipe.sampling_rate)[0].mean(dim=0)
+        waveform = audio.match_channels(audio.read_audio(path, self.pipe.sampling_rate)[0], self.pipe.num_channels)
         if not waveform.isfinite().all() or not waveform.abs().max() > 1e-4:
             raise ValueError("The sound is silent, or its samples are no numbers; give another one.")
         upload = Upload(hashlib.sha256(waveform.numpy().tobytes()).hexdigest()[:16])
@@ -180,7 +182,7 @@ class Studio:
         return upload
 
     def upload(self, upload: Upload) -> torch.Tensor:
-        """Samples (samples,) of a sound that was brought."""
+        """Samples (channels, samples) of a sound that was brought."""
         waveform = self._uploads.get(upload.digest)
         if waveform is None:
             raise ValueError("The uploaded sound is no longer here; upload it again.")
@@ -194,12 +196,12 @@ class Studio:
     def drift(self, first: Take, second: Take) -> float | None:
         """How far `second` is from `first`, 0 the same to about 1 unrelated; None where one is silent."""
         try:
-            return drift(first.waveform, second.waveform, self.pipe.sampling_rate).item()
+            return drift(first.waveform.mean(dim=0), second.waveform.mean(dim=0), self.pipe.sampling_rate).item()
         except ValueError:
             return None
 
     def loudness(self, waveform: torch.Tensor, points: int = 64) -> list[float]:
-        """Short-time loudness in dB of (samples,), at `points` evenly spread times."""
+        """Short-time loudness in dB of (channels, samples), at `points` evenly spread times."""
         sound = Sound.of_latents(self.pipe, torch.zeros(1, 1, 1, 1)).of_waveform(waveform[None])
         curve = IntensityObjective([-20.0, -20.0], domain="waveform").measure(sound).cpu()
         curve = torch.nn.functional.interpolate(curve[:, None], points, mode="linear", align_corners=True)

@@ -45,8 +45,12 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
             "not supported: SoundCTM distils EDM and variance-preserving teachers (epsilon, v_prediction, sample)."
         )
     if name.startswith("CosineDPMSolver") and prediction_type == "v_prediction" and config["sigma_data"] == 1:
+        # By name: diffusers' configurations forget what is passed by position.
         return CTMScheduler(
-            CONTINUOUS_SIGMA_MIN, config["sigma_max"], prediction_type="v_prediction", beta_schedule=None
+            sigma_min=CONTINUOUS_SIGMA_MIN,
+            sigma_max=config["sigma_max"],
+            prediction_type="v_prediction",
+            beta_schedule=None,
         )
     if name.startswith("EDM") and prediction_type == "epsilon":
         return CTMScheduler(**{key: config[key] for key in ("sigma_min", "sigma_max", "sigma_data", "rho")})
