@@ -36,13 +36,15 @@ def test_join_puts_overlapping_pieces_back_together():
 
 
 @pytest.mark.parametrize("steps", range(1, 6))
-def test_circular_time_turns_every_other_step_and_comes_back(steps):
+def test_circular_time_cuts_each_step_elsewhere_and_comes_back(steps):
     time = torch.arange(8.0).reshape(1, 1, 8, 1)
     latents, pipe, firsts = time, SimpleNamespace(num_timesteps=steps), []
     for step in range(steps):
         firsts.append(latents[0, 0, 0, 0].item())
-        latents = CircularTime()(pipe, step, None, {"latents": latents})["latents"]
-    assert firsts == [0, 4, 0, 4, 0][:steps]
+        tensors = CircularTime()(pipe, step, None, {"latents": latents, "previous_latents": 2 * latents})
+        latents = tensors["latents"]
+        assert torch.equal(tensors["previous_latents"], 2 * latents)
+    assert firsts[0] == 0 and len(set(firsts)) == steps
     assert torch.equal(latents, time)
 
 

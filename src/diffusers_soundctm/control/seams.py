@@ -10,6 +10,7 @@ from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .sound import decode_waveform
 
 FADE_IN_S = 0.05
+GOLDEN_SECTION = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 lie far apart, however many there are
 LOOP_MARGIN_IN_S = 0.16  # decoded beyond each end of a loop: what a decoder sees of a neighbour
 
 
@@ -44,11 +45,12 @@ def join(sounds: list[torch.Tensor], overlap: int, sampling_rate: int) -> torch.
 
 
 class CircularTime(PipelineCallback):
-    """Makes latents that loop: time is a circle, which every other step of the sampler is cut open at the other side.
+    """Makes latents that loop: time is a circle, which every step of the sampler cuts open a golden section further.
 
-    So the network works on the join as on any other moment, half of the time. Needs no gradient. An objective of a
-    `LossGuidance` in the same call sees the turned sound: one that does not depend on when things happen can be
-    combined, a curve cannot. The circle is all of the latents: leave `audio_length_in_s` alone with Stable Audio.
+    So only the first step has its cut where the loop's join will be, and no other place is cut twice: networks give
+    sounds a beginning and an end where they are cut. Needs no gradient. An objective of a `LossGuidance` in the same
+    call sees the turned sound: one that does not depend on when things happen can be combined, a curve cannot. The
+    circle is all of the latents: leave `audio_length_in_s` alone with Stable Audio.
 
     Example:
         >>> z_0 = pipe(prompt, num_inference_steps=16, output_type="latent", callback_on_step_end=CircularTime()).audios
@@ -60,15 +62,11 @@ class CircularTime(PipelineCallback):
     def callback_fn(
         self, pipeline: SoundCTMPipeline, step_index: int, timestep: torch.Tensor, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        latents = callback_kwargs["latents"]
-        half = latents.shape[2] // 2
-        is_turned = step_index % 2 == 1
-        is_last = step_index == pipeline.num_timesteps - 1
-        if not is_last:
-            latents = latents.roll(-half if is_turned else half, dims=2)
-        elif is_turned:
-            latents = latents.roll(-half, dims=2)
-        return callback_kwargs | {"latents": latents}
+        length, next_step = callback_kwargs["latents"].shape[2], (step_index + 1) % pipeline.num_timesteps
+        cuts = [round(length * (step * GOLDEN_SECTION % 1)) for step in (step_index, next_step)]
+        # A guidance that follows in the same call has to find the sample before the step turned alike.
+        turned = {name: callback_kwargs[name] for name in ("latents", "previous_latents") if name in callback_kwargs}
+        return callback_kwargs | {name: x.roll(cuts[0] - cuts[1], dims=2) for name, x in turned.items()}
 
 
 @torch.no_grad()
