@@ -280,11 +280,10 @@ def bandwidth_sounds(bench: Bench, case: Case) -> Sounds:
     plain = as_loud(bench.plain(case), low)
 
     def guided() -> torch.Tensor:
-        common = {"num_inference_steps": args.steps, "scale": args.scale, "latents": case.noise}
-        return extend_bandwidth(bench.pipe, case.prompts, low, rate, CUTOFF, **common)
+        return extend_bandwidth(bench.pipe, case.prompts, low, rate, CUTOFF, args.steps, latents=case.noise)
 
     return {
-        "guidance": bench.kept(case, "bandwidth", guided, scale=args.scale),
+        "guidance": bench.kept(case, "bandwidth", guided),
         "no control": low + split_bands(plain, rate, CUTOFF)[1],
         "mirrored spectrum": low + split_bands(mirrored_spectrum(low, rate), rate, CUTOFF)[1],
         "zeros": low,
@@ -534,7 +533,7 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", default=LABELS, help="classes whose captions are the prompts")
     parser.add_argument("--seeds", type=int, default=4, help="sounds a prompt (%(default)s)")
     parser.add_argument("--steps", type=int, default=16, help="(%(default)s)")
-    parser.add_argument("--scale", type=float, default=0.2, help="of LossGuidance (%(default)s)")
+    parser.add_argument("--scale", type=float, default=0.2, help="of loudness and loops (%(default)s)")
     parser.add_argument("--iterations", type=int, default=20, help="of noise optimisation (%(default)s)")
     parser.add_argument("--domain", choices=("mel", "waveform"), default="mel", help="where loudness is guided")
     parser.add_argument("--repeats", type=int, default=3, help="of the calls that are timed (%(default)s)")
