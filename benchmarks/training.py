@@ -391,15 +391,16 @@ def processes(args: argparse.Namespace) -> None:
         }  # fmt: skip
         for count in (1, 2):
             output = Path(folder) / str(count)
-            launch = ["-m", "accelerate.commands.launch", "--num_processes", str(count)]
-            launch += ["--config_file", str(ROOT / "training" / "configs" / "accelerate" / "ddp_cpu.yaml")]
+            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
             command = [sys.executable, *launch, str(ROOT / "training" / "train_ctm.py"), f"--output_dir={output}"]
             command += [f"--{name}={value}" for name, value in options.items()]
-            threads = {"OMP_NUM_THREADS": str(2 // count)}
-            subprocess.run(command, check=True, env={**os.environ, **threads})
+            settings = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(2 // count)}
+            subprocess.run(command, check=True, env={**os.environ, **settings})
             record = json.loads((output / "training.json").read_text())
             solver = record["seconds_in_solver"] / record["seconds"]
-            rows.append((str(count), str(2 // count), f"{args.updates / record['seconds']:.3f}", f"{solver:.0%}"))
+            rows.append(
+                (str(record["processes"]), str(2 // count), f"{args.updates / record['seconds']:.3f}", f"{solver:.0%}")
+            )
     count = sum(parameter.numel() for parameter in pipe.unet.parameters())
     speedup = float(rows[1][2]) / float(rows[0][2])
     print_command()

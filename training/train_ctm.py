@@ -346,7 +346,8 @@ def main(argv: list[str] | None = None) -> None:
         if teacher.can_decode and not args.lora_rank:
             teacher.pipeline(distilled, (args.omega_min, args.omega_max)).save_pretrained(output_dir)
         record = {"arguments": settings_of(args), "skipped_steps": skips.total, "losses": running, "clips": len(data),
-                  "seconds": round(time.time() - started), "seconds_in_solver": round(solving)}  # fmt: skip
+                  "processes": accelerator.num_processes, "seconds": round(time.time() - started),
+                  "seconds_in_solver": round(solving)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
     if main_process and args.push_to_hub and not unfinished:

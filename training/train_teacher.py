@@ -122,7 +122,8 @@ def main(argv: list[str] | None = None) -> None:
     if accelerator.is_main_process:
         save_model(average, output_dir / "unet")
         record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total, "loss": running,
-                  "seconds": round(time.time() - started), "clips": len(data.latents)}  # fmt: skip
+                  "processes": accelerator.num_processes, "seconds": round(time.time() - started),
+                  "clips": len(data.latents)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
 

@@ -220,16 +220,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def distil_on_two_processes(configuration, output_dir, **given):
     """The script as `accelerate launch --config_file configuration` starts it, on two CPU processes over gloo."""
     file = SCRIPTS / "configs" / "accelerate" / f"{configuration}.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2",
+              "--main_process_port", "0"]  # fmt: skip
     script = [SCRIPTS / "train_ctm.py"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCES)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(SOURCES)}
     if configuration.startswith("fsdp2"):
         wrapper = output_dir.with_name("fsdp_on_cpu.py")
         wrapper.write_text(FSDP_ON_CPU)
         script = [wrapper, *script]
-        environment["ACCELERATE_USE_CPU"] = "true"
-        launch += ["--main_process_port", "0"]
     subprocess.run([*launch, *script, *arguments(**given, output_dir=output_dir)], check=True, env=environment)
+    assert json.loads((output_dir / "training.json").read_text())["processes"] == 2
     return output_dir
 
 
@@ -256,7 +256,7 @@ def assert_same_weights(folder, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("configuration", ["ddp_cpu", "fsdp2", "fsdp2_zero2"])
+@pytest.mark.parametrize("configuration", ["ddp", "fsdp2", "fsdp2_zero2"])
 def test_two_processes_have_the_losses_of_one(configuration, inputs, alone, tmp_path):
     assert_same_run(distil_on_two_processes(configuration, tmp_path / "both", **inputs, **TWENTY), alone)
 

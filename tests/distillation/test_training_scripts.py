@@ -169,10 +169,10 @@ def test_processes_share_a_batch():
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_student(training_inputs, teacher, student, tmp_path):
-    script, argv = command(training_inputs, tmp_path, teacher_model=teacher, **STUDENT)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
-              "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def test_two_processes_train_the_same_teacher(training_inputs, teacher, tmp_path):
+    script, argv = command(training_inputs, tmp_path, **STEPS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     subprocess.run([*launch, SCRIPTS / f"{script}.py", *argv], check=True, env=environment, timeout=600)
-    assert_same_weights(tmp_path, student, rtol=1e-3, atol=2e-5)
+    assert json.loads((tmp_path / "training.json").read_text())["processes"] == 2
+    assert_same_weights(tmp_path, teacher, rtol=1e-3, atol=2e-5)

@@ -13,6 +13,7 @@ from .sound import Sound
 
 logger = logging.get_logger(__name__)
 
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.999  # Adam's β
 # An objective that falls by less than this share over `patience` iterations has stopped falling.
 IMPROVEMENT = 0.01
 
@@ -23,7 +24,7 @@ def optimize_noise(
     prompt: str | list[str],
     objective: Callable[[Sound], torch.Tensor],
     num_iterations: int = 50,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.02,
     patience: int = 10,
     audio_length_in_s: float | None = None,
     guidance_scale: float = 3.5,
@@ -38,12 +39,15 @@ def optimize_noise(
     """ε ← argmin L(Dec(G(σ_max·ε, σ_max, σ_min))) by Adam, each sample for itself.
 
     The prior stays honest: after each step, ε goes back to the sphere it was drawn on, ‖ε‖ ≈ √d, so that the network
-    sees noise of the level it is told. Each iteration runs the network and the decoder forwards and backwards once.
+    sees noise of the level it is told; and Adam has one second moment a sample, so that steps go along the gradient and
+    change no more of the noise than they must. (With one a coordinate all of them move alike, and out of the noise's
+    distribution: other steps than the one that was optimised lose the sound.) Each iteration runs the network and the
+    decoder forwards and backwards once.
 
     Args:
         objective: see `LossGuidance`.
         num_iterations: most steps of Adam.
-        learning_rate: of Adam; the noise has unit variance, so this is the share of it that a step may change.
+        learning_rate: of Adam; the noise has unit variance, so this is the share of it that a step changes at most.
         patience: stop when over so many iterations no sample's loss fell by a hundredth.
         latents: unit-variance noise to start from, in place of one drawn from `generator`.
         checkpointing: run the decoders twice rather than keep their activations.
@@ -70,7 +74,7 @@ def optimize_noise(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
     if not 0 < learning_rate < math.inf:
-        raise ValueError(f"`learning_rate` is {learning_rate}; give a positive number, such as 0.05.")
+        raise ValueError(f"`learning_rate` is {learning_rate}; give a positive number, such as 0.02.")
     look_ahead, start, num_samples = _call_once(
         pipe,
         prompt,
@@ -87,32 +91,36 @@ def optimize_noise(
     def decode(noise: torch.Tensor) -> Sound:
         return Sound.of_latents(pipe, look_ahead(sigma * noise, sigma, timestep), num_samples, checkpointing)
 
-    noise = torch.nn.Parameter(start / sigma)
-    radius = per_sample_norm(noise.data)
-    optimizer = torch.optim.Adam([noise], learning_rate)
-    best, best_loss = noise.data.clone(), torch.full((len(noise),), math.inf, device=noise.device)
+    noise = start / sigma
+    radius = per_sample_norm(noise)
+    first, second = torch.zeros_like(noise), torch.zeros_like(radius)  # moments of the gradient
+    best, best_loss = noise.clone(), torch.full((len(noise),), math.inf, device=noise.device)
     losses, num_skipped, since_improvement = [], 0, 0
 
     with frozen(pipe), pipe.progress_bar(total=num_iterations) as progress_bar:
         for iteration in range(num_iterations + 1):
             if iteration < num_iterations:
-                loss, gradient = objective_gradient(decode, objective, noise.data)
+                loss, gradient = objective_gradient(decode, objective, noise)
             else:
-                loss = evaluate(objective, decode(noise.data))
+                loss = evaluate(objective, decode(noise))
             if iteration == 0:
                 check_finite(loss, objective)
             losses.append(loss)
             since_improvement = 0 if (loss < (1 - IMPROVEMENT) * best_loss).any() else since_improvement + 1
             better = loss < best_loss
-            best[better], best_loss[better] = noise.data[better], loss[better]
+            best[better], best_loss[better] = noise[better], loss[better]
             if iteration == num_iterations or since_improvement >= patience:
                 break
 
             usable = loss.isfinite().reshape(radius.shape) & per_sample_norm(gradient).isfinite()
             num_skipped += int((~usable).sum())
-            noise.grad = torch.where(usable, gradient, torch.zeros_like(gradient))
-            optimizer.step()
-            noise.mul_(radius / per_sample_norm(noise.data))
+            gradient = torch.where(usable, gradient, torch.zeros_like(gradient))
+            first = FIRST_DECAY * first + (1 - FIRST_DECAY) * gradient
+            mean_square = per_sample_norm(gradient).square() / gradient[0].numel()
+            second = SECOND_DECAY * second + (1 - SECOND_DECAY) * mean_square
+            mean, square = first / (1 - FIRST_DECAY ** (iteration + 1)), second / (1 - SECOND_DECAY ** (iteration + 1))
+            noise = noise - learning_rate * mean / square.sqrt().clamp(min=1e-12)
+            noise = noise * (radius / per_sample_norm(noise))
             progress_bar.set_postfix(loss=f"{best_loss.mean().item():.3g}")
             progress_bar.update()
 

@@ -80,9 +80,7 @@ def check_processes(accelerator: Accelerator, use_8bit_adam: bool = False) -> No
     elif kind == DistributedType.FSDP and use_8bit_adam:
         problems.append("--use_8bit_adam does not know sharded tensors; leave it out, or launch with ddp.yaml.")
     elif wants_fsdp and kind != DistributedType.FSDP:
-        problems.append(
-            "accelerate has no FSDP without a GPU and several processes; launch with ddp.yaml or ddp_cpu.yaml."
-        )
+        problems.append("accelerate has no FSDP without a GPU and several processes; launch with ddp.yaml.")
     _raise(problems)
 
 
