@@ -116,3 +116,14 @@ def test_a_shorter_sound_is_measured_where_it_is_heard(pipe):
 def test_bad_input_is_named(pipe, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         optimize_noise(**({"pipe": pipe, "prompt": PROMPT, "objective": level} | arguments))
+
+
+def test_a_gradient_whose_square_overflows_does_not_end_the_search(pipe):
+    calls = []
+
+    def once_huge(sound):
+        calls.append(1)
+        return level(sound) * (1e25 if len(calls) == 1 else 1)
+
+    latents, losses = optimize_noise(pipe, PROMPT, once_huge, return_losses=True, generator=generator(), **FAST)
+    assert latents.isfinite().all() and losses[-1] < losses[1] - 1e-3

@@ -47,7 +47,7 @@ def optimize_noise(
     Args:
         objective: see `LossGuidance`.
         num_iterations: most steps of Adam.
-        learning_rate: of Adam; the noise has unit variance, so this is the share of it that a step changes at most.
+        learning_rate: of Adam; the noise has unit variance, so this is the share of it that a step may change.
         patience: stop when over so many iterations no sample's loss fell by a hundredth.
         latents: unit-variance noise to start from, in place of one drawn from `generator`.
         checkpointing: run the decoders twice rather than keep their activations.
@@ -112,11 +112,11 @@ def optimize_noise(
             if iteration == num_iterations or since_improvement >= patience:
                 break
 
-            usable = loss.isfinite().reshape(radius.shape) & per_sample_norm(gradient).isfinite()
-            num_skipped += int((~usable).sum())
-            gradient = torch.where(usable, gradient, torch.zeros_like(gradient))
-            first = FIRST_DECAY * first + (1 - FIRST_DECAY) * gradient
             mean_square = per_sample_norm(gradient).square() / gradient[0].numel()
+            usable = loss.isfinite().reshape(radius.shape) & mean_square.isfinite()
+            num_skipped += int((~usable).sum())
+            gradient, mean_square = (torch.where(usable, x, torch.zeros_like(x)) for x in (gradient, mean_square))
+            first = FIRST_DECAY * first + (1 - FIRST_DECAY) * gradient
             second = SECOND_DECAY * second + (1 - SECOND_DECAY) * mean_square
             mean, square = first / (1 - FIRST_DECAY ** (iteration + 1)), second / (1 - SECOND_DECAY ** (iteration + 1))
             noise = noise - learning_rate * mean / square.sqrt().clamp(min=1e-12)

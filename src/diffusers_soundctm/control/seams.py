@@ -47,9 +47,9 @@ def join(sounds: list[torch.Tensor], overlap: int, sampling_rate: int) -> torch.
 class CircularTime(PipelineCallback):
     """Makes latents that loop: time is a circle, which every step of the sampler cuts open a golden section further.
 
-    So only the first step has its cut where the loop's join will be, and no other place is cut twice: networks give
-    sounds a beginning and an end where they are cut. Needs no gradient. An objective of a `LossGuidance` in the same
-    call sees the turned sound: one that does not depend on when things happen can be combined, a curve cannot. The
+    So only the first step has its cut where the loop's join will be, and other places are hardly cut twice: networks
+    give sounds a beginning and an end where they are cut. Needs no gradient. An objective of a `LossGuidance` in the
+    same call sees the turned sound: one that does not depend on when things happen can be combined, a curve cannot. The
     circle is all of the latents: leave `audio_length_in_s` alone with Stable Audio.
 
     Example:
