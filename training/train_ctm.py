@@ -79,9 +79,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--feature_distance", choices=FEATURE_DISTANCES, default="full")
     loss.add_argument("--match_point", choices=["zs", "z0"], default="zs", help="level the jumps are compared at")
     loss.add_argument("--denoising_weight", type=float, default=1.0, help="lambda; 0 leaves score matching out")
+    loss.add_argument(
+        "--denoising_target", choices=["data", "teacher"], default="data", help="what score matching is held to"
+    )
     loss.add_argument("--no_adaptive_weight", action="store_true", help="do not balance the losses by gradients")
     loss.add_argument("--target_sigma_min_rate", type=float, default=0.0, help="extra share of targets s = sigma_min")
     loss.add_argument("--step_count_power", type=float, default=1.0, help="p in P(k) ~ k^p, of k solver steps")
+    loss.add_argument("--solve_to_target", action="store_true", help="the solver goes on to s: u = s")
     loss.add_argument(
         "--branch_init", choices=["reference", "zero"], default="reference", help="start of the s and omega branches"
     )
@@ -125,6 +129,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.omega_min = args.omega_max = args.omega
     if args.num_scales < 2 or args.trajectory_reuse < 1:
         parser.error("--num_scales must be at least 2 and --trajectory_reuse at least 1")
+    if args.solve_to_target and args.trajectory_reuse == 1:
+        parser.error("--solve_to_target needs trajectories down the whole grid: --trajectory_reuse 2 or more")
     if not args.omega_min <= args.omega_max:
         parser.error(f"--omega_min {args.omega_min} is above --omega_max {args.omega_max}")
     if not math.isfinite(args.step_count_power):
@@ -144,8 +150,8 @@ def settings_of(args: argparse.Namespace) -> dict:
 def identity(args: argparse.Namespace, teacher: Teacher, clips: int) -> dict[str, str]:
     """What makes every batch and every update of a run: to resume, it must be the same."""
     names = ("train_batch_size", "seed", "num_scales", "trajectory_reuse", "target_sigma_min_rate", "step_count_power",
-             "omega_min", "omega_max", "caption_dropout", "mix_rate", "optimizer", "lora_rank",
-             "lora_alpha")  # fmt: skip
+             "solve_to_target", "denoising_target", "omega_min", "omega_max", "caption_dropout", "mix_rate",
+             "optimizer", "lora_rank", "lora_alpha")  # fmt: skip
     last = list(teacher.network.parameters())[-8:]
     weights = fingerprint([parameter.flatten()[:1024].tolist() for parameter in last])
     return {name: str(getattr(args, name)) for name in names} | {"clips": str(clips), "teacher": weights}
@@ -238,13 +244,14 @@ def main(argv: list[str] | None = None) -> None:
         data,
         teacher.network,
         teacher.preconditioning,
-        Grid(sigmas, args.trajectory_reuse, args.target_sigma_min_rate, args.step_count_power),
+        Grid(sigmas, args.trajectory_reuse, args.target_sigma_min_rate, args.step_count_power, args.solve_to_target),
         batch_size=args.train_batch_size,
         rows=process_rows(args.train_batch_size, accelerator),
         seed=args.seed,
         guidance_scale_range=(args.omega_min, args.omega_max),
         caption_dropout=args.caption_dropout,
         denoising=args.denoising_weight > 0,
+        denoising_target=args.denoising_target,
         device=device,
     )
     objective = build_objective(args, accelerator, teacher, model, average, student)

@@ -1,6 +1,7 @@
 """Teacher features, distances, the moving average, and the objective's switches."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -117,6 +118,17 @@ def test_denoising_can_be_left_out(networks, batch):
     assert losses.denoising is None
     assert losses.consistency.shape == (2,)
     assert all(parameter.grad is None for parameter in networks[1].parameters())
+
+
+def test_a_target_solved_to_s_is_compared_as_it_is(networks, batch):
+    """G(z, s, s) = z: the loss is that of u = s, and the moving average is not asked."""
+    exact = dataclasses.replace(batch[0], solved_sigma=batch[0].target_sigma)
+    wanted = objective(networks)(exact).consistency
+    calls = []
+    networks[1].register_forward_hook(lambda *args: calls.append(1))
+    losses = objective(networks)(dataclasses.replace(exact, solved_sigma=None))
+    torch.testing.assert_close(losses.consistency, wanted)
+    assert not calls
 
 
 def test_balance_equalises_both_gradients_on_the_last_layer(networks, batch):

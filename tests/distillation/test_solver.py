@@ -11,7 +11,7 @@ from diffusers_soundctm import preconditioning
 from diffusers_soundctm.distillation import TeacherDenoiser, heun_solve, sample_teacher
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
-from diffusers_soundctm.distillation.objective import CTMObjective, Triples, jump
+from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump
 from diffusers_soundctm.distillation.solver import heun_trajectory
 from diffusers_soundctm.distillation.trajectories import Grid
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
@@ -158,11 +158,12 @@ class SmallStudent(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_a_student_learns_the_exact_jump():
-    """Without score matching, whose optimum is the data's own denoiser and not the one guided by ω."""
+@pytest.mark.parametrize("held_to_teacher", [False, True])
+def test_a_student_learns_the_exact_jump(held_to_teacher):
+    """Without score matching of data, whose optimum is the data's own denoiser and not the one guided by ω."""
     torch.manual_seed(0)
     edm, batch = Preconditioning("edm", 1.0), 256
-    grid = Grid(karras_sigmas(17, 0.05, 20.0), reuse=10, target_sigma_min_rate=0.5)
+    grid = Grid(karras_sigmas(17, 0.05, 20.0), reuse=10, target_sigma_min_rate=0.5, solve_to_target=held_to_teacher)
     levels = grid.sigmas[:, None].expand(-1, batch)
     network, student = ClosedFormNetwork(edm), SmallStudent()
     average = ema_copy(student)
@@ -179,15 +180,22 @@ def test_a_student_learns_the_exact_jump():
 
     for _ in range(150):
         start, mean, omega, teacher = draw()
-        points = torch.stack(list(heun_trajectory(teacher, start.double(), levels.double()))).float()
+        points, slopes = zip(*heun_trajectory(teacher, start.double(), levels.double()), strict=True)
+        points, slopes = torch.stack(points).float(), torch.stack(slopes[:-1]).float()
         visited, rows = grid.visited(batch, generator), torch.arange(batch)
         for _ in range(grid.reuse):
             t, u, s = grid.triple(visited, generator)
             sigma, solved_sigma, target_sigma = (grid.sigmas[index] for index in (t, u, s))
+            if held_to_teacher:
+                solved_sigma = None
+                denoised = points[t, rows] - sigma[:, None] * slopes[t, rows]
+                noisy = NoisyLatents(denoised, sigma, slopes[t, rows])
+            else:
+                noisy = None
             condition = {"mean": mean}
             triples = Triples(points[t, rows], sigma, points[u, rows], solved_sigma, target_sigma, omega, condition)
             optimizer.zero_grad()
-            objective(triples).total.backward()
+            objective(triples, noisy).total.backward()
             optimizer.step()
             schedule.step()
             ema_update(average, student, 0.95)

@@ -119,6 +119,12 @@ def test_trackers_get_losses_and_the_files_of_the_sounds(tracker, inputs, tmp_pa
     assert all(name in history for name in (b"ctm", b"dsm", b"balance"))
 
 
+def test_the_solver_cannot_go_to_the_target_without_whole_trajectories(capsys):
+    with pytest.raises(SystemExit):
+        load("train_ctm").parse_args(["--dataset_name=d", "--teacher_model=t", "--output_dir=o", "--solve_to_target"])
+    assert "--trajectory_reuse 2 or more" in capsys.readouterr().err
+
+
 def test_presets_lie_between_file_and_defaults(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("preset: soundctm-44khz\nomega_max: 7\n")

@@ -127,6 +127,16 @@ def test_resumed_student_equals_one_never_stopped(training_inputs, teacher, stud
     assert_same_weights(resumed, student)
 
 
+def test_a_student_held_to_its_teacher_resumes_too(training_inputs, teacher, student, tmp_path):
+    config = tmp_path / "held.yaml"
+    config.write_text("solve_to_target: true\ndenoising_target: teacher\n")
+    settings = {**STUDENT, "teacher_model": teacher, "config": config}
+    held = train(training_inputs, tmp_path / "held", **settings)
+    resumed = resume_from_the_middle(training_inputs, held, tmp_path / "resumed", **settings)
+    assert_same_weights(resumed, held)
+    assert not torch.equal(load_file(held / WEIGHTS)["conv_in.weight"], load_file(student / WEIGHTS)["conv_in.weight"])
+
+
 def test_zero_branch_starts_at_the_teacher(training_inputs, teacher, tmp_path):
     arguments = {
         **STUDENT,

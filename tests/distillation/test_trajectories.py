@@ -7,8 +7,10 @@ import torch
 
 from diffusers_soundctm.distillation.networks import Preconditioning
 from diffusers_soundctm.distillation.noise_levels import clip_indices
+from diffusers_soundctm.distillation.solver import heun_solve
+from diffusers_soundctm.distillation.teachers import TeacherDenoiser
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
-from diffusers_soundctm.preconditioning import karras_sigmas
+from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
 
 REUSE, BATCH = 3, 8
 
@@ -49,10 +51,17 @@ class Shrinking(torch.nn.Module):
 
 @pytest.fixture
 def stream():
-    def build(rows=slice(0, BATCH), reuse=REUSE):
-        grid = Grid(karras_sigmas(5), reuse=reuse)
+    def build(rows=slice(0, BATCH), reuse=REUSE, denoising_target="data", **settings):
+        grid = Grid(karras_sigmas(5), reuse=reuse, **settings)
         return TripleStream(
-            NumberedClips(), Shrinking(), Preconditioning("edm", 0.5), grid, batch_size=BATCH, rows=rows, seed=0
+            NumberedClips(),
+            Shrinking(),
+            Preconditioning("edm", 0.5),
+            grid,
+            batch_size=BATCH,
+            rows=rows,
+            seed=0,
+            denoising_target=denoising_target,
         )
 
     return build
@@ -82,15 +91,45 @@ def test_points_clean_latents_and_prompts_stay_together(stream):
     assert (triples.solved_sigma < triples.sigma).all()
 
 
+def test_the_solver_goes_on_to_the_target(stream):
+    stream = stream(solve_to_target=True, target_sigma_min_rate=0.3)
+    triples, _ = stream.at(7 * REUSE + 1)
+    assert triples.solved_sigma is None
+    teacher = TeacherDenoiser(Shrinking(), stream.preconditioning, {"tokens": None, "mask": None}, torch.ones(1))
+    levels = stream.grid.sigmas
+    for row in range(BATCH):
+        start, end = (levels.eq(sigma[row]).nonzero().item() for sigma in (triples.sigma, triples.target_sigma))
+        alone = heun_solve(teacher, triples.start[row, None], levels[start : end + 1, None])
+        torch.testing.assert_close(triples.solved[row, None], alone)
+
+
+def test_solving_to_the_target_needs_whole_trajectories():
+    with pytest.raises(ValueError, match="`reuse` > 1"):
+        Grid(karras_sigmas(5), solve_to_target=True)
+
+
 @pytest.mark.parametrize("reuse", [1, REUSE])
-def test_a_batch_is_a_function_of_the_step(stream, reuse):
+def test_score_matching_can_be_held_to_the_guided_teacher(stream, reuse):
+    stream = stream(reuse=reuse, denoising_target="teacher")
+    triples, noisy = stream.at(4 * reuse)
+    point = noisy.clean + per_sample(noisy.sigma, noisy.noise) * noisy.noise
+    condition = {name: None for name in triples.network_kwargs}
+    teacher = TeacherDenoiser(Shrinking(), stream.preconditioning, condition, triples.guidance_scale)
+    torch.testing.assert_close(noisy.clean, teacher(point, noisy.sigma), rtol=1e-4, atol=1e-4)
+    assert len(noisy.sigma.unique()) > 1 or reuse == 1
+    assert noisy.sigma.min() > stream.grid.sigmas[-1]
+
+
+@pytest.mark.parametrize("denoising_target", ["data", "teacher"])
+@pytest.mark.parametrize("reuse", [1, REUSE])
+def test_a_batch_is_a_function_of_the_step(stream, reuse, denoising_target):
     """After a restart, and for every number of processes."""
-    running, step = stream(reuse=reuse), 4 * reuse
+    running, step = stream(reuse=reuse, denoising_target=denoising_target), 4 * reuse
     for earlier in range(step):
         running.at(earlier)
     whole, noisy = running.at(step)
     for rows in (slice(0, BATCH), slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
-        part, part_noisy = stream(rows, reuse).at(step)
+        part, part_noisy = stream(rows, reuse, denoising_target).at(step)
         for name in ("start", "sigma", "solved", "solved_sigma", "target_sigma", "guidance_scale"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[rows])
         assert torch.equal(part_noisy.clean, noisy.clean[rows])

@@ -20,7 +20,7 @@ class Triples:
 
     Attributes:
         start, sigma: z_t and t.
-        solved, solved_sigma: z_u and u, where the teacher's solver went from z_t.
+        solved, solved_sigma: z_u and u, where the teacher's solver went from z_t. u is None if all of them are s.
         target_sigma: s ≤ u, where both jumps land.
         guidance_scale: ω. None for a student without guidance.
         network_kwargs: conditioning of the B prompts.
@@ -29,7 +29,7 @@ class Triples:
     start: torch.Tensor
     sigma: torch.Tensor
     solved: torch.Tensor
-    solved_sigma: torch.Tensor
+    solved_sigma: torch.Tensor | None
     target_sigma: torch.Tensor
     guidance_scale: torch.Tensor | None
     network_kwargs: dict[str, torch.Tensor | None]
@@ -122,7 +122,7 @@ class CTMObjective:
         """Losses of one step; call `backward()` on `.total`. `noisy` shares prompts and ω with `triples`."""
         estimate, denoised = self._student(triples, noisy)
         with torch.no_grad():
-            target = jump(self.target, triples.solved, triples.solved_sigma, triples.target_sigma, triples)
+            target = self._target(triples)
         # L_CTM's gradient is taken at the estimate first: the way back through the teacher is then walked once, though
         # the student's last layer is asked for it twice, by a and by the update.
         leaf = estimate.detach().requires_grad_()
@@ -155,6 +155,12 @@ class CTMObjective:
         )
         denoised_start, denoised = both.split([len(triples.start), len(perturbed)])
         return preconditioning.jump(denoised_start, triples.start, triples.sigma, triples.target_sigma), denoised
+
+    def _target(self, triples: Triples) -> torch.Tensor:
+        """G_sg(z_u, u, s), which is z_u itself if u = s."""
+        if triples.solved_sigma is None:
+            return triples.solved
+        return jump(self.target, triples.solved, triples.solved_sigma, triples.target_sigma, triples)
 
     def _consistency(self, estimate: torch.Tensor, target: torch.Tensor, triples: Triples) -> torch.Tensor:
         sigma = triples.target_sigma

@@ -10,16 +10,19 @@ from ..preconditioning import karras_sigmas, per_sample
 
 def heun_trajectory(
     denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], sample: torch.Tensor, sigmas: torch.Tensor
-) -> Iterator[torch.Tensor]:
-    """The points of a trajectory at `sigmas` one by one, `sample` first; arguments as `heun_solve`."""
-    yield sample
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """The points of a trajectory at `sigmas` one by one, `sample` first, each with dz/dt there, which the last lacks.
+
+    Arguments as `heun_solve`.
+    """
     for t, u in pairwise(sigmas):
         step = per_sample(u - t, sample)
         slope = (sample - denoise(sample, t)) / per_sample(t, sample)
+        yield sample, slope
         euler = sample + step * slope
         slope_at_u = (euler - denoise(euler, u)) / per_sample(u, sample)
         sample = sample + step * (slope + slope_at_u) / 2
-        yield sample
+    yield sample, None
 
 
 @torch.no_grad()
@@ -36,7 +39,7 @@ def heun_solve(
     Returns:
         z at sigmas[-1], (B, ...).
     """
-    for point in heun_trajectory(denoise, sample, sigmas):
+    for point, _ in heun_trajectory(denoise, sample, sigmas):
         sample = point
     return sample
 

@@ -27,13 +27,19 @@ class Grid:
     The paper solves k steps from a random level for every update. With `reuse` = K > 1, trajectories run down the whole
     grid and serve K updates on average: a batch is solved every K updates, and each sample of an update comes from one
     of the last K batches. k, t and s are drawn anew for every sample and update, by the paper's own law.
-    `step_count_power` is p in P(k) ∝ k^p.
+    `step_count_power` is p in P(k) ∝ k^p. With `solve_to_target` u = s, which takes reused trajectories: the teacher's
+    solver does all of the target's way and the student's moving average none, so that its errors do not add up.
     """
 
     sigmas: torch.Tensor
     reuse: int = 1
     target_sigma_min_rate: float = 0.0
     step_count_power: float = 1.0
+    solve_to_target: bool = False
+
+    def __post_init__(self):
+        if self.solve_to_target and self.reuse == 1:
+            raise ValueError("`solve_to_target` needs trajectories down the whole grid: `reuse` > 1, not 1.")
 
     def visited(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         """Indices of the levels a new trajectory goes through, (k + 1, B)."""
@@ -54,15 +60,20 @@ class Grid:
             steps = torch.full((batch_size,), len(visited) - 1)
             start = torch.zeros_like(steps)
         solved = visited[start + steps, torch.arange(batch_size)]
-        return start, start + steps, target_indices(solved, scales, generator, self.target_sigma_min_rate)
+        target = target_indices(solved, scales, generator, self.target_sigma_min_rate)
+        return start, target if self.solve_to_target else start + steps, target
 
 
 @dataclass
 class Trajectories:
-    """A batch's solved points: points[p] = z at grid level visited[p], (P, B, ...), from clean latents (B, ...)."""
+    """A batch's solved points: points[p] = z at grid level visited[p], (P, B, ...), from clean latents (B, ...).
+
+    slopes[p] = (z − D_ω)/t there, (P − 1, B, ...), if they are kept.
+    """
 
     visited: torch.Tensor
     points: torch.Tensor
+    slopes: torch.Tensor | None
     clean: torch.Tensor
     guidance_scale: torch.Tensor
     network_kwargs: dict[str, torch.Tensor | None]
@@ -80,6 +91,7 @@ def mixed(pool: Sequence[Trajectories], which: Sequence[int]) -> Trajectories:
     return Trajectories(
         visited=pool[0].visited,
         points=torch.stack([pool[w].points[:, b] for b, w in rows], dim=1),
+        slopes=None if pool[0].slopes is None else torch.stack([pool[w].slopes[:, b] for b, w in rows], dim=1),
         clean=torch.stack([pool[w].clean[b] for b, w in rows]),
         guidance_scale=torch.stack([pool[w].guidance_scale[b] for b, w in rows]),
         network_kwargs={
@@ -106,6 +118,8 @@ class TripleStream:
         guidance_scale_range: ω ~ U[min, max], one a sample.
         caption_dropout: share of empty prompts.
         denoising: whether to draw denoising score matching's samples.
+        denoising_target: what they are held to: the clips ("data"), or the guided teacher ("teacher") at points of its
+            trajectories, where its solver has asked it already.
         device: where the batches are wanted.
     """
 
@@ -122,6 +136,7 @@ class TripleStream:
         guidance_scale_range: tuple[float, float] = (2.0, 5.0),
         caption_dropout: float = 0.1,
         denoising: bool = True,
+        denoising_target: str = "data",
         device: torch.device | str = "cpu",
     ):
         self.data, self.teacher, self.preconditioning, self.grid = data, teacher, preconditioning, grid
@@ -129,6 +144,7 @@ class TripleStream:
         self.guidance_scale_range = guidance_scale_range
         self.caption_dropout = caption_dropout
         self.denoising = denoising
+        self.denoising_target = denoising_target
         self._solved: dict[int, Trajectories] = {}
 
     def at(self, step: int) -> tuple[Triples, NoisyLatents | None]:
@@ -146,13 +162,23 @@ class TripleStream:
             start=trajectories.points[start, samples],
             sigma=visited[start, samples].to(self.device),
             solved=trajectories.points[solved, samples],
-            solved_sigma=visited[solved, samples].to(self.device),
+            solved_sigma=None if self.grid.solve_to_target else visited[solved, samples].to(self.device),
             target_sigma=self.grid.sigmas[target].to(self.device),
             guidance_scale=trajectories.guidance_scale,
             network_kwargs=trajectories.network_kwargs,
         )
         if not self.denoising:
             return triples, None
+        if self.denoising_target == "teacher":
+            row = (torch.rand(self.batch_size, generator=generator) * len(trajectories.slopes)).long()[self.rows]
+            point, slope, sigma = (
+                trajectories.points[row, samples],
+                trajectories.slopes[row, samples],
+                visited[row, samples],
+            )
+            sigma = sigma.to(self.device)
+            # z = D_ω + σ·(z − D_ω)/σ: the teacher's estimate stands for the clip, the slope for its noise.
+            return triples, NoisyLatents(point - per_sample(sigma, point) * slope, sigma, slope)
         lowest, highest = self.grid.sigmas[-1].item(), self.grid.sigmas[0].item()
         # A discrete teacher knows no levels beyond its table's ends.
         sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows].clamp(lowest, highest)
@@ -181,8 +207,9 @@ class TripleStream:
         clean, condition, guided = batch(self.device)
         start = clean + per_sample(sigmas[0], clean) * self._noise(generator)
         teacher = TeacherDenoiser(self.teacher, self.preconditioning, guided, omega)
-        points = torch.stack(list(heun_trajectory(teacher, start, sigmas)))
-        return Trajectories(visited, points, clean, omega, condition)
+        points, slopes = zip(*heun_trajectory(teacher, start, sigmas), strict=True)
+        kept = torch.stack(slopes[:-1]) if self.denoising and self.denoising_target == "teacher" else None
+        return Trajectories(visited, torch.stack(points), kept, clean, omega, condition)
 
     def _noise(self, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(self.batch_size, *self.data.latent_shape, generator=generator)[self.rows].to(self.device)
