@@ -1,4 +1,4 @@
-"""How good the sounds are: recognition, kernel distance, two sounds in a prompt, refinement, and what ν and ω do.
+"""How good the sounds are: recognition, kernel distance, pairs of sounds, refinement, fidelity, and what ν and ω do.
 
 Captions are wordings of the test split, which training never saw. Embeddings of generated sounds are kept under
 --output by weights, setting, prompt and seed: a run stopped half-way continues, and tables share their sounds.
@@ -323,11 +323,10 @@ def refinement(args: argparse.Namespace) -> None:
     measure = Measure(args)
     probe, prompts = measure.probe(), measure.prompts(args.seeds_per_class)
 
-    def unit(steps: int) -> np.ndarray:
-        embeddings = (measure.maker.embeddings(student(args, steps), prompts) - probe.mean) / probe.scale
-        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-
-    draft, refined = unit(min(args.steps)), unit(max(args.steps))
+    draft, refined = (
+        directions(probe, measure.maker.embeddings(student(args, steps), prompts))
+        for steps in (min(args.steps), max(args.steps))
+    )
     captions, seeds = np.array(prompts.captions), np.array(prompts.seeds)
     same = (draft * refined).sum(1)
     other_seed = (captions[:, None] == captions) & (seeds[:, None] != seeds)
@@ -355,6 +354,31 @@ def refinement(args: argparse.Namespace) -> None:
             "prompts_holding": float(np.mean(by_prompt)),
         },
     )
+
+
+def fidelity(args: argparse.Namespace) -> None:
+    """Is the student's sound its teacher's own of the same noise? Cosine of embeddings standardised by real clips."""
+    measure = Measure(args)
+    if measure.maker.teacher is None or not args.teacher_steps:
+        raise SystemExit("fidelity is to a teacher: name its folder, --teacher UNET, and --teacher-steps above 0")
+    probe, prompts, reference = measure.probe(), measure.prompts(args.seeds_per_class), measure.reference()
+    wanted = measure.maker.embeddings(Setting("teacher", args.teacher_steps, omega=args.omega[0]), prompts)
+    results, rows = {}, []
+    for steps in args.steps:
+        embeddings = measure.maker.embeddings(student(args, steps), prompts)
+        cosine = (directions(probe, embeddings) * directions(probe, wanted)).sum(1).mean()
+        distance = kernel_distance(embeddings, reference)
+        results[steps] = {"cosine": float(cosine), "kernel_distance": distance.value}
+        rows.append((steps, len(embeddings), f"{cosine:.3f}", thousandths(distance)))
+    print_command()
+    print_table(["steps", "n", "mean cosine to the teacher's sound", "kernel distance × 1000"], rows)
+    write_json(args.output / "fidelity.json", results)
+
+
+def directions(probe: LinearProbe, embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings (N, D), standardised by real clips, to unit length."""
+    standardised = (embeddings - probe.mean) / probe.scale
+    return standardised / np.linalg.norm(standardised, axis=1, keepdims=True)
 
 
 def guidance(args: argparse.Namespace) -> None:
@@ -391,6 +415,7 @@ def main() -> None:
         recognition: {"steps": [1, 2, 4, 8, 16], "nu": [1], "omega": [3.5]},
         pairs: {"steps": [1, 4], "nu": [1], "omega": [3.5]},
         refinement: {"steps": [1, 16], "nu": [1], "omega": [3.5]},
+        fidelity: {"steps": [1, 4, 16], "nu": [1], "omega": [3.5]},
         guidance: {"steps": [1], "nu": [0, 0.5, 1, 1.5, 2], "omega": [2, 2.75, 3.5, 4.25, 5]},
     }
     for table, defaults in tables.items():

@@ -38,9 +38,8 @@ def test_package_stays_small_and_brings_its_card():
 def test_sounds_are_whole_audible_and_different(pipe, drafts):
     assert drafts.shape == (4, 1, round(pipe.default_audio_length_in_s * pipe.sampling_rate))
     assert pipe.default_audio_length_in_s >= 5 and pipe.sampling_rate == 16000
-    loudness = drafts.square().mean(dim=(1, 2)).sqrt()
-    assert drafts.isfinite().all()
-    assert (loudness > 0.003).all() and (loudness < 1).all()  # peaks go beyond 1, as guidance makes the teacher's
+    assert drafts.isfinite().all() and drafts.abs().max() <= 2
+    assert (drafts.square().mean(dim=(1, 2)).sqrt() > 0.003).all()
     for i in range(4):
         assert drift(drafts[i, 0], drafts[i - 1, 0], 16000) > 0.2
 

@@ -52,7 +52,7 @@ from diffusers_soundctm.distillation.publishing import publish
 from diffusers_soundctm.distillation.sharding import Networks, process_rows
 from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
 from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
-from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
+from diffusers_soundctm.distillation.trajectories import DENOISING_TARGETS, Grid, TripleStream
 from diffusers_soundctm.distillation.validation import STEPS, log_sounds, make_sounds
 from diffusers_soundctm.lora import add_lora, save_lora
 from diffusers_soundctm.preconditioning import karras_sigmas
@@ -80,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     loss.add_argument("--match_point", choices=["zs", "z0"], default="zs", help="level the jumps are compared at")
     loss.add_argument("--denoising_weight", type=float, default=1.0, help="lambda; 0 leaves score matching out")
     loss.add_argument(
-        "--denoising_target", choices=["data", "teacher"], default="data", help="what score matching is held to"
+        "--denoising_target", choices=DENOISING_TARGETS, default="data", help="what score matching is held to"
     )
     loss.add_argument("--no_adaptive_weight", action="store_true", help="do not balance the losses by gradients")
     loss.add_argument("--target_sigma_min_rate", type=float, default=0.0, help="extra share of targets s = sigma_min")

@@ -108,6 +108,11 @@ def test_solving_to_the_target_needs_whole_trajectories():
         Grid(karras_sigmas(5), solve_to_target=True)
 
 
+def test_an_unknown_target_of_score_matching_is_refused(stream):
+    with pytest.raises(ValueError, match=r"'clips'.*data, teacher"):
+        stream(denoising_target="clips")
+
+
 @pytest.mark.parametrize("reuse", [1, REUSE])
 def test_score_matching_can_be_held_to_the_guided_teacher(stream, reuse):
     stream = stream(reuse=reuse, denoising_target="teacher")

@@ -55,6 +55,17 @@ def counting_calls(module):
 # What comes out
 
 
+def test_sounds_stay_within_full_scale(embedded, monkeypatch):
+    """Each by itself, and in its own shape: one loud sound of a batch does not turn the other down."""
+    decode = embedded.mel_spectrogram_to_waveform
+    usual = decode(embedded.decode_latents(latents_of(embedded, PROMPTS, seed=(0, 1))))
+    gains = torch.tensor([0.5, 4])[:, None, None] / usual.abs().amax(dim=(1, 2), keepdim=True)
+    monkeypatch.setattr(embedded, "mel_spectrogram_to_waveform", lambda mel: gains * decode(mel))
+    quiet, loud = embedded(PROMPTS, generator=seeded(0, 1), output_type="pt").audios
+    torch.testing.assert_close(quiet, gains[0] * usual[0])
+    torch.testing.assert_close(loud, gains[1] * usual[1] / 4)
+
+
 def test_waveform_types_and_shapes(pipe):
     as_array = pipe("rain", generator=seeded(0)).audios
     as_tensor = pipe("rain", generator=seeded(0), output_type="pt", return_dict=False)[0]

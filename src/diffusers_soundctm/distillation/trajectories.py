@@ -19,6 +19,8 @@ from .objective import NoisyLatents, Triples
 from .solver import heun_trajectory
 from .teachers import TeacherDenoiser
 
+DENOISING_TARGETS = ("data", "teacher")
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -29,6 +31,9 @@ class Grid:
     of the last K batches. k, t and s are drawn anew for every sample and update, by the paper's own law.
     `step_count_power` is p in P(k) ∝ k^p. With `solve_to_target` u = s, which takes reused trajectories: the teacher's
     solver does all of the target's way and the student's moving average none, so that its errors do not add up.
+
+    Raises:
+        ValueError: `solve_to_target` with trajectories that are not reused.
     """
 
     sigmas: torch.Tensor
@@ -121,6 +126,9 @@ class TripleStream:
         denoising_target: what they are held to: the clips ("data"), or the guided teacher ("teacher") at points of its
             trajectories, where its solver has asked it already.
         device: where the batches are wanted.
+
+    Raises:
+        ValueError: no such `denoising_target`.
     """
 
     def __init__(
@@ -139,6 +147,10 @@ class TripleStream:
         denoising_target: str = "data",
         device: torch.device | str = "cpu",
     ):
+        if denoising_target not in DENOISING_TARGETS:
+            raise ValueError(
+                f"`denoising_target` is {denoising_target!r}; choose one of {', '.join(DENOISING_TARGETS)}."
+            )
         self.data, self.teacher, self.preconditioning, self.grid = data, teacher, preconditioning, grid
         self.batch_size, self.rows, self.seed, self.device = batch_size, rows, seed, device
         self.guidance_scale_range = guidance_scale_range
@@ -171,12 +183,8 @@ class TripleStream:
             return triples, None
         if self.denoising_target == "teacher":
             row = (torch.rand(self.batch_size, generator=generator) * len(trajectories.slopes)).long()[self.rows]
-            point, slope, sigma = (
-                trajectories.points[row, samples],
-                trajectories.slopes[row, samples],
-                visited[row, samples],
-            )
-            sigma = sigma.to(self.device)
+            point, slope = trajectories.points[row, samples], trajectories.slopes[row, samples]
+            sigma = visited[row, samples].to(self.device)
             # z = D_ω + σ·(z − D_ω)/σ: the teacher's estimate stands for the clip, the slope for its noise.
             return triples, NoisyLatents(point - per_sample(sigma, point) * slope, sigma, slope)
         lowest, highest = self.grid.sigmas[-1].item(), self.grid.sigmas[0].item()

@@ -393,8 +393,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             initial_audio_sampling_rate: their samples a second.
             strength: share of the Karras curve walked from its noisy end, in (0, 1]; 1 starts at σ_max, 0.5 (the
                 default) keeps the outline of the initial sound.
-            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples), or "latent" for z_0. Full scale is
-                1; peaks may exceed it, which `audio.write_audio` scales down and other writers clip.
+            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples) within ±1 (a sound whose
+                peaks exceed it is scaled down as a whole), or "latent" for z_0.
             return_dict: False for a plain tuple.
             callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
             callback_on_step_end_tensor_inputs: which tensors it gets: `latents`; `previous_latents`, which the step
@@ -522,6 +522,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             if not self.encodes_waveforms:
                 audios = self.mel_spectrogram_to_waveform(audios)
             audios = audios[..., :num_samples]
+            # Within full scale, as the tanh of AudioLDM's vocoders and the clamp of image pipelines see to.
+            audios = audio.limit_peak(audios.flatten(1)).reshape(audios.shape)
             if output_type == "np":
                 audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
