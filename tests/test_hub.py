@@ -123,7 +123,7 @@ def fake_hub():
 def python(code: str, hub: FakeHub, home: Path, expected: int = 0, **environment: str) -> subprocess.CompletedProcess:
     # The client reads HF_ENDPOINT when it is imported, so these cases are processes of their own.
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_test", **environment}
-    environment = {"HF_HUB_DISABLE_XET": "1", **environment}
+    environment = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", **environment}
     result = subprocess.run(
         [sys.executable, "-c", f"REPO = {REPO!r}\n{SETUP}{code}"],
         capture_output=True,

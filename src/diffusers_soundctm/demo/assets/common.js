@@ -25,7 +25,8 @@ const keepButton = (label, name, card) => {
 const playOnly = (audio) => {
   for (const other of window.soundctmPlaying ?? []) if (other !== audio) other.pause();
   window.soundctmPlaying = [audio];
-  return audio.play();
+  // Another one may be asked for before this one has started; that is no error.
+  return audio.play().catch((error) => { if (error.name !== "AbortError") throw error; });
 };
 
 const stepOf = (seconds) => [0.1, 0.2, 0.5, 1, 2, 5].find((step) => seconds / step <= 6) ?? 10;
