@@ -1,7 +1,8 @@
 """How good the sounds are: recognition, kernel distance, pairs of sounds, refinement, fidelity, and what ν and ω do.
 
-Captions are wordings of the test split, which training never saw. Embeddings of generated sounds are kept under
---output by weights, setting, prompt and seed: a run stopped half-way continues, and tables share their sounds.
+Captions are wordings of the test split, which training never saw; with `--wordings train`, those it saw. Embeddings of
+generated sounds are kept under --output by weights, setting, prompt and seed: a run stopped half-way continues, and
+tables share their sounds.
 
     python benchmarks/quality.py recognition --dataset data --teacher runs/teacher/unet
 """
@@ -215,8 +216,10 @@ class Measure:
 
     def __init__(self, args: argparse.Namespace):
         self.cache = args.cache
-        self.train, self.train_labels, _ = real_embeddings(args.dataset, "train", args.cache, args.train_clips)
+        self.train, self.train_labels, captions = real_embeddings(args.dataset, "train", args.cache, args.train_clips)
         self.test, self.test_labels, self.test_captions = real_embeddings(args.dataset, "test", args.cache)
+        asked = {"train": (captions, self.train_labels), "test": (self.test_captions, self.test_labels)}
+        self.captions, self.labels = asked[args.wordings]
         self.maker = SoundMaker(args)
 
     def probe(self) -> LinearProbe:
@@ -224,8 +227,8 @@ class Measure:
         return single_probe(self.train, self.train_labels, self.cache)
 
     def prompts(self, seeds_per_class: int) -> Prompts:
-        """Unseen wordings of every class."""
-        return plan_single(self.test_captions, self.test_labels, seeds_per_class)
+        """Wordings of every class, of the split that --wordings names."""
+        return plan_single(self.captions, self.labels, seeds_per_class)
 
     def reference(self) -> np.ndarray:
         """As many held-out clips of every class, at most 20: the classes are mixed as in the generated sounds."""
@@ -273,7 +276,8 @@ def recognition(args: argparse.Namespace) -> None:
         add(name, embeddings, labels, kernel_distance(embeddings, reference))
 
     print_command()
-    print(f"{len(set(prompts.labels))} classes, {args.seeds_per_class} seeds a class, captions of the test split.\n")
+    seeds = f"{args.seeds_per_class} seeds a class"
+    print(f"{len(set(prompts.labels))} classes, {seeds}, captions of the {args.wordings} split.\n")
     print_table(["sounds", "n", "recognised", "in top 3", "kernel distance × 1000 to held-out clips"], rows)
     names = [name for name, setting in compared if setting.model == "student"]
     print("\nChange of the kernel distance × 1000 with the steps (same seeds, paired bootstrap, 95 %):\n")
@@ -424,6 +428,10 @@ def main() -> None:
         command.add_argument("--dataset", required=True, help="data set with splits train and test and a column label")
         command.add_argument("--cache", type=Path, required=True, help="folder of embeddings of real clips")
         command.add_argument("--train-clips", type=int, help="fit the probe on the first so many training clips (all)")
+        if table is pairs:
+            command.set_defaults(wordings="test")
+        else:
+            command.add_argument("--wordings", choices=("test", "train"), default="test", help="split of the captions")
         command.add_argument("--output", type=Path, required=True, help="folder of results and generated embeddings")
         command.add_argument("--pipeline", help="folder or Hub id (the embedded model)")
         command.add_argument("--unet", help="folder of another student network to put into the pipeline")
