@@ -216,10 +216,12 @@ class Measure:
 
     def __init__(self, args: argparse.Namespace):
         self.cache = args.cache
-        self.train, self.train_labels, captions = real_embeddings(args.dataset, "train", args.cache, args.train_clips)
-        self.test, self.test_labels, self.test_captions = real_embeddings(args.dataset, "test", args.cache)
-        asked = {"train": (captions, self.train_labels), "test": (self.test_captions, self.test_labels)}
-        self.captions, self.labels = asked[args.wordings]
+        train = real_embeddings(args.dataset, "train", args.cache, args.train_clips)
+        test = real_embeddings(args.dataset, "test", args.cache)
+        self.train, self.train_labels, _ = train
+        self.test, self.test_labels, _ = test
+        # The clips whose captions are asked for.
+        self.asked, self.labels, self.captions = {"train": train, "test": test}[args.wordings]
         self.maker = SoundMaker(args)
 
     def probe(self) -> LinearProbe:
@@ -297,9 +299,9 @@ def pairs(args: argparse.Namespace) -> None:
     """Two sounds in one prompt, seen apart but never together: are both among the probe's two best classes?"""
     measure = Measure(args)
     probe = pair_probe(measure.train, measure.train_labels)
-    mixtures = [i for i, label in enumerate(measure.test_labels) if PAIR in label]
+    mixtures = [i for i, label in enumerate(measure.labels) if PAIR in label]
     prompts = Prompts(
-        [measure.test_captions[i][0] for i in mixtures], list(range(len(mixtures))), list(measure.test_labels[mixtures])
+        [measure.captions[i][0] for i in mixtures], list(range(len(mixtures))), list(measure.labels[mixtures])
     )
     results, rows = {}, []
 
@@ -314,7 +316,7 @@ def pairs(args: argparse.Namespace) -> None:
         results[name] = {"n": len(both), "both": float(both.mean()), "interval": fraction_interval(both)}
         rows.append((name, len(both), percent(both), f"{found.any(axis=1).mean():.1%}"))
 
-    add("held-out real mixtures", measure.test[mixtures])
+    add(f"real mixtures of the {args.wordings} split", measure.asked[mixtures])
     for name, setting in settings(args, measure.maker):
         add(name, measure.maker.embeddings(setting, prompts))
     print_command()
@@ -428,10 +430,7 @@ def main() -> None:
         command.add_argument("--dataset", required=True, help="data set with splits train and test and a column label")
         command.add_argument("--cache", type=Path, required=True, help="folder of embeddings of real clips")
         command.add_argument("--train-clips", type=int, help="fit the probe on the first so many training clips (all)")
-        if table is pairs:
-            command.set_defaults(wordings="test")
-        else:
-            command.add_argument("--wordings", choices=("test", "train"), default="test", help="split of the captions")
+        command.add_argument("--wordings", choices=("test", "train"), default="test", help="split of the captions")
         command.add_argument("--output", type=Path, required=True, help="folder of results and generated embeddings")
         command.add_argument("--pipeline", help="folder or Hub id (the embedded model)")
         command.add_argument("--unet", help="folder of another student network to put into the pipeline")
