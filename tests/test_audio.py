@@ -117,6 +117,12 @@ def test_bad_input_is_named_and_leaves_no_file(tmp_path):
         read_audio(tmp_path / "empty.wav")
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_an_empty_tag_is_left_out(tmp_path, suffix):
+    path = write_audio(tmp_path / f"sound{suffix}", torch.full((160,), 0.5), 16000, {"title": "", "comment": "kept"})
+    assert soundfile.SoundFile(path).copy_metadata() == {"comment": "kept"}
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = write_audio(tmp_path / "a.flac", torch.zeros(100), 16000)
     before = path.read_bytes()

@@ -218,7 +218,8 @@ def write_audio(
                 raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=formats[path.suffix.lower()]
             ) as file:
                 for name, text in (tags or {}).items():
-                    setattr(file, name, text)
+                    if text:  # libsndfile refuses empty ones, such as the title of an unconditional sound
+                        setattr(file, name, text)
                 file.write(samples)
             raw.flush()
             os.fsync(raw.fileno())
