@@ -34,7 +34,7 @@ from sources.classes import CLASSES, File, SoundClass
 from sources.rendering import HELDOUT_SHIFTS, SAMPLING_RATE, Part, Renderer, holds_out_zones, split_voices
 
 NUM_SAMPLES = 81920
-WORDINGS = {"train": 6, "test": 4}
+WORDINGS = {"train": 12, "test": 4}
 UNSEEN_PAIRS = 0.2
 ROWS_PER_FILE = 1000
 # A 50 ms frame counts as sounding above this share of the loudest frame; at least so many should sound.

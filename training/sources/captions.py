@@ -5,7 +5,20 @@ import numpy as np
 from sources.rendering import Part
 
 _GENERIC = {
-    "train": ("{noun}", "{noun}", "the sound of {noun}", "hearing {noun}", "sound of {noun}"),
+    "train": (
+        "{noun}",
+        "{noun}",
+        "{bare}",
+        "the sound of {noun}",
+        "hearing {noun}",
+        "sound of {noun}",
+        "{bare} sound",
+        "{bare} sound effect",
+        "{noun}, close by",
+        "listen to {noun}",
+        "nothing but {noun}",
+        "how {noun} would sound",
+    ),
     "test": ("a recording of {noun}", "an audio clip of {noun}", "you can hear {noun}", "an example of {noun}"),
 }
 # {play}, {hold} ... agree with the noun; {low}, {slow} and {soft} are empty or a word and a space.
@@ -17,6 +30,8 @@ _INSTRUMENT = {
             "one long {low}note on {noun}",
             "a sustained {low}note played by {noun}",
             "a {soft}{low}note on {noun}",
+            "{bare}, one long {low}note",
+            "{noun} with one steady {low}note",
         ),
         "test": (
             "a drawn-out {low}note from {noun}",
@@ -30,6 +45,7 @@ _INSTRUMENT = {
             "a {low}note played {times} on {noun}",
             "{noun} {repeat} a {low}note {times}",
             "a {soft}{low}note on {noun}, {times}",
+            "{bare}, the same {low}note {times}",
         ),
         "test": ("one {low}note from {noun}, sounded {times}", "{noun} hitting a {low}note {times}"),
     },
@@ -40,6 +56,8 @@ _INSTRUMENT = {
             "{noun} {go} up a {slow}scale",
             "a {slow}scale going up on {noun}",
             "{soft}{slow}rising notes on {noun}",
+            "{bare}, rising notes",
+            "notes getting higher and higher on {noun}",
         ),
         "test": ("{noun} climbing {slowly}from note to note", "an ascending {slow}line from {noun}"),
     },
@@ -50,6 +68,8 @@ _INSTRUMENT = {
             "{noun} {go} down a {slow}scale",
             "a {slow}scale going down on {noun}",
             "{soft}{slow}falling notes on {noun}",
+            "{bare}, falling notes",
+            "notes getting lower and lower on {noun}",
         ),
         "test": ("{noun} descending {slowly}from note to note", "a descending {slow}line from {noun}"),
     },
@@ -61,6 +81,9 @@ _INSTRUMENT = {
             "a {soft}{slow}melody played by {noun}",
             "{noun} playing a {slow}tune",
             "{slow}music from {noun}",
+            "{slow}{bare} melody",
+            "{bare} solo",
+            "someone practising a {slow}tune on {noun}",
         ),
         "test": (
             "{noun} performing a {slow}tune",
@@ -74,6 +97,8 @@ _INSTRUMENT = {
             "{chords} on {noun}",
             "{noun} playing {chords}",
             "{chords} played on {noun}",
+            "{bare}, {chords}",
+            "someone plays {chords} on {noun}",
         ),
         "test": ("{chords} coming from {noun}", "{noun} sounding {chords}"),
     },
@@ -83,6 +108,8 @@ _INSTRUMENT = {
             "{slow}beats on {noun}",
             "{noun} {play} a {slow}rhythm",
             "{soft}{slow}drumming on {noun}",
+            "{slow}{bare} beats",
+            "someone drums {slowly}on {noun}",
         ),
         "test": ("a {slow}pulse struck on {noun}", "{noun} being hit in a {slow}rhythm"),
     },
@@ -93,17 +120,34 @@ _INSTRUMENT = {
             "a {slow}drum groove on {noun}",
             "{noun} playing a {slow}rhythm",
             "{soft}{slow}drumming on {noun}",
+            "{slow}{bare} loop",
+            "someone plays {slowly}on {noun}",
         ),
         "test": ("a drummer keeping a {slow}beat on {noun}", "a {slow}groove from {noun}"),
     },
 }
 _EFFECT = {
     "texture": {
-        "train": ("{clause}", "{clause}", "{noun}, going on and on", "{clause} without a pause"),
+        "train": (
+            "{clause}",
+            "{clause}",
+            "{noun}, going on and on",
+            "{clause} without a pause",
+            "{bare}, continuous",
+            "{clause} for several seconds",
+        ),
         "test": ("{noun} all along", "{clause} the whole time", "a stretch of {noun}"),
     },
     "events": {
-        "train": ("{clause} {times}", "{clause} {times}", "{noun}, {times}", "{clause}", "{noun} heard {times}"),
+        "train": (
+            "{clause} {times}",
+            "{clause} {times}",
+            "{noun}, {times}",
+            "{clause}",
+            "{noun} heard {times}",
+            "{bare}, {times}",
+            "{times}: {noun}",
+        ),
         "test": ("{noun} occurring {times}", "{times}, {clause}"),
     },
 }
@@ -210,8 +254,10 @@ def _fill(template: str, part: Part, split: str, rng: np.random.Generator) -> st
     words["times"] = _NUMBERS.get(part.times) or str(rng.choice(_MANY[split]))
     low = part.register if part.sound.kind != "instrument" else maybe(part.register)
     slow = maybe(part.speed)
+    noun = _noun(part, rng)
     return template.format(
-        noun=_noun(part, rng),
+        noun=noun,
+        bare=noun.removeprefix("a ").removeprefix("an ").removeprefix("the "),
         clause=_clause(part, rng) if "{clause}" in template else "",
         low=low,
         slow=slow,
