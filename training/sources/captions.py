@@ -21,7 +21,8 @@ _GENERIC = {
     ),
     "test": ("a recording of {noun}", "an audio clip of {noun}", "you can hear {noun}", "an example of {noun}"),
 }
-# {play}, {hold} ... agree with the noun; {low}, {slow} and {soft} are empty or a word and a space.
+# {bare} is the noun without its article; {play}, {hold} ... agree with the noun; {low}, {slow} and {soft} are empty or
+# a word and a space.
 _INSTRUMENT = {
     "note": {
         "train": (
