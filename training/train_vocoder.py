@@ -51,6 +51,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--autoencoder_clips", type=int, default=2000, help="how many clips are reconstructed, once")
     data.add_argument("--autoencoder_share", type=float, default=0.5, help="share of batches made of reconstructions")
     model = parser.add_argument_group("model and objective")
+    model.add_argument(
+        "--initial_vocoder", help="folder of a finished vocoder to go on from; its sizes are used, not the ones below"
+    )
     model.add_argument("--n_fft", type=int, default=1024)
     model.add_argument("--hop_length", type=int, default=160)
     model.add_argument("--n_mels", type=int, default=64)
@@ -72,6 +75,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         train_batch_size=8, max_train_steps=20000, learning_rate=1e-3, ema_decay=0.998, checkpointing_steps=1000
     )
     return parse_with_config(parser, argv)
+
+
+def build(args: argparse.Namespace) -> ISTFTVocoder:
+    """A new vocoder, or the one to go on from.
+
+    Raises:
+        ValueError: it is made for another sampling rate than the clips have.
+    """
+    if args.initial_vocoder is None:
+        return ISTFTVocoder(
+            sampling_rate=args.sampling_rate,
+            model_in_dim=args.n_mels,
+            n_fft=args.n_fft,
+            hop_length=args.hop_length,
+            hidden_size=args.hidden_size,
+            num_layers=args.num_layers,
+            intermediate_size=args.intermediate_size,
+        )
+    vocoder = ISTFTVocoder.from_pretrained(args.initial_vocoder, torch_dtype=torch.float32).train()
+    if vocoder.config.sampling_rate != args.sampling_rate:
+        raise ValueError(
+            f"--initial_vocoder {args.initial_vocoder} is for {vocoder.config.sampling_rate} Hz and --sampling_rate is "
+            f"{args.sampling_rate}. Give the vocoder's own rate."
+        )
+    return vocoder
 
 
 class Prediction(torch.nn.Module):
@@ -122,21 +150,14 @@ def main(argv: list[str] | None = None) -> None:
     mine = process_rows(args.train_batch_size, accelerator)
     device, output_dir = accelerator.device, Path(args.output_dir)
     set_seed(args.seed)
+    vocoder = build(args)
     with accelerator.main_process_first():
         clips = clips_of(args, "train", args.max_train_samples)
-    mel = LogMel(args.sampling_rate, args.n_fft, args.hop_length, args.n_mels).to(device)
+    sizes = vocoder.config
+    mel = LogMel(sizes.sampling_rate, sizes.n_fft, sizes.hop_length, sizes.model_in_dim).to(device)
     reconstructed, spread = None, torch.linspace(0, len(clips) - 1, min(args.autoencoder_clips, len(clips))).long()
     if args.autoencoder:
         reconstructed = reconstruct(args.autoencoder, mel, clips, spread, device)
-    vocoder = ISTFTVocoder(
-        sampling_rate=args.sampling_rate,
-        model_in_dim=args.n_mels,
-        n_fft=args.n_fft,
-        hop_length=args.hop_length,
-        hidden_size=args.hidden_size,
-        num_layers=args.num_layers,
-        intermediate_size=args.intermediate_size,
-    )
     judge = SpectrogramDiscriminator()
     settings = {"lr": args.learning_rate, "betas": (0.8, 0.99), "weight_decay": args.weight_decay}
     optimizer = torch.optim.AdamW(vocoder.parameters(), **settings)
@@ -163,11 +184,11 @@ def main(argv: list[str] | None = None) -> None:
         through_vae = reconstructed is not None and torch.rand((), generator=generator) < args.autoencoder_share
         rows = clip_indices(len(spread) if through_vae else len(clips), args.train_batch_size, step, args.seed)
         drawn = spread[rows] if through_vae else rows
-        starts = draw_starts(clips.waveforms, drawn, args.num_frames, args.hop_length, generator, args.candidates)
+        starts = draw_starts(clips.waveforms, drawn, args.num_frames, sizes.hop_length, generator, args.candidates)
         padded = cut_segments(
-            clips.waveforms, drawn[mine], starts[mine], args.num_frames, args.n_fft, args.hop_length
+            clips.waveforms, drawn[mine], starts[mine], args.num_frames, sizes.n_fft, sizes.hop_length
         ).to(device)
-        real = padded[:, args.n_fft // 2 :][:, : args.num_frames * args.hop_length]
+        real = padded[:, sizes.n_fft // 2 :][:, : args.num_frames * sizes.hop_length]
         condition = mel(padded, center=False)
         if through_vae:
             positions = starts[mine, None] + torch.arange(args.num_frames)
@@ -180,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
         losses = {
             "mel": args.mel_weight * mel_loss(fake, real),
             "stft": args.stft_weight * stft_loss(fake, real),
-            "frequency": args.frequency_weight * frequency_loss(offset, padded, mel.window, args.hop_length),
+            "frequency": args.frequency_weight * frequency_loss(offset, padded, mel.window, sizes.hop_length),
         }
         judge_finite = True
         if args.adversarial_start is not None and step >= args.adversarial_start:

@@ -80,6 +80,24 @@ def test_vocoder_learns_from_reconstructions_too(training_inputs, finished, tmp_
     assert not torch.equal(vocoders[0](mel), vocoders[1](mel))
 
 
+def test_vocoder_goes_on_from_a_finished_one(training_inputs, finished, tmp_path):
+    """At a learning rate that moves nothing it is the one it started from, whatever sizes are the defaults."""
+    start = finished["vocoder"] / "vocoder"
+    shapes = dict.fromkeys(SIZES["vocoder"], 32) | {"num_layers": 2, "adversarial_start": 0}
+    train(training_inputs, "vocoder", tmp_path, initial_vocoder=start, learning_rate=1e-12, **shapes)
+    mel = torch.randn(8, 64) - 5
+    before, after = (ISTFTVocoder.from_pretrained(folder)(mel) for folder in (start, tmp_path / "vocoder"))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-6)
+
+
+def test_vocoder_of_another_rate_is_refused(training_inputs, finished, tmp_path):
+    ISTFTVocoder(sampling_rate=22050, hidden_size=8, num_layers=1, intermediate_size=16).save_pretrained(
+        tmp_path / "at"
+    )
+    with pytest.raises(ValueError, match="22050 Hz"):
+        train(training_inputs, "vocoder", tmp_path, initial_vocoder=tmp_path / "at")
+
+
 EVERY_LOSS = {"autoencoder": {}, "vocoder": {"adversarial_start": 0}}
 
 
