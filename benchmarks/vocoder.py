@@ -1,4 +1,5 @@
-"""How well a vocoder resynthesises held-out sounds, beside Griffin-Lim: recognition, mel error, harmonics, speed.
+"""How well a vocoder resynthesises held-out sounds, beside Griffin-Lim: recognition, kernel distance to the
+same clips, mel error, harmonics, speed.
 
 python benchmarks/vocoder.py --vocoder runs/vocoder/vocoder --dataset data [--autoencoder runs/autoencoder/vae] \
     [--probe runs/embeddings/probe-4000.npz]
@@ -21,7 +22,7 @@ from common import PAIR, print_command, print_table
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import LogMel, peak_normalize
 from diffusers_soundctm.data import load_clips
-from diffusers_soundctm.evaluation import LinearProbe, load_embedding
+from diffusers_soundctm.evaluation import LinearProbe, kernel_distance, load_embedding
 
 FRAME, HOP = 1024, 512
 TONAL_DB = 15.0
@@ -118,6 +119,7 @@ def main() -> None:
     seconds = dict.fromkeys(methods, 0.0)
     tonal: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ["real", *methods]}
     heard: dict[str, list[bool]] = {name: [] for name in tonal}
+    embedded: dict[str, list[np.ndarray]] = {name: [] for name in tonal}
     if args.probe:
         probe, embedding = LinearProbe.load(args.probe), load_embedding()
     for index in np.linspace(0, len(clips) - 1, min(args.clips, len(clips))).astype(int):
@@ -134,16 +136,22 @@ def main() -> None:
             tonal[name].append(result)
         if args.probe and PAIR not in clips.labels[index]:
             embeddings = embedding.embed(torch.stack(sounds).numpy(), rate)
-            for name, hit in zip(heard, probe.recognized(embeddings, [clips.labels[index]] * len(sounds)), strict=True):
+            hits = probe.recognized(embeddings, [clips.labels[index]] * len(sounds))
+            for name, hit, vector in zip(heard, hits, embeddings, strict=True):
                 heard[name].append(hit)
+                embedded[name].append(vector)
 
     duration = len(error["ours"]) * len(real) / rate
     rows = []
     for name, results in tonal.items():
+        distance = ""
+        if args.probe and name in methods:
+            distance = f"{1000 * kernel_distance(np.stack(embedded[name]), np.stack(embedded['real'])).value:.0f}"
         hnr, cents = (np.concatenate([result[i] for result in results]) for i in (0, 1))
         rows.append([
             name,
             f"{np.mean(heard[name]):.1%} of {len(heard[name])}" if heard[name] else "",
+            distance,
             f"{np.mean(error[name]):.3f}" if name in error else "0",
             f"{np.mean(hnr):.1f}",
             f"{np.median(np.abs(cents)):.1f}",
@@ -151,7 +159,16 @@ def main() -> None:
         ])  # fmt: skip
     print_command()
     print(f"{len(error['ours'])} clips of {args.split!r}, {len(hnr)} tonal frames, {torch.get_num_threads()} threads\n")
-    print_table(["waveform", "recognised", "mel L1 (ln)", "HNR dB", "|pitch error| cents", "x real time"], rows)
+    header = [
+        "waveform",
+        "recognised",
+        "kernel distance × 1000",
+        "mel L1 (ln)",
+        "HNR dB",
+        "|pitch error| cents",
+        "x real time",
+    ]
+    print_table(header, rows)
 
 
 if __name__ == "__main__":
