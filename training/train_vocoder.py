@@ -93,7 +93,9 @@ def build(args: argparse.Namespace) -> ISTFTVocoder:
             num_layers=args.num_layers,
             intermediate_size=args.intermediate_size,
         )
-    vocoder = ISTFTVocoder.from_pretrained(args.initial_vocoder, torch_dtype=torch.float32).train()
+    vocoder = ISTFTVocoder.from_pretrained(
+        args.initial_vocoder, torch_dtype=torch.float32, use_safetensors=True
+    ).train()
     if vocoder.config.sampling_rate != args.sampling_rate:
         raise ValueError(
             f"--initial_vocoder {args.initial_vocoder} is for {vocoder.config.sampling_rate} Hz and --sampling_rate is "
