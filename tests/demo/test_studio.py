@@ -89,6 +89,18 @@ def test_code_makes_the_same_file(kind, studio_name, channels, sound_file, tmp_p
     assert made.shape[1] == channels and made.tolist() == again.tolist()
 
 
+def test_the_embedded_model_follows_a_steep_curve_in_few_steps():
+    pipe = SoundCTMPipeline.from_embedded()
+    pipe.set_progress_bar_config(disable=True)
+    desk = Studio(pipe)
+    plain = Recipe("rain on a tin roof", Noise(7), 5.12, steps=8)
+    rise = np.linspace(-48, -15, 64)
+    before, drawn = (
+        desk.loudness(desk.make(recipe).waveform) for recipe in (plain, studio.drawn(plain, list(rise), 0.2, 8))
+    )
+    assert np.abs(rise - drawn).mean() < 0.15 * np.abs(rise - before).mean()
+
+
 def test_code_of_the_embedded_model_names_no_folder():
     assert "SoundCTMPipeline.from_embedded()" in python_code(PLAIN)
 

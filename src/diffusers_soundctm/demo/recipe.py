@@ -12,6 +12,8 @@ MAX_SEED = 2**53 - 1  # what JavaScript counts exactly
 MAX_VARIATIONS = 16
 MAX_DEPTH = 3
 CURVE_POINTS = (2, 128)
+# Gradient steps a level towards a curve: where levels are few, what one of them overshoots, the other takes back.
+CURVE_INNER_STEPS = 2
 DURATION = (0.5, 30.0)
 LOWEST_DB = -100.0
 # name → smallest, largest

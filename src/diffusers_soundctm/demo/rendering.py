@@ -9,7 +9,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from ..control import CircularTime, IntensityObjective, LossGuidance, PromptMorph, decode_loop, inpaint, vary
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-from .recipe import Noise, Recipe, Upload
+from .recipe import CURVE_INNER_STEPS, Noise, Recipe, Upload
 
 StepObserver = Callable[[int, int], bool]
 
@@ -110,7 +110,8 @@ def render(
     else:
         callbacks = [observer]
         if recipe.curve:
-            callbacks.insert(0, LossGuidance(IntensityObjective(list(recipe.curve)), scale=recipe.strength))
+            objective = IntensityObjective(list(recipe.curve))
+            callbacks.insert(0, LossGuidance(objective, scale=recipe.strength, inner_steps=CURVE_INNER_STEPS))
         if recipe.morph is not None:
             other = torch.Generator().manual_seed(recipe.morph.noise.seed)
             latents = blend_over_time(latents, starting_noise(pipe, recipe.morph.noise, recipe.duration, other))

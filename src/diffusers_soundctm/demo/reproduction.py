@@ -1,6 +1,6 @@
 """Python that makes a sound again with the library alone, sample for sample."""
 
-from .recipe import Noise, Recipe, Upload
+from .recipe import CURVE_INNER_STEPS, Noise, Recipe, Upload
 
 
 def python_code(recipe: Recipe, model: str = "embedded", filename: str = "sound.wav") -> str:
@@ -65,7 +65,9 @@ def _sound(recipe: Recipe, depth: int) -> list[str]:
         return [*lines, "sound = decode_loop(pipe, z_0)[0]"]
     if recipe.curve:
         lines += [f"curve = {list(recipe.curve)!r}  # dB, evenly spread over the sound"]
-        guidance = f"LossGuidance(IntensityObjective(curve), scale={recipe.strength!r})"
+        guidance = (
+            f"LossGuidance(IntensityObjective(curve), scale={recipe.strength!r}, inner_steps={CURVE_INNER_STEPS})"
+        )
         arguments |= {"callback_on_step_end": guidance}
     if recipe.morph:
         lines += _noise(recipe.morph.noise, "last", "other")
