@@ -135,7 +135,7 @@ class Bench:
         return self.kept(case, "no control", lambda: self.sample(case))
 
     def guidance(self, objective) -> LossGuidance:
-        return LossGuidance(objective, self.args.scale, checkpointing=False)
+        return LossGuidance(objective, self.args.scale, self.args.inner_steps, checkpointing=False)
 
 
 def cost(bench: Bench) -> dict:
@@ -212,6 +212,7 @@ def intensity_sounds(bench: Bench, case: Case, name: str) -> Sounds:
             lambda: bench.sample(case, callback_on_step_end=bench.guidance(objective)),
             **settings,
             scale=args.scale,
+            inner_steps=args.inner_steps,
         ),
         "fader on the uncontrolled sound": faded(bench, bench.plain(case), name),
     }
@@ -419,7 +420,11 @@ def loop_sounds(bench: Bench, case: Case) -> Sounds:
         "no control": bench.plain(case),
         "decoded as a loop": bench.kept(case, "loop", lambda: looped(None)),
         "guidance": bench.kept(
-            case, "guided loop", lambda: looped(bench.guidance(LoopObjective())), scale=bench.args.scale
+            case,
+            "guided loop",
+            lambda: looped(bench.guidance(LoopObjective())),
+            scale=bench.args.scale,
+            inner_steps=bench.args.inner_steps,
         ),
         "circular time": bench.kept(case, "circular time", lambda: looped(CircularTime())),
     }
@@ -534,6 +539,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, help="sounds a prompt (%(default)s)")
     parser.add_argument("--steps", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--scale", type=float, default=0.2, help="of loudness and loops (%(default)s)")
+    parser.add_argument("--inner-steps", type=int, default=1, help="gradient steps a level (%(default)s)")
     parser.add_argument("--iterations", type=int, default=20, help="of noise optimisation (%(default)s)")
     parser.add_argument("--domain", choices=("mel", "waveform"), default="mel", help="where loudness is guided")
     parser.add_argument("--repeats", type=int, default=3, help="of the calls that are timed (%(default)s)")
