@@ -3,10 +3,11 @@
 import secrets
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
+from gradio.processing_utils import hash_bytes
 from gradio.utils import get_upload_folder
 
 from . import studio as work
@@ -86,8 +87,14 @@ class Endpoints:
         return self._file(take), recipe.to_json()
 
     def _file(self, take: Take, extension: str = ".wav") -> str:
-        name = f"{file_name(take)}{extension}"
-        return save_bytes_to_cache(encode(self.studio, take, extension), name, get_upload_folder())
+        content = encode(self.studio, take, extension)
+        path = Path(get_upload_folder()) / hash_bytes(content) / f"{file_name(take)}{extension}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # At once, unlike gradio's own `save_bytes_to_cache`: somebody may be downloading the same sound.
+        temporary = path.with_name(f"{secrets.token_hex(8)}.part")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+        return str(path.resolve())
 
     def draft(
         self,
