@@ -156,7 +156,7 @@ def cost(bench: Bench) -> dict:
     calls = {
         "no control": {},
         "no control, 1 step": {"num_inference_steps": 1},
-        "guidance": {"callback_on_step_end": LossGuidance(objective, args.scale)},
+        "guidance": {"callback_on_step_end": LossGuidance(objective, args.scale, args.inner_steps)},
         "guidance without checkpointing": {"callback_on_step_end": bench.guidance(objective)},
     }
     peaks, times = {}, {name: [] for name in calls}
