@@ -92,8 +92,11 @@ class Endpoints:
         path.parent.mkdir(parents=True, exist_ok=True)
         # At once, unlike gradio's own `save_bytes_to_cache`: somebody may be downloading the same sound.
         temporary = path.with_name(f"{secrets.token_hex(8)}.part")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         return str(path.resolve())
 
     def draft(
