@@ -2,6 +2,8 @@
 
 accelerate launch training/train_autoencoder.py --config training/configs/embedded/autoencoder.yaml \
     --dataset_name data --output_dir runs/autoencoder
+
+SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from diffusers_soundctm.distillation.config import (
 )
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
 from diffusers_soundctm.distillation.first_stage import cut_segments, draw_starts, kl_divergence
-from diffusers_soundctm.distillation.guards import SkippedSteps
+from diffusers_soundctm.distillation.guards import STOPPED, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.distillation.sharding import process_rows
@@ -142,37 +144,45 @@ def main(argv: list[str] | None = None) -> None:
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process, mininterval=5)  # fmt: skip
     running, skips, started = None, SkippedSteps(args.max_skipped_steps), time.time()
-    for step in progress:
-        generator = step_generator(args.seed, step)
-        drawn = clip_indices(len(clips), args.train_batch_size, step, args.seed)
-        starts = draw_starts(clips.waveforms, drawn, args.num_frames, args.hop_length, generator)
-        waveforms = cut_segments(
-            clips.waveforms, drawn[mine], starts[mine], args.num_frames, args.n_fft, args.hop_length
-        )
-        target = mel(waveforms.to(accelerator.device), center=False)[:, None]
-        size = (len(drawn), vae.config.latent_channels, args.num_frames // scale, args.n_mels // scale)
-        noise = torch.randn(size, generator=generator)[mine].to(accelerator.device)
-        reconstructed, mean, logvar = model(target, noise)
-        error = (reconstructed - target).abs().mean()
-        accelerator.backward(error + args.kl_weight * kl_divergence(mean, logvar))
-        finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
-        optimizer.zero_grad(set_to_none=True)
-        lr_scheduler.step()
-        skips.record(not finite)
-
-        if finite:
-            ema_update(average, vae, warmed_up_decay(args.ema_decay, step))
-            running = error.item() if running is None else 0.98 * running + 0.02 * error.item()
-            progress.set_postfix(
-                mel_l1=f"{running:.4f}",
-                lr=f"{lr_scheduler.get_last_lr()[0]:.1e}",
-                skipped=skips.total,
-                refresh=False,
+    unfinished = False
+    with StopSignal() as stop:
+        for step in progress:
+            generator = step_generator(args.seed, step)
+            drawn = clip_indices(len(clips), args.train_batch_size, step, args.seed)
+            starts = draw_starts(clips.waveforms, drawn, args.num_frames, args.hop_length, generator)
+            waveforms = cut_segments(
+                clips.waveforms, drawn[mine], starts[mine], args.num_frames, args.n_fft, args.hop_length
             )
-        if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
-            save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
+            target = mel(waveforms.to(accelerator.device), center=False)[:, None]
+            size = (len(drawn), vae.config.latent_channels, args.num_frames // scale, args.n_mels // scale)
+            noise = torch.randn(size, generator=generator)[mine].to(accelerator.device)
+            reconstructed, mean, logvar = model(target, noise)
+            error = (reconstructed - target).abs().mean()
+            accelerator.backward(error + args.kl_weight * kl_divergence(mean, logvar))
+            finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
+            optimizer.zero_grad(set_to_none=True)
+            lr_scheduler.step()
+            skips.record(not finite)
 
-    if accelerator.is_main_process:
+            if finite:
+                ema_update(average, vae, warmed_up_decay(args.ema_decay, step))
+                running = error.item() if running is None else 0.98 * running + 0.02 * error.item()
+                progress.set_postfix(
+                    mel_l1=f"{running:.4f}",
+                    lr=f"{lr_scheduler.get_last_lr()[0]:.1e}",
+                    skipped=skips.total,
+                    refresh=False,
+                )
+            done = step + 1
+            unfinished = stop.told(accelerator) and done < args.max_train_steps
+            if (unfinished or done % args.checkpointing_steps == 0) and accelerator.is_main_process:
+                save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+            if unfinished:
+                progress.close()
+                accelerator.print(STOPPED.format(done))
+                break
+
+    if accelerator.is_main_process and not unfinished:
         record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total,
                   "loss": running, "seconds": round(time.time() - started), "clips": len(clips),
                   "train": measure(average, mel, clips, 512, accelerator.device)}  # fmt: skip

@@ -34,7 +34,7 @@ from diffusers_soundctm.distillation.config import (
     parse_with_config,
 )
 from diffusers_soundctm.distillation.ema import ema_update
-from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.guards import STOPPED, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.latents import fingerprint
 from diffusers_soundctm.distillation.networks import Denoiser
 from diffusers_soundctm.distillation.noise_levels import step_generator
@@ -344,7 +344,7 @@ def main(argv: list[str] | None = None) -> None:
                 validate(done)
             if unfinished:
                 progress.close()
-                accelerator.print(f"Stopped by a signal after {done} steps; checkpoint-{done} goes on from here.")
+                accelerator.print(STOPPED.format(done))
                 break
 
     # 5. The model

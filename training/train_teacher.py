@@ -2,6 +2,8 @@
 
 accelerate launch training/train_teacher.py --config training/configs/embedded/teacher.yaml \
     --dataset_name data --vae runs/autoencoder/vae --text_encoder text_encoder --output_dir runs/teacher
+
+SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from diffusers_soundctm import CTMScheduler
 from diffusers_soundctm.distillation.checkpoints import resume, save_checkpoint, save_model
 from diffusers_soundctm.distillation.config import add_data_arguments, add_optimisation_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
-from diffusers_soundctm.distillation.guards import SkippedSteps
+from diffusers_soundctm.distillation.guards import STOPPED, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.latents import training_data
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
@@ -93,33 +95,43 @@ def main(argv: list[str] | None = None) -> None:
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process)  # fmt: skip
     running, skips, started = None, SkippedSteps(args.max_skipped_steps), time.time()
-    for step in progress:
-        generator = step_generator(args.seed, step)
-        clips = clip_indices(len(data.latents), args.train_batch_size, step, args.seed)
-        captions = data.prompts.draw(clips, args.caption_dropout, generator)
-        sigma = lognormal_sigmas(len(clips), generator, args.p_mean, args.p_std)
-        noise = torch.randn(len(clips), *data.latents.shape[1:], generator=generator)
+    unfinished = False
+    with StopSignal() as stop:
+        for step in progress:
+            generator = step_generator(args.seed, step)
+            clips = clip_indices(len(data.latents), args.train_batch_size, step, args.seed)
+            captions = data.prompts.draw(clips, args.caption_dropout, generator)
+            sigma = lognormal_sigmas(len(clips), generator, args.p_mean, args.p_std)
+            noise = torch.randn(len(clips), *data.latents.shape[1:], generator=generator)
 
-        clean = data.latents[clips[mine]].to(accelerator.device, torch.float32)
-        sigma, noise = sigma[mine].to(accelerator.device), noise[mine].to(accelerator.device)
-        condition = data.network_kwargs(captions[mine], accelerator.device)
-        denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma, **condition)
-        loss = denoising_loss(denoised, clean, sigma, args.sigma_data).mean()
-        accelerator.backward(loss)
-        finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
-        optimizer.zero_grad(set_to_none=True)
-        lr_scheduler.step()
-        skips.record(not finite)
+            clean = data.latents[clips[mine]].to(accelerator.device, torch.float32)
+            sigma, noise = sigma[mine].to(accelerator.device), noise[mine].to(accelerator.device)
+            condition = data.network_kwargs(captions[mine], accelerator.device)
+            denoised = denoise(clean + sigma[:, None, None, None] * noise, sigma, **condition)
+            loss = denoising_loss(denoised, clean, sigma, args.sigma_data).mean()
+            accelerator.backward(loss)
+            finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
+            optimizer.zero_grad(set_to_none=True)
+            lr_scheduler.step()
+            skips.record(not finite)
 
-        if finite:
-            ema_update(average, accelerator.unwrap_model(model), warmed_up_decay(args.ema_decay, step))
-            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-            progress.set_postfix(loss=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skips.total)
-        if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
-            save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
-            save_model(average, output_dir / "unet")
+            if finite:
+                ema_update(average, accelerator.unwrap_model(model), warmed_up_decay(args.ema_decay, step))
+                running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+                progress.set_postfix(
+                    loss=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skips.total
+                )
+            done = step + 1
+            unfinished = stop.told(accelerator) and done < args.max_train_steps
+            if (unfinished or done % args.checkpointing_steps == 0) and accelerator.is_main_process:
+                save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+                save_model(average, output_dir / "unet")
+            if unfinished:
+                progress.close()
+                accelerator.print(STOPPED.format(done))
+                break
 
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not unfinished:
         save_model(average, output_dir / "unet")
         record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total, "loss": running,
                   "processes": accelerator.num_processes, "seconds": round(time.time() - started),

@@ -2,6 +2,8 @@
 
 accelerate launch training/train_vocoder.py --config training/configs/embedded/vocoder.yaml \
     --dataset_name data --output_dir runs/vocoder
+
+SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
 """
 
 import argparse
@@ -38,7 +40,7 @@ from diffusers_soundctm.distillation.first_stage import (
     frequency_loss,
     generator_loss,
 )
-from diffusers_soundctm.distillation.guards import SkippedSteps
+from diffusers_soundctm.distillation.guards import STOPPED, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.distillation.sharding import process_rows
@@ -181,64 +183,72 @@ def main(argv: list[str] | None = None) -> None:
                     disable=not accelerator.is_main_process, mininterval=5)  # fmt: skip
     running: dict[str, float] = {}
     skips, started = SkippedSteps(args.max_skipped_steps), time.time()
-    for step in progress:
-        generator = step_generator(args.seed, step)
-        through_vae = reconstructed is not None and torch.rand((), generator=generator) < args.autoencoder_share
-        rows = clip_indices(len(spread) if through_vae else len(clips), args.train_batch_size, step, args.seed)
-        drawn = spread[rows] if through_vae else rows
-        starts = draw_starts(clips.waveforms, drawn, args.num_frames, sizes.hop_length, generator, args.candidates)
-        padded = cut_segments(
-            clips.waveforms, drawn[mine], starts[mine], args.num_frames, sizes.n_fft, sizes.hop_length
-        ).to(device)
-        real = padded[:, sizes.n_fft // 2 :][:, : args.num_frames * sizes.hop_length]
-        condition = mel(padded, center=False)
-        if through_vae:
-            positions = starts[mine, None] + torch.arange(args.num_frames)
-            condition = reconstructed[rows[mine, None], positions].float().to(device)
+    unfinished = False
+    with StopSignal() as stop:
+        for step in progress:
+            generator = step_generator(args.seed, step)
+            through_vae = reconstructed is not None and torch.rand((), generator=generator) < args.autoencoder_share
+            rows = clip_indices(len(spread) if through_vae else len(clips), args.train_batch_size, step, args.seed)
+            drawn = spread[rows] if through_vae else rows
+            starts = draw_starts(clips.waveforms, drawn, args.num_frames, sizes.hop_length, generator, args.candidates)
+            padded = cut_segments(
+                clips.waveforms, drawn[mine], starts[mine], args.num_frames, sizes.n_fft, sizes.hop_length
+            ).to(device)
+            real = padded[:, sizes.n_fft // 2 :][:, : args.num_frames * sizes.hop_length]
+            condition = mel(padded, center=False)
+            if through_vae:
+                positions = starts[mine, None] + torch.arange(args.num_frames)
+                condition = reconstructed[rows[mine, None], positions].float().to(device)
 
-        log_magnitude, retention, offset, drive = model(condition)
-        # The offsets learn from the sound's own frequencies alone: through many turns of a resonator the spectral
-        # losses say nothing useful about them, and spoil them.
-        fake = vocoder.synthesize(log_magnitude, retention, offset.detach(), drive)
-        losses = {
-            "mel": args.mel_weight * mel_loss(fake, real),
-            "stft": args.stft_weight * stft_loss(fake, real),
-            "frequency": args.frequency_weight * frequency_loss(offset, padded, mel.window, sizes.hop_length),
-        }
-        judge_finite = True
-        if args.adversarial_start is not None and step >= args.adversarial_start:
-            judge.requires_grad_(True)
-            real_verdicts, real_features = judge(real)
-            fake_verdicts, _ = judge(fake.detach())
-            judged = discriminator_loss(real_verdicts, fake_verdicts)
-            accelerator.backward(judged)
-            judge_finite = step_if_finite(accelerator, judge_optimizer, judge.parameters())
-            judge_optimizer.zero_grad(set_to_none=True)
-            judge.requires_grad_(False)
-            verdicts, features = judge(fake)
-            losses["adversarial"] = args.adversarial_weight * generator_loss(verdicts)
-            losses["features"] = args.feature_weight * feature_matching_loss(
-                [feature.detach() for feature in real_features], features
-            )
-            if judge_finite:
-                running["judge"] = judged.item()
-        accelerator.backward(sum(losses.values()))
-        finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
-        optimizer.zero_grad(set_to_none=True)
-        lr_scheduler.step()
-        skips.record(not (finite and judge_finite))
+            log_magnitude, retention, offset, drive = model(condition)
+            # The offsets learn from the sound's own frequencies alone: through many turns of a resonator the spectral
+            # losses say nothing useful about them, and spoil them.
+            fake = vocoder.synthesize(log_magnitude, retention, offset.detach(), drive)
+            losses = {
+                "mel": args.mel_weight * mel_loss(fake, real),
+                "stft": args.stft_weight * stft_loss(fake, real),
+                "frequency": args.frequency_weight * frequency_loss(offset, padded, mel.window, sizes.hop_length),
+            }
+            judge_finite = True
+            if args.adversarial_start is not None and step >= args.adversarial_start:
+                judge.requires_grad_(True)
+                real_verdicts, real_features = judge(real)
+                fake_verdicts, _ = judge(fake.detach())
+                judged = discriminator_loss(real_verdicts, fake_verdicts)
+                accelerator.backward(judged)
+                judge_finite = step_if_finite(accelerator, judge_optimizer, judge.parameters())
+                judge_optimizer.zero_grad(set_to_none=True)
+                judge.requires_grad_(False)
+                verdicts, features = judge(fake)
+                losses["adversarial"] = args.adversarial_weight * generator_loss(verdicts)
+                losses["features"] = args.feature_weight * feature_matching_loss(
+                    [feature.detach() for feature in real_features], features
+                )
+                if judge_finite:
+                    running["judge"] = judged.item()
+            accelerator.backward(sum(losses.values()))
+            finite = step_if_finite(accelerator, optimizer, model.parameters(), args.max_grad_norm)
+            optimizer.zero_grad(set_to_none=True)
+            lr_scheduler.step()
+            skips.record(not (finite and judge_finite))
 
-        if finite:
-            ema_update(average, vocoder, warmed_up_decay(args.ema_decay, step))
-            for name, loss in losses.items():
-                running[name] = loss.item() if name not in running else 0.99 * running[name] + 0.01 * loss.item()
-        values = {name: f"{value:.3f}" for name, value in running.items()}
-        progress.set_postfix(values, skipped=skips.total, refresh=False)
-        if (step + 1) % args.checkpointing_steps == 0 and accelerator.is_main_process:
-            save_checkpoint(output_dir, step + 1, state, args.checkpoints_total_limit)
-            save_model(average, output_dir / "vocoder")
+            if finite:
+                ema_update(average, vocoder, warmed_up_decay(args.ema_decay, step))
+                for name, loss in losses.items():
+                    running[name] = loss.item() if name not in running else 0.99 * running[name] + 0.01 * loss.item()
+            values = {name: f"{value:.3f}" for name, value in running.items()}
+            progress.set_postfix(values, skipped=skips.total, refresh=False)
+            done = step + 1
+            unfinished = stop.told(accelerator) and done < args.max_train_steps
+            if (unfinished or done % args.checkpointing_steps == 0) and accelerator.is_main_process:
+                save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+                save_model(average, output_dir / "vocoder")
+            if unfinished:
+                progress.close()
+                accelerator.print(STOPPED.format(done))
+                break
 
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not unfinished:
         save_model(average, output_dir / "vocoder")
         record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total,
                   "losses": running, "clips": len(clips), "seconds": round(time.time() - started)}  # fmt: skip

@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -64,3 +66,14 @@ def start(output_dir, prologue: str = "", **given) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def signalled(step_generator: Callable, step: int) -> Callable:
+    """`noise_levels.step_generator`, but that a SIGTERM comes at the beginning of that step, counted from 0."""
+
+    def generator(seed, number, *given, **more):
+        if number == step:
+            signal.raise_signal(signal.SIGTERM)
+        return step_generator(seed, number, *given, **more)
+
+    return generator

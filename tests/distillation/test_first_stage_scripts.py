@@ -3,18 +3,18 @@
 import importlib.util
 import json
 import math
-import shutil
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from runs import signalled
 from safetensors.torch import load_file
 
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import log_mel
-from diffusers_soundctm.distillation import first_stage
+from diffusers_soundctm.distillation import first_stage, noise_levels
 
 SCRIPTS = Path(__file__).parents[2] / "training"
 STEPS = {"max_train_steps": 4, "checkpointing_steps": 2, "train_batch_size": 2, "num_frames": 16}
@@ -43,8 +43,14 @@ def finished(training_inputs, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("kind", "model"), [("autoencoder", "vae"), ("vocoder", "vocoder")])
-def test_resumed_is_never_stopped(training_inputs, finished, tmp_path, kind, model):
-    shutil.copytree(finished[kind] / "checkpoint-2", tmp_path / "checkpoint-2")
+def test_stopped_by_a_signal_and_resumed_is_never_stopped(
+    training_inputs, finished, tmp_path, monkeypatch, kind, model
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(noise_levels, "step_generator", signalled(noise_levels.step_generator, step=2))
+        train(training_inputs, kind, tmp_path, checkpointing_steps=100)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert not (tmp_path / "training.json").exists()
     resumed = train(training_inputs, kind, tmp_path, resume_from_checkpoint="latest")
     weights = [load_file(run / model / "diffusion_pytorch_model.safetensors") for run in (finished[kind], resumed)]
     assert weights[0].keys() == weights[1].keys()

@@ -14,10 +14,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
+from runs import signalled
 from safetensors.torch import load_file
 
 from diffusers_soundctm import CTMUNet2DConditionModel, SoundCTMPipeline
-from diffusers_soundctm.distillation import losses
+from diffusers_soundctm.distillation import losses, noise_levels
 from diffusers_soundctm.distillation.sharding import process_rows
 
 SCRIPTS = Path(__file__).parents[2] / "training"
@@ -120,6 +121,18 @@ def test_student_folder_is_a_pipeline(student, teacher):
 
 def test_resumed_teacher_equals_one_never_stopped(training_inputs, teacher, tmp_path):
     assert_same_weights(resume_from_the_middle(training_inputs, teacher, tmp_path, **STEPS), teacher)
+
+
+def test_a_teacher_stopped_by_a_signal_and_resumed_equals_one_never_stopped(
+    training_inputs, teacher, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(noise_levels, "step_generator", signalled(noise_levels.step_generator, step=3))
+        train(training_inputs, tmp_path, **STEPS)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+    assert not (tmp_path / "training.json").exists()
+    resumed = train(training_inputs, tmp_path, resume_from_checkpoint="latest", **STEPS)
+    assert_same_weights(resumed, teacher)
 
 
 def test_resumed_student_equals_one_never_stopped(training_inputs, teacher, student, tmp_path):

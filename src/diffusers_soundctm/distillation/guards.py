@@ -3,6 +3,12 @@
 import signal
 from types import FrameType
 
+import torch
+from accelerate import Accelerator
+
+# Said after a checkpoint that a signal asked for, with the number of steps.
+STOPPED = "Stopped by a signal after {0} steps; checkpoint-{0} goes on from here."
+
 
 class StopSignal:
     """Within this context SIGTERM and SIGUSR1 do not end the process but set `requested`."""
@@ -19,6 +25,11 @@ class StopSignal:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def told(self, accelerator: Accelerator) -> bool:
+        """Whether any process of the run was told to stop; all of them ask, after the same step."""
+        requested = torch.tensor(float(self.requested), device=accelerator.device)
+        return accelerator.reduce(requested, "sum").item() > 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
