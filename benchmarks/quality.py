@@ -238,13 +238,6 @@ class Measure:
         return embeddings[balanced(labels, 20)]
 
 
-def pair_probe(embeddings: np.ndarray, labels: np.ndarray) -> LinearProbe:
-    """Its two best classes are the two sounds: a mixture is an example of both."""
-    parts = [label.split(PAIR) for label in labels]
-    repeated = np.repeat(embeddings, [len(names) for names in parts], axis=0)
-    return LinearProbe.fit(repeated, [name for names in parts for name in names])
-
-
 def recognition(args: argparse.Namespace) -> None:
     """Recognition and kernel distance by steps, of the teacher, of the teacher in one step, and of real sounds."""
     measure = Measure(args)
@@ -298,7 +291,7 @@ def recognition(args: argparse.Namespace) -> None:
 def pairs(args: argparse.Namespace) -> None:
     """Two sounds in one prompt, seen apart but never together: are both among the probe's two best classes?"""
     measure = Measure(args)
-    probe = pair_probe(measure.train, measure.train_labels)
+    probe = LinearProbe.fit_each(measure.train, [label.split(PAIR) for label in measure.train_labels])
     mixtures = [i for i, label in enumerate(measure.labels) if PAIR in label]
     prompts = Prompts(
         [measure.captions[i][0] for i in mixtures], list(range(len(mixtures))), list(measure.labels[mixtures])

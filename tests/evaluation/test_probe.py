@@ -29,6 +29,25 @@ def test_a_class_with_few_examples_is_still_recognised():
     assert probe.recognized(x[400:], labels[400:]).mean() > 0.9
 
 
+def test_both_sounds_of_an_unseen_pair_are_recognised():
+    """Embeddings of mixtures half-way: of four classes, two pairs were never heard together."""
+    names = ["bell", "dog", "rain", "wind"]
+    pairs = [("bell", "dog"), ("dog", "rain"), ("rain", "wind"), ("bell", "wind")]
+    unseen = [("bell", "rain"), ("dog", "wind")]
+    x, labels = blobs(names=names)
+    x = x.reshape(len(names), -1, x.shape[1])
+
+    def mixed(pairs):
+        return np.concatenate([(x[names.index(a)] + x[names.index(b)]) / 2 for a, b in pairs])
+
+    seen = np.concatenate([*x, mixed(pairs)])
+    probe = LinearProbe.fit_each(seen, [[name] for name in labels] + [list(pair) for pair in pairs for _ in range(40)])
+    found = probe.predict(mixed(unseen), k=2)
+    both = [set(best) == set(pair) for best, pair in zip(found, np.repeat(unseen, 40, axis=0), strict=True)]
+    assert np.mean(both) > 0.9
+    assert probe.recognized(np.concatenate(x), labels).mean() > 0.97
+
+
 def test_saved_probe_scores_the_same(tmp_path):
     x, labels = blobs()
     probe = LinearProbe.fit(x, labels)
@@ -45,3 +64,9 @@ def test_bad_arguments():
         LinearProbe.fit(x, labels[1:])
     with pytest.raises(ValueError, match="at least two"):
         LinearProbe.fit(x, ["dog"] * len(x))
+    with pytest.raises(ValueError, match="120 `embeddings` but 119 `labels`"):
+        LinearProbe.fit_each(x, [[label] for label in labels[1:]])
+    with pytest.raises(ValueError, match=r"\['dog'\]; a probe needs at least two"):
+        LinearProbe.fit_each(x, [["dog"]] * len(x))
+    with pytest.raises(ValueError, match="All `labels` hold 'dog'"):
+        LinearProbe.fit_each(x, [["dog", "rain"], *[["dog"]] * (len(x) - 1)])
