@@ -29,7 +29,7 @@ from diffusers_soundctm.distillation.config import (
 )
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
 from diffusers_soundctm.distillation.first_stage import cut_segments, draw_starts, kl_divergence
-from diffusers_soundctm.distillation.guards import STOPPED, SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.distillation.sharding import process_rows
@@ -140,6 +140,9 @@ def main(argv: list[str] | None = None) -> None:
     state = {"vae": vae, "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
     state |= scaler_state(accelerator)
 
+    def checkpoint_now(done: int) -> None:
+        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+
     first = resume(args.resume_from_checkpoint, output_dir, state)
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process, mininterval=5)  # fmt: skip
@@ -173,13 +176,8 @@ def main(argv: list[str] | None = None) -> None:
                     skipped=skips.total,
                     refresh=False,
                 )
-            done = step + 1
-            unfinished = stop.told(accelerator) and done < args.max_train_steps
-            if (unfinished or done % args.checkpointing_steps == 0) and accelerator.is_main_process:
-                save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+            unfinished = stop.checkpoint(accelerator, step + 1, args, checkpoint_now)
             if unfinished:
-                progress.close()
-                accelerator.print(STOPPED.format(done))
                 break
 
     if accelerator.is_main_process and not unfinished:

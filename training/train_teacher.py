@@ -22,7 +22,7 @@ from diffusers_soundctm import CTMScheduler
 from diffusers_soundctm.distillation.checkpoints import resume, save_checkpoint, save_model
 from diffusers_soundctm.distillation.config import add_data_arguments, add_optimisation_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
-from diffusers_soundctm.distillation.guards import STOPPED, SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.latents import training_data
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
@@ -88,6 +88,10 @@ def main(argv: list[str] | None = None) -> None:
     state = {"unet": accelerator.unwrap_model(model), "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
     state |= scaler_state(accelerator)
 
+    def checkpoint_now(done: int) -> None:
+        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+        save_model(average, output_dir / "unet")
+
     first = resume(args.resume_from_checkpoint, output_dir, state)
     if accelerator.is_main_process:
         scheduler.save_pretrained(output_dir / "scheduler")
@@ -121,14 +125,8 @@ def main(argv: list[str] | None = None) -> None:
                 progress.set_postfix(
                     loss=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skips.total
                 )
-            done = step + 1
-            unfinished = stop.told(accelerator) and done < args.max_train_steps
-            if (unfinished or done % args.checkpointing_steps == 0) and accelerator.is_main_process:
-                save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
-                save_model(average, output_dir / "unet")
+            unfinished = stop.checkpoint(accelerator, step + 1, args, checkpoint_now)
             if unfinished:
-                progress.close()
-                accelerator.print(STOPPED.format(done))
                 break
 
     if accelerator.is_main_process and not unfinished:

@@ -40,7 +40,7 @@ from diffusers_soundctm.distillation.first_stage import (
     frequency_loss,
     generator_loss,
 )
-from diffusers_soundctm.distillation.guards import STOPPED, SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.distillation.sharding import process_rows
@@ -178,6 +178,10 @@ def main(argv: list[str] | None = None) -> None:
              **scaler_state(accelerator)}  # fmt: skip
     mel_loss, stft_loss = MelLoss(mel), MultiResolutionSTFTLoss().to(device)
 
+    def checkpoint_now(done: int) -> None:
+        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+        save_model(average, output_dir / "vocoder")
+
     first = resume(args.resume_from_checkpoint, output_dir, state)
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process, mininterval=5)  # fmt: skip
@@ -238,14 +242,8 @@ def main(argv: list[str] | None = None) -> None:
                     running[name] = loss.item() if name not in running else 0.99 * running[name] + 0.01 * loss.item()
             values = {name: f"{value:.3f}" for name, value in running.items()}
             progress.set_postfix(values, skipped=skips.total, refresh=False)
-            done = step + 1
-            unfinished = stop.told(accelerator) and done < args.max_train_steps
-            if (unfinished or done % args.checkpointing_steps == 0) and accelerator.is_main_process:
-                save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
-                save_model(average, output_dir / "vocoder")
+            unfinished = stop.checkpoint(accelerator, step + 1, args, checkpoint_now)
             if unfinished:
-                progress.close()
-                accelerator.print(STOPPED.format(done))
                 break
 
     if accelerator.is_main_process and not unfinished:

@@ -70,3 +70,5 @@ def test_bad_arguments():
         LinearProbe.fit_each(x, [["dog"]] * len(x))
     with pytest.raises(ValueError, match="All `labels` hold 'dog'"):
         LinearProbe.fit_each(x, [["dog", "rain"], *[["dog"]] * (len(x) - 1)])
+    with pytest.raises(ValueError, match="give a list of class names"):
+        LinearProbe.fit_each(x, labels)

@@ -1,10 +1,13 @@
 """What ends a training run early, without loss: a signal of the cluster, or steps whose gradient is not finite."""
 
 import signal
+from argparse import Namespace
+from collections.abc import Callable
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
+from tqdm import tqdm
 
 # Said after a checkpoint that a signal asked for, with the number of steps.
 STOPPED = "Stopped by a signal after {0} steps; checkpoint-{0} goes on from here."
@@ -26,10 +29,22 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def told(self, accelerator: Accelerator) -> bool:
-        """Whether any process of the run was told to stop; all of them ask, after the same step."""
+    def checkpoint(self, accelerator: Accelerator, done: int, args: Namespace, save: Callable[[int], object]) -> bool:
+        """After step `done`, call `save(done)` on the main process if `args.checkpointing_steps` or a signal asks for it.
+
+        All processes of the run call this after the same step.
+
+        Returns:
+            Whether the run ends here, before `args.max_train_steps`, because one of its processes was told to stop.
+        """
         requested = torch.tensor(float(self.requested), device=accelerator.device)
-        return accelerator.reduce(requested, "sum").item() > 0
+        told = accelerator.reduce(requested, "sum").item() > 0
+        ends = told and done < args.max_train_steps
+        if accelerator.is_main_process and (ends or done % args.checkpointing_steps == 0):
+            save(done)
+            if ends:
+                tqdm.write(STOPPED.format(done))
+        return ends
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -54,8 +54,11 @@ class LinearProbe:
             regularization: scikit-learn's `C`; smaller is stronger.
 
         Raises:
-            ValueError: The numbers of embeddings and labels differ, there is only one class, or all sounds are of one.
+            ValueError: The numbers of embeddings and labels differ, a label is no list, there is only one class, or all
+                sounds are of one.
         """
+        if any(isinstance(names, str) for names in labels):
+            raise ValueError("`labels` hold text; give a list of class names for each sound, or use `fit`.")
         classes = sorted({name for names in labels for name in names})
         _check(embeddings, labels, classes)
         everywhere = [name for name in classes if all(name in names for names in labels)]
