@@ -30,7 +30,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def checkpoint(self, accelerator: Accelerator, done: int, args: Namespace, save: Callable[[int], object]) -> bool:
-        """After step `done`, call `save(done)` on the main process if `args.checkpointing_steps` or a signal asks for it.
+        """After step `done`, `save(done)` on the main process if `args.checkpointing_steps` or a signal asks for it.
 
         All processes of the run call this after the same step.
 
