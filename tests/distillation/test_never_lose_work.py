@@ -209,3 +209,14 @@ def test_a_checkpoint_of_other_networks_says_so(tmp_path):
     shutil.rmtree(tmp_path / "checkpoint-3")
     with pytest.raises(ValueError, match=r"has no state\.pt"):
         checkpoints.load_checkpoint(tmp_path / "checkpoint-3", {})
+
+
+def test_a_run_says_where_it_begins(tmp_path, capsys):
+    state = {"net": torch.nn.Linear(2, 2)}
+    assert checkpoints.resume(None, tmp_path, state) == 0
+    assert not capsys.readouterr().out
+    assert checkpoints.resume("latest", tmp_path, state) == 0
+    assert "no checkpoint" in capsys.readouterr().out
+    checkpoints.save_checkpoint(tmp_path, 3, state)
+    assert checkpoints.resume("latest", tmp_path, state) == 3
+    assert "checkpoint-3" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 _STATE_FILE = "state.pt"
 
@@ -113,6 +114,8 @@ def resume(
 ) -> int:
     """Load the checkpoint that `--resume_from_checkpoint` names into `state`; returns the number of finished steps.
 
+    The main process says which one it is.
+
     Args:
         checkpoint: its folder, or "latest" for the one of the highest step under `output_dir`. Without one, or without
             any under `output_dir`, nothing is loaded and no step is finished.
@@ -123,8 +126,15 @@ def resume(
     Raises:
         ValueError: the checkpoint does not belong to this run, see `load_checkpoint`.
     """
+    if checkpoint is None:
+        return 0
     folder = latest_checkpoint(output_dir) if checkpoint == "latest" else checkpoint
-    return load_checkpoint(folder, state, identity) if folder else 0
+    if folder is None:
+        PartialState().print(f"There is no checkpoint in {output_dir} yet, so this run begins at step 0.")
+        return 0
+    done = load_checkpoint(folder, state, identity)
+    PartialState().print(f"Going on from {folder}.")
+    return done
 
 
 def latest_checkpoint(output_dir: str | os.PathLike) -> Path | None:
