@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from diffusers_soundctm import ISTFTVocoder
+from diffusers_soundctm.audio import log_mel
+from diffusers_soundctm.hub import embedded_folder
 
 
 @pytest.fixture
@@ -73,3 +75,22 @@ def test_a_resonator_holds_a_steady_tone_of_any_frequency(vocoder, frequency):
     waveform = vocoder.synthesize(log_magnitude, retention, offsets, drive)[0, 2000:-2000]
     spectrum = torch.fft.rfft(waveform * torch.hann_window(len(waveform)), n=16 * len(waveform)).abs()
     assert spectrum.argmax().item() * 16000 / (16 * len(waveform)) == pytest.approx(frequency, abs=0.5)
+
+
+def test_noise_is_left_as_rough_as_it_is():
+    mel = log_mel(0.1 * torch.randn(1, 5 * 16000, generator=torch.Generator().manual_seed(0)))
+
+    def fast_changes(mel: torch.Tensor) -> torch.Tensor:
+        """Energy of the log-mel's changes 8 to 20 times a second."""
+        power = torch.fft.rfft(mel - mel.mean(dim=1, keepdim=True), dim=1).abs().square()
+        rates = torch.fft.rfftfreq(mel.shape[1], 0.01)
+        return power[:, (rates >= 8) & (rates < 20)].sum()
+
+    left, error = {}, {}
+    for iterations in (0, 4):
+        vocoder = ISTFTVocoder.from_pretrained(embedded_folder() / "vocoder", mel_iterations=iterations)
+        with torch.no_grad():
+            sound = log_mel(vocoder(mel))
+        left[iterations], error[iterations] = fast_changes(sound) / fast_changes(mel), (sound - mel).abs().mean()
+    assert left[0] < 0.6 and left[4] > 0.8
+    assert error[4] < 0.6 * error[0]
