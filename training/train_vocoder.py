@@ -62,6 +62,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--hidden_size", type=int, default=256)
     model.add_argument("--num_layers", type=int, default=8)
     model.add_argument("--intermediate_size", type=int, default=512)
+    model.add_argument(
+        "--mel_iterations", type=int, default=4, help="how often a sound is brought nearer to its mel, here and later"
+    )
     model.add_argument("--num_frames", type=int, default=64, help="mel frames of a training segment")
     model.add_argument(
         "--candidates", type=int, default=2, help="segments drawn in a clip, of which the loudest is used"
@@ -94,9 +97,10 @@ def build(args: argparse.Namespace) -> ISTFTVocoder:
             hidden_size=args.hidden_size,
             num_layers=args.num_layers,
             intermediate_size=args.intermediate_size,
+            mel_iterations=args.mel_iterations,
         )
     vocoder = ISTFTVocoder.from_pretrained(
-        args.initial_vocoder, torch_dtype=torch.float32, use_safetensors=True
+        args.initial_vocoder, torch_dtype=torch.float32, use_safetensors=True, mel_iterations=args.mel_iterations
     ).train()
     if vocoder.config.sampling_rate != args.sampling_rate:
         raise ValueError(
@@ -158,6 +162,10 @@ def main(argv: list[str] | None = None) -> None:
     with accelerator.main_process_first():
         clips = clips_of(args, "train", args.max_train_samples)
     sizes = vocoder.config
+    stft_loss = MultiResolutionSTFTLoss()
+    fewest = (sizes.n_fft + max(stft_loss.n_ffts) // 2) // sizes.hop_length + 1
+    if args.num_frames < fewest:
+        raise ValueError(f"--num_frames is {args.num_frames}; the losses' windows need at least {fewest} frames.")
     mel = LogMel(sizes.sampling_rate, sizes.n_fft, sizes.hop_length, sizes.model_in_dim).to(device)
     reconstructed, spread = None, torch.linspace(0, len(clips) - 1, min(args.autoencoder_clips, len(clips))).long()
     if args.autoencoder:
@@ -176,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     state = {"vocoder": vocoder, "ema": average, "optimizer": optimizer, "lr": lr_scheduler,
              "judge": accelerator.unwrap_model(judge), "judge_optimizer": judge_optimizer,
              **scaler_state(accelerator)}  # fmt: skip
-    mel_loss, stft_loss = MelLoss(mel), MultiResolutionSTFTLoss().to(device)
+    mel_loss, stft_loss = MelLoss(mel), stft_loss.to(device)
 
     def checkpoint_now(done: int) -> None:
         save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
@@ -207,7 +215,9 @@ def main(argv: list[str] | None = None) -> None:
             log_magnitude, retention, offset, drive = model(condition)
             # The offsets learn from the sound's own frequencies alone: through many turns of a resonator the spectral
             # losses say nothing useful about them, and spoil them.
-            fake = vocoder.synthesize(log_magnitude, retention, offset.detach(), drive)
+            fake = vocoder.match(vocoder.synthesize(log_magnitude, retention, offset.detach(), drive), condition)
+            # At its ends the segment lacks the context that its mel frames had.
+            fake, real = (sound[:, sizes.n_fft // 2 : -sizes.n_fft // 2] for sound in (fake, real))
             losses = {
                 "mel": args.mel_weight * mel_loss(fake, real),
                 "stft": args.stft_weight * stft_loss(fake, real),

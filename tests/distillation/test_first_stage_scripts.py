@@ -153,3 +153,5 @@ def test_unusable_arguments_stop_before_training(training_inputs, tmp_path, caps
         assert f"--{wrong} 0 must be at least 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="num_frames"):
         train(training_inputs, "autoencoder", tmp_path, num_frames=33)
+    with pytest.raises(ValueError, match=r"--num_frames is 12; .* at least 13"):
+        train(training_inputs, "vocoder", tmp_path, num_frames=12)
