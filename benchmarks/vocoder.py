@@ -104,7 +104,8 @@ def main() -> None:
     rate, hop = vocoder.config.sampling_rate, vocoder.config.hop_length
     mel = LogMel(rate, vocoder.config.n_fft, hop, vocoder.config.model_in_dim)
     clips = load_clips(args.dataset, split=args.split, sampling_rate=rate, cache_dir=args.cache_dir)
-    methods: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"ours": vocoder}
+    unmatched = ISTFTVocoder.from_pretrained(args.vocoder, mel_iterations=0).eval()
+    methods: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"ours": vocoder, "ours, 0 iterations": unmatched}
     if args.autoencoder:
         vae = AutoencoderKL.from_pretrained(args.autoencoder).eval()
 
