@@ -92,5 +92,5 @@ def test_noise_is_left_as_rough_as_it_is():
         with torch.no_grad():
             sound = log_mel(vocoder(mel))
         left[iterations], error[iterations] = fast_changes(sound) / fast_changes(mel), (sound - mel).abs().mean()
-    assert left[0] < 0.6 and left[4] > 0.8
-    assert error[4] < 0.6 * error[0]
+    assert left[4] > 0.8 and left[4] > left[0]
+    assert error[4] < 0.3 * error[0]
