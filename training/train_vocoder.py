@@ -63,7 +63,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--num_layers", type=int, default=8)
     model.add_argument("--intermediate_size", type=int, default=512)
     model.add_argument(
-        "--mel_iterations", type=int, default=4, help="how often a sound is brought nearer to its mel, here and later"
+        "--mel_iterations",
+        type=int,
+        default=4,
+        help="how often a sound is brought nearer to its mel, in training and after; of a finished vocoder, too",
     )
     model.add_argument("--num_frames", type=int, default=64, help="mel frames of a training segment")
     model.add_argument(
