@@ -35,10 +35,13 @@ def noise(pipe: SoundCTMPipeline, seed: int) -> torch.Tensor:
 
 
 def given_or_generated(pipe: SoundCTMPipeline, args: argparse.Namespace) -> torch.Tensor:
-    """The sound of --input, (1, samples) at the model's rate, or one that the model makes."""
+    """The sound of --input, (channels, samples) at the model's rate, cut where a call ends; or one the model makes."""
     if args.input is not None:
-        length = round(pipe.default_audio_length_in_s * pipe.sampling_rate)
-        return audio.read_audio(args.input, pipe.sampling_rate)[0].mean(dim=0, keepdim=True)[:, :length]
+        waveform = audio.match_channels(audio.read_audio(args.input, pipe.sampling_rate)[0], pipe.num_channels)
+        length = round(pipe.max_audio_length_in_s * pipe.sampling_rate)
+        if waveform.shape[1] > length:
+            print(f"{args.input}: only the first {pipe.max_audio_length_in_s:g} s are used")
+        return waveform[:, :length]
     latents = noise(pipe, args.seed + 1)
     return pipe(args.prompt, latents=latents, num_inference_steps=args.steps, output_type="pt").audios[0].cpu()
 

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     broken[:, round(start * rate) : round(end * rate)] = 0
     generator = torch.Generator().manual_seed(args.seed)
     fixed = inpaint(
-        pipe, args.prompt, broken, rate, [(start, end)], num_inference_steps=args.steps, generator=generator
+        pipe, args.prompt, broken[None], rate, [(start, end)], num_inference_steps=args.steps, generator=generator
     )
     save(args, "hole", {"before": broken, "after": fixed[0], "original": sound}, rate)
 

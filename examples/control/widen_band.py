@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rate = pipe.sampling_rate
     dull, _ = split_bands(given_or_generated(pipe, args), rate, args.cutoff)
     generator = torch.Generator().manual_seed(args.seed)
-    wide = extend_bandwidth(pipe, args.prompt, dull, rate, args.cutoff, args.steps, generator=generator)
+    wide = extend_bandwidth(pipe, args.prompt, dull[None], rate, args.cutoff, args.steps, generator=generator)
     save(args, "band", {"before": dull, "after": wide[0]}, rate)
 
 

@@ -195,6 +195,8 @@ def test_pieces_go_on_where_the_last_one_ended(pipe):
     [
         ({"spans": []}, "`spans`"),
         ({"spans": [(0.5, 0.5)]}, "`spans`"),
+        ({"spans": (0.5, 0.8)}, "`spans`"),
+        ({"spans": [(0.5, 0.8)], "callback_on_step_end": lambda *_: {}}, "PipelineCallback"),
         ({"spans": [(3, 4)]}, "ends at 1.28"),
         ({"spans": [(0, 9)]}, "whole sound"),
         ({"spans": [(0.05, 1.28)]}, "hardly anything"),
@@ -225,6 +227,7 @@ def test_bad_input_to_inpaint_is_named(pipe, arguments, message):
         (lambda pipe: generate_long(pipe, PROMPT, -1), "`audio_length_in_s`"),
         (lambda pipe: generate_long(pipe, PROMPT, 5, overlap_in_s=1), "`overlap_in_s`"),
         (lambda pipe: generate_long(pipe, [], 5, overlap_in_s=0.4), "`prompt`"),
+        (lambda pipe: generate_long(pipe, [PROMPT] * 3, 2, overlap_in_s=0.4), "longer than 2.16 s"),
     ],
 )
 def test_bad_regions_and_lengths_are_named(pipe, make, message):

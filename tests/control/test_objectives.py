@@ -61,6 +61,21 @@ def test_all_ways_to_give_a_curve_agree():
     assert targets[0][0, 0].item() == pytest.approx(-40) and targets[0][0, -1].item() == pytest.approx(-20)
 
 
+def test_two_points_at_one_time_are_a_step_in_the_order_given():
+    sound = sound_of(0.1 * noise())
+    middle = SAMPLES / RATE / 2
+    for before, after in ((-15, -40), (-40, -15)):
+        curve = IntensityObjective([(0, before), (middle, before), (middle, after)], smoothing=0).target(sound)[0]
+        frames = len(curve) // 2
+        assert (curve[: frames - 1] == before).all() and (curve[frames + 1 :] == after).all()
+
+
+def test_objectives_can_be_summed():
+    sound = sound_of(0.1 * noise())
+    loud, quiet = IntensityObjective({0: -20}), IntensityObjective({0: -50})
+    torch.testing.assert_close(sum([loud, quiet])(sound), loud(sound) + quiet(sound))
+
+
 def test_a_recording_at_another_rate_gives_its_own_curve_and_is_said_to_be_resampled(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("diffusers_soundctm.control.objectives.logger.warning", said.append)

@@ -108,6 +108,7 @@ def test_drift_is_0_for_the_same_sound_at_any_level_and_about_1_for_unrelated_on
         (lambda pipe: vary(noise(1, 8, 4, 4), float("nan")), "`amount`"),
         (lambda pipe: vary(noise(1, 8, 4, 4), 0.5, 0), "`num_variations`"),
         (lambda pipe: vary(noise(4, 4), 0.5), "`latents`"),
+        (lambda pipe: vary(noise(2, 8, 4, 4), 0.5, 2, [torch.Generator()] * 2), "pass 4"),
         (lambda pipe: PromptMorph(OTHER, 2, 1), "`start_in_s`"),
         (lambda pipe: pipe([PROMPT] * 2, callback_on_step_end=PromptMorph([OTHER] * 3)), "3 strings for 2"),
         (lambda pipe: drift(torch.zeros(16000), torch.ones(16000), 16000), "silent"),

@@ -366,7 +366,7 @@ def test_draw_a_curve(open_page):
     assert len(drawn) == len(plain) and drawn[-quarter:].std() > 4 * drawn[:quarter].std() > 0
 
 
-def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
+def test_fill_and_continue_an_upload(open_page, tmp_path):
     page = open_page()
     noise = (0.2 * np.random.default_rng(0).standard_normal(32000)).clip(-1, 1)
     soundfile.write(tmp_path / "noise.wav", noise, 16000)
@@ -399,6 +399,15 @@ def test_fill_continue_and_loop_an_upload(open_page, tmp_path):
     assert is_sound(sounds(page, ".sc-player")[1], 4)
     page.get_by_role("button", name="Go on with B").click()
     page.wait_for_function("document.querySelectorAll('.sc-player audio').length === 1")
+    open_tab(page, "Loop")
+    page.get_by_role("button", name="Make it loop").click()
+    page.get_by_role("alert").get_by_text("does not come from noise alone").wait_for()
+
+
+def test_loop_a_draft(open_page):
+    page = open_page()
+    draft(page)
+    pick(page)
     open_tab(page, "Loop")
     page.get_by_role("button", name="Make it loop").click()
     page.wait_for_function("document.querySelectorAll('.sc-player audio')[1]?.loop")

@@ -9,7 +9,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .loss_guidance import LossGuidance
-from .objectives import SILENT_PEAK, MelMatchObjective
+from .objectives import SILENT_PEAK, MelMatchObjective, checked_callbacks
 from .sound import as_heard_by, gain_over
 
 TRANSITION_IN_OCTAVES = 1 / 3
@@ -59,7 +59,7 @@ def extend_bandwidth(
         raise ValueError(f"`waveforms` are silent below `cutoff` {cutoff:g} Hz (peak below {SILENT_PEAK:g}).")
     gain = gain_over(pipe, known)
     objective = MelMatchObjective(((known / gain).mean(dim=1), pipe.sampling_rate), band=(0, cutoff))
-    callbacks = [LossGuidance(objective, scale), *([] if callback_on_step_end is None else [callback_on_step_end])]
+    callbacks = [LossGuidance(objective, scale), *checked_callbacks(callback_on_step_end)]
     generated = pipe(
         prompt,
         audio_length_in_s=known.shape[-1] / pipe.sampling_rate,

@@ -11,7 +11,15 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .loss_guidance import LossGuidance
-from .objectives import SILENT_PEAK, LatentMatchObjective, checked_latents, checked_mask, checked_spans, over_time
+from .objectives import (
+    SILENT_PEAK,
+    LatentMatchObjective,
+    checked_callbacks,
+    checked_latents,
+    checked_mask,
+    checked_spans,
+    over_time,
+)
 from .seams import FADE_IN_S, crossfade, join
 from .sound import as_heard_by, decode_waveform, gain_over
 
@@ -126,7 +134,7 @@ def inpaint(
     if not mask.any():
         raise ValueError("`spans` leave hardly anything of the sound; leave at least three latent positions.")
 
-    callbacks = [] if callback_on_step_end is None else [callback_on_step_end]
+    callbacks = checked_callbacks(callback_on_step_end)
     if seam_scale:
         callbacks.append(LossGuidance(LatentMatchObjective(z_0, mask), scale=seam_scale))
     generated = pipe(
@@ -161,7 +169,7 @@ def generate_long(
     the same, their waveforms are faded at equal power.
 
     Args:
-        prompt: what to hear; of a list, one after the other, in equal shares of the time.
+        prompt: what to hear; of a list, one after the other, each for as many pieces as the others, or one more.
         audio_length_in_s: length of the result.
         overlap_in_s: what a piece knows of the one before, rounded to whole latent positions.
         seam_scale, callback_on_step_end: see `inpaint`; they act in every piece, a curve would start anew.
@@ -171,7 +179,8 @@ def generate_long(
         Waveforms (`num_waveforms_per_prompt`, channels, samples), float32.
 
     Raises:
-        ValueError: a length is not positive, or the overlap leaves nothing of a piece.
+        ValueError: a length is not positive, the overlap leaves nothing of a piece, or there are more prompts than
+            pieces.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not 0 < audio_length_in_s < math.inf:
@@ -188,11 +197,17 @@ def generate_long(
     length = pipe.latent_shape(round(piece_in_s * rate))[1]
     overlap = max(round(overlap_in_s * rate / position), 1)
     count = max(math.ceil((num_samples / position - overlap) / (length - overlap)), 1)
+    if len(prompts) > count:
+        needed = ((len(prompts) - 1) * (length - overlap) + overlap) * position / rate
+        raise ValueError(
+            f"`prompt` has {len(prompts)} strings, but {audio_length_in_s:g} s are {count} pieces; make the sound "
+            f"longer than {needed:g} s or give fewer."
+        )
     mask = (torch.arange(length) < overlap).float()
 
     pieces, z_0 = [], None
     for piece in range(count):
-        callbacks = [] if callback_on_step_end is None else [callback_on_step_end]
+        callbacks = checked_callbacks(callback_on_step_end)
         if z_0 is not None:
             known = z_0.roll(overlap, dims=2)
             if seam_scale:

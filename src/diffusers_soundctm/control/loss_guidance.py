@@ -83,7 +83,10 @@ class LossGuidance(PipelineCallback):
             self.losses, self.num_skipped = [], 0
         sigma, next_sigma = pipeline.scheduler.sigmas[step_index : step_index + 2]
         if self.stop_sigma <= sigma <= self.start_sigma:
-            largest = (self.scale(sigma.item()) if callable(self.scale) else self.scale) * (sigma - next_sigma)
+            scale = self.scale(sigma.item()) if callable(self.scale) else self.scale
+            if not 0 <= scale < math.inf:
+                raise ValueError(f"`scale` is {scale} at σ = {sigma:g}; its function must give 0 or more.")
+            largest = scale * (sigma - next_sigma)
             with frozen(pipeline):
                 displacement = self._displacement(pipeline, sigma, timestep, largest, callback_kwargs)
             config = pipeline.scheduler.config

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging
 
 from .. import audio
@@ -64,7 +65,10 @@ class Objective:
     def __mul__(self, weight: float) -> "Objective":
         return WeightedSum([(float(weight), self)])
 
-    __radd__, __rmul__ = __add__, __mul__
+    def __radd__(self, other: Callable[[Sound], torch.Tensor] | int) -> "Objective":
+        return self if other == 0 else self + other  # `sum` begins with 0
+
+    __rmul__ = __mul__
 
 
 class WeightedSum(Objective):
@@ -114,10 +118,12 @@ class CurveObjective(Objective):
         elif callable(curve) and not isinstance(curve, torch.Tensor):
             self._function = curve
         elif isinstance(curve, Mapping) or _is_pairs(curve):
-            points = sorted(curve.items() if isinstance(curve, Mapping) else curve)
-            self._points = torch.tensor(points, dtype=torch.float32)
-            if len(points) == 0 or points[0][0] < 0:
-                raise ValueError("`curve` needs points (seconds, value) at times of 0 or more.")
+            # By time alone: two points at one time are a step, in the order that they are given in.
+            points = sorted(curve.items() if isinstance(curve, Mapping) else curve, key=lambda point: point[0])
+            self._points = torch.tensor(points, dtype=torch.float32).reshape(-1, 2)
+            times = self._points[:, 0]
+            if len(points) == 0 or not times.isfinite().all() or times.min() < 0:
+                raise ValueError("`curve` needs points (seconds, value) at finite times of 0 or more.")
             self._check(self._points[:, 1])
         else:
             try:
@@ -514,10 +520,25 @@ def checked_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     Raises:
         ValueError: there are none, or one is empty, negative or not finite.
     """
-    spans = [tuple(span) for span in spans]
-    if not spans or any(len(span) != 2 or not 0 <= span[0] < span[1] < float("inf") for span in spans):
+    try:
+        pairs = [(start, end) for start, end in spans]
+    except (TypeError, ValueError):
+        pairs = []
+    if not pairs or any(not 0 <= start < end < float("inf") for start, end in pairs):
         raise ValueError(f"`spans` is {spans}; give (start, end) pairs in seconds with 0 ≤ start < end.")
-    return spans
+    return pairs
+
+
+def checked_callbacks(callback_on_step_end: PipelineCallback | MultiPipelineCallbacks | None) -> list[PipelineCallback]:
+    """What `callback_on_step_end` adds to callbacks of ours; `TypeError` for a function, whose tensors are unknown."""
+    if callback_on_step_end is None:
+        return []
+    if not hasattr(callback_on_step_end, "tensor_inputs"):
+        raise TypeError(
+            f"`callback_on_step_end` is a {type(callback_on_step_end).__name__}; pass a `PipelineCallback`, which says "
+            "which tensors it needs."
+        )
+    return [callback_on_step_end]
 
 
 def checked_latents(latents: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,7 @@ def vary(
         latents: unit-variance noise ε of the draft, (B, C, time, width) or (B, C, time).
         amount: 0 is the draft, 1 has nothing in common with it.
         num_variations: of each sample.
+        generator: source of the turns; a list has one for each variation.
 
     Returns:
         (B·num_variations, C, time, ...), the variations of a sample next to each other.
@@ -52,6 +53,8 @@ def vary(
             "not 0."
         )
     latents = latents.float().repeat_interleave(num_variations, dim=0)
+    if isinstance(generator, list) and len(generator) != len(latents):
+        raise ValueError(f"`generator` has {len(generator)} entries; pass {len(latents)}, one for each variation.")
     radius = per_sample_norm(latents)
     fresh = randn_tensor(latents.shape, generator, latents.device, torch.float32)
     along = (fresh * latents).flatten(1).sum(dim=1).reshape(radius.shape) / radius.square()

@@ -13,7 +13,6 @@ from gradio.utils import get_upload_folder
 from . import studio as work
 from .files import encode, file_name
 from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload, integer, number
-from .reproduction import python_code
 from .studio import Studio, Take
 
 
@@ -189,7 +188,7 @@ class Endpoints:
 
     def code(self, recipe: Any) -> str:
         """Python that makes the recipe's sound with the library, sample for sample."""
-        return python_code(Recipe.from_json(recipe), self.studio.model)
+        return self.studio.code(Recipe.from_json(recipe))
 
 
 def _seed(seed: Any) -> int:

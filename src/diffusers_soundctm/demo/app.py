@@ -204,7 +204,7 @@ class Desk:
     def fill(
         self, current, prompt, span, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request
     ) -> Iterator[Any]:
-        source, seconds = source_of(current, self.studio)
+        source, seconds = source_of(current, self.studio, request.session_hash)
         spans = [tuple(span)] if span else []
         seed, settings = integer("The seed", seed, 0, MAX_SEED), advanced(negative_prompt, omega, nu, gamma)
         recipe = work.filled(source, seconds, prompt, spans, steps, seed, **settings)
@@ -214,7 +214,7 @@ class Desk:
     def go_on(
         self, current, prompt, more, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request
     ) -> Iterator[Any]:
-        source, seconds = source_of(current, self.studio)
+        source, seconds = source_of(current, self.studio, request.session_hash)
         seed, settings = integer("The seed", seed, 0, MAX_SEED), advanced(negative_prompt, omega, nu, gamma)
         recipe = work.continued(source, seconds, prompt, more, steps, seed, **settings)
         yield from self._compare(source, recipe, request.session_hash)
@@ -265,12 +265,12 @@ def picked(current: dict[str, Any] | None) -> Recipe:
     return Recipe.from_json(current["recipe"])
 
 
-def source_of(current: dict[str, Any] | None, studio: Studio) -> tuple[Recipe | Upload, float]:
-    """The picked sound as one to fill or continue, and its seconds."""
+def source_of(current: dict[str, Any] | None, studio: Studio, owner: str) -> tuple[Recipe | Upload, float]:
+    """The picked sound as one to fill or continue, and its seconds; `owner` waits where it must be made again."""
     if current and "digest" in current:
         return Upload(current["digest"]), current["seconds"]
     recipe = picked(current)
-    return recipe, studio.make(recipe).seconds
+    return recipe, studio.make(recipe, owner).seconds
 
 
 def uploaded_card(studio: Studio, upload: Upload) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from .. import audio
 from ..control import noise_hash
 from ..version import __version__
 from .rendering import starting_noise
-from .reproduction import python_code
 from .studio import Studio, Take
 
 WAV_METADATA = 1800  # characters; a WAV file's header holds about 2000
@@ -32,9 +31,9 @@ def file_name(take: Take) -> str:
 
 def settings(studio: Studio, take: Take) -> dict[str, Any]:
     """What a file says about itself: for a plain sound, all that `soundctm refine` reads; else its recipe."""
-    recipe = take.recipe
+    recipe, dtype = take.recipe, str(studio.pipe.dtype).removeprefix("torch.")
     if not recipe.is_plain:
-        return {"model": studio.model, "recipe": recipe.to_json()}
+        return {"model": studio.model, "dtype": dtype, "recipe": recipe.to_json()}
     generator = torch.Generator().manual_seed(recipe.noise.seed)
     noise = starting_noise(studio.pipe, recipe.noise, recipe.duration, generator)
     # The hash is of the noise as the sampler gets it, at its first level; a scheduler of one's own, as the other runs.
@@ -51,7 +50,7 @@ def settings(studio: Studio, take: Take) -> dict[str, Any]:
         "omega": recipe.omega,
         "gamma": recipe.gamma,
         "duration": recipe.duration,
-        "dtype": str(studio.pipe.dtype).removeprefix("torch."),
+        "dtype": dtype,
     }
 
 
@@ -118,7 +117,7 @@ def card(studio: Studio, take: Take, with_files: bool = False) -> dict[str, Any]
     }
     if with_files:
         shown["wav"] = data_uri(encode(studio, take, ".wav"), "audio/wav")
-        shown["code"] = python_code(recipe, studio.model, f"{file_name(take)}.wav")
+        shown["code"] = studio.code(recipe, f"{file_name(take)}.wav")
     return shown
 
 

@@ -159,8 +159,8 @@ class Recipe:
     def _check_spans(self) -> None:
         if self.spans and self.source is None:
             raise ValueError("Marked spans need a sound that they are holes of.")
-        if not isinstance(self.spans, Sequence) or len(self.spans) > 8:
-            raise ValueError("Mark at most eight spans.")
+        if not isinstance(self.spans, Sequence) or isinstance(self.spans, str) or len(self.spans) > 8:
+            raise ValueError("The spans are a list of at most eight; mark them again.")
         spans = []
         for span in self.spans:
             if not isinstance(span, Sequence) or len(span) != 2:

@@ -105,6 +105,8 @@ def render(
         )
     elif recipe.loop:
         callbacks = MultiPipelineCallbacks([CircularTime(), observer])
+        if pipe.conditioning.needs_audio_length:
+            call["audio_length_in_s"] = None  # the loop is the model's whole window, and the model has to know
         z_0 = pipe(recipe.prompt, latents=latents, output_type="latent", callback_on_step_end=callbacks, **call).audios
         sound = None if is_cancelled else decode_loop(pipe, z_0)
     else:

@@ -1,17 +1,32 @@
 """Python that makes a sound again with the library alone, sample for sample."""
 
+import torch
+
 from .recipe import CURVE_INNER_STEPS, Noise, Recipe, Upload
 
 
-def python_code(recipe: Recipe, model: str = "embedded", filename: str = "sound.wav") -> str:
-    """A script that writes the sound to `filename`; a sound that was brought must lie beside it as `upload.wav`."""
+def python_code(
+    recipe: Recipe,
+    model: str = "embedded",
+    filename: str = "sound.wav",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> str:
+    """A script that writes the sound to `filename`; a sound that was brought must lie beside it as `upload.wav`.
+
+    `dtype` and `device` are the model's: with others the samples differ.
+    """
     lines = ["import torch", "", "from diffusers_soundctm import SoundCTMPipeline, audio"]
     names = sorted(_controls(recipe))
     if names:
         lines.append(f"from diffusers_soundctm.control import {', '.join(names)}")
-    load = "from_embedded()" if model == "embedded" else f"from_pretrained({model!r})"
-    lines += ["", f"pipe = SoundCTMPipeline.{load}"]
-    lines += _sound(recipe, 0)
+    loader, arguments = ("embedded", []) if model == "embedded" else ("pretrained", [repr(model)])
+    if dtype != torch.float32:
+        arguments.append(f"torch_dtype={dtype}")
+    lines += ["", f"pipe = SoundCTMPipeline.from_{loader}({', '.join(arguments)})"]
+    if torch.device(device).type != "cpu":
+        lines.append(f"pipe.to({torch.device(device).type!r})")
+    lines += _sound(recipe)
     lines += [f"audio.write_audio({filename!r}, sound, pipe.sampling_rate)", ""]
     return "\n".join(lines)
 
@@ -31,11 +46,11 @@ def _controls(recipe: Recipe) -> set[str]:
     return names | (_controls(recipe.source) if isinstance(recipe.source, Recipe) else set())
 
 
-def _sound(recipe: Recipe, depth: int) -> list[str]:
+def _sound(recipe: Recipe) -> list[str]:
     """Lines that leave the sound, (channels, samples), in `sound`."""
     lines = []
     if isinstance(recipe.source, Recipe):
-        lines += [*_sound(recipe.source, depth + 1), "source = sound"]
+        lines += [*_sound(recipe.source), "source = sound"]
     elif isinstance(recipe.source, Upload):
         lines += ["# upload.wav, beside this script, is the sound file that was brought to the app."]
         lines += [
@@ -60,6 +75,9 @@ def _sound(recipe: Recipe, depth: int) -> list[str]:
         lines += _call("sound = inpaint(", f"pipe, {recipe.prompt!r}, source[None], pipe.sampling_rate", arguments)
         return [*lines, "sound = sound[0]"]
     if recipe.loop:
+        # What is told when a sound ends has to know that this one does not: the loop is the model's whole window.
+        length = f"None if pipe.conditioning.needs_audio_length else {recipe.duration!r}"
+        arguments |= {"audio_length_in_s": length}
         arguments |= {"output_type": '"latent"', "callback_on_step_end": "CircularTime()"}
         lines += _call("z_0 = pipe(", repr(recipe.prompt), arguments, ").audios")
         return [*lines, "sound = decode_loop(pipe, z_0)[0]"]

@@ -4,7 +4,7 @@ import hashlib
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..control import IntensityObjective, Sound, drift
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .recipe import CURVE_POINTS, DURATION, LOWEST_DB, Morph, Noise, Recipe, Upload
 from .rendering import Cancelled, render
+from .reproduction import python_code
 from .turns import Turns
 
 NUM_DRAFTS = 8
@@ -151,6 +152,10 @@ class Studio:
                 if not self._jobs[owner]:
                     del self._jobs[owner]
 
+    def code(self, recipe: Recipe, filename: str = "sound.wav") -> str:
+        """Python that makes the recipe's sound with the library, sample for sample."""
+        return python_code(recipe, self.model, filename, self.pipe.dtype, self.pipe.device)
+
     # What is brought
 
     def bring(self, path: str | Path) -> Upload:
@@ -161,6 +166,8 @@ class Studio:
         """
         import soundfile
 
+        if not isinstance(path, (str, Path)):
+            raise ValueError("There is no file; give a WAV, FLAC, OGG or MP3 file.")
         size = Path(path).stat().st_size
         if size > MAX_UPLOAD_BYTES:
             raise ValueError(f"The file has {size / 2**20:.0f} MB; at most {MAX_UPLOAD_BYTES // 2**20} MB are read.")
@@ -168,7 +175,7 @@ class Studio:
         try:
             with soundfile.SoundFile(path) as file:
                 seconds, samples = file.frames / file.samplerate, file.frames * file.channels
-        except (OSError, soundfile.SoundFileError) as error:
+        except (OSError, TypeError, soundfile.SoundFileError) as error:  # headerless files (.raw) are a TypeError
             raise ValueError("This is no sound file that can be read; give a WAV, FLAC, OGG or MP3 file.") from error
         if not low <= seconds <= high:
             raise ValueError(f"The sound has {seconds:.2f} s; give one of {low:g} to {high:g} s.")
@@ -245,24 +252,28 @@ def variation_recipes(recipe: Recipe, amount: float, seed: int = 0, count: int =
 
 def morphed(first: Recipe, second: Recipe, steps: int) -> Recipe:
     """A sound that begins as `first` and ends as `second`, with the settings of `first`."""
-    return first.change(
-        morph=Morph(second.prompt, second.noise), steps=steps, curve=(), loop=False, source=None, spans=()
-    )
+    return _from_noise(first).change(morph=Morph(second.prompt, _from_noise(second).noise), steps=steps)
 
 
 def drawn(recipe: Recipe, curve: list[float], strength: float, steps: int) -> Recipe:
     """The sound that follows a loudness curve (dB)."""
-    if not curve:
+    if not isinstance(curve, Sequence) or isinstance(curve, str) or not curve:
         raise ValueError("The curve is empty; draw a line over the spectrogram.")
     if len(curve) > CURVE_POINTS[1]:
         raise ValueError(f"The curve has {len(curve)} values; give at most {CURVE_POINTS[1]}.")
-    plain = recipe.change(morph=None, loop=False, source=None, spans=())
-    return plain.change(curve=tuple(curve), strength=strength, steps=steps)
+    return _from_noise(recipe).change(curve=tuple(curve), strength=strength, steps=steps)
 
 
 def looped(recipe: Recipe, steps: int) -> Recipe:
     """The sound as one that may be played round and round."""
-    return recipe.change(loop=True, steps=steps, morph=None, curve=(), source=None, spans=())
+    return _from_noise(recipe).change(loop=True, steps=steps)
+
+
+def _from_noise(recipe: Recipe) -> Recipe:
+    """The sound of the same noise that nothing controls yet."""
+    if recipe.source is not None:
+        raise ValueError("A filled or continued sound does not come from noise alone; pick a draft for this.")
+    return recipe.change(morph=None, curve=(), loop=False)
 
 
 def filled(
@@ -275,7 +286,7 @@ def filled(
     **settings: Any,
 ) -> Recipe:
     """A sound of `seconds` with its marked spans made anew."""
-    if not spans:
+    if not isinstance(spans, Sequence) or isinstance(spans, str) or not spans:
         raise ValueError("Nothing is marked; drag over the part of the spectrogram that should be made anew.")
     return Recipe(prompt, Noise(seed), seconds, source=source, spans=tuple(spans), steps=steps, **settings)
 
