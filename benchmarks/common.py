@@ -43,9 +43,14 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def digest(*networks: nn.Module) -> str:
-    """Sixteen hexadecimal digits that tell weights apart."""
+    """Sixteen hexadecimal digits that tell weights and configurations apart."""
     of_all = hashlib.sha256()
     for network in networks:
+        config = getattr(network, "config", {})
+        config = config.to_dict() if hasattr(config, "to_dict") else config
+        settings = {name: value for name, value in config.items() if not name.startswith("_")}
+        # What JSON cannot write may look different every time.
+        of_all.update(json.dumps(settings, sort_keys=True, default=lambda value: None).encode())
         for name, value in sorted(network.state_dict().items()):
             of_all.update(name.encode())
             of_all.update(value.contiguous().reshape(-1).view(uint8).numpy().tobytes())

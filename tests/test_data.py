@@ -123,6 +123,28 @@ def test_labels_wordings_and_max_samples_from_a_saved_data_set(tmp_path):
     assert load_clips(str(tmp_path / "saved"), split="test", num_samples=LENGTH).labels == ["z"]
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_row_without_audio_is_skipped_with_a_cache_too(tmp_path, missing, embedded):
+    from datasets import Audio, Dataset
+
+    file = tmp_path / "a.wav"
+    soundfile.write(file, tone(440), RATE)
+    audio = {"bytes": file.read_bytes(), "path": None} if embedded else {"bytes": None, "path": str(file)}
+    rows = [None if row == missing else audio for row in range(200)]
+    dataset = Dataset.from_dict({"audio": rows, "caption": [str(row) for row in range(200)]})
+    dataset.cast_column("audio", Audio(decode=False)).save_to_disk(str(tmp_path / "saved"))
+    clips = load_clips(str(tmp_path / "saved"), num_samples=LENGTH, cache_dir=tmp_path / "cache")
+    assert (len(clips), clips.skipped) == (199, [f"row {missing}"])
+
+
+def test_metadata_with_a_byte_order_mark_is_read(tmp_path):
+    folder = audiofolder(tmp_path / "sounds", {"a.wav": tone(440)})
+    metadata = tmp_path / "sounds" / "metadata.csv"
+    metadata.write_text(metadata.read_text(), encoding="utf-8-sig")
+    assert load_clips(folder, num_samples=LENGTH).captions == [["the sound of a.wav"]]
+
+
 def test_the_cache_is_read_again_without_decoding(tmp_path, monkeypatch):
     folder = audiofolder(tmp_path / "sounds", {"a.wav": tone(440), "b.wav": tone(880)}, extra={"label": "tone"})
     first = load_clips(folder, num_samples=LENGTH, cache_dir=tmp_path / "cache")

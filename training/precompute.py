@@ -5,11 +5,13 @@ python training/precompute.py --teacher_model cvssp/audioldm-s-full-v2 --dataset
 python training/precompute.py --teacher_model cvssp/audioldm-s-full-v2 --dataset_name webdataset \
     --data_files 'clips-{000..099}.tar' --audio_column flac --caption_column json.caption --output_dir runs/latents
 
-A stopped run goes on where it was when it is started again. Several processes (accelerate launch) share the shards.
-Afterwards: train_ctm.py --dataset_name OUTPUT_DIR.
+A stopped run goes on where it was when it is started again with the same arguments. Several processes (accelerate
+launch) share the shards. Afterwards: train_ctm.py --dataset_name OUTPUT_DIR.
 """
 
 import argparse
+import json
+from datetime import timedelta
 from itertools import count, islice
 from pathlib import Path
 
@@ -17,9 +19,15 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from diffusers_soundctm.distillation.config import add_data_arguments, parse_with_config
+from diffusers_soundctm.distillation.latents import fingerprint
 from diffusers_soundctm.distillation.shards import Encoder, is_precomputed, shard_path, write_index, write_shard
 from diffusers_soundctm.distillation.streams import open_rows
-from diffusers_soundctm.distillation.teachers import load_teacher
+from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
+from diffusers_soundctm.evaluation.evaluate import write_json
+
+SETTINGS = "settings.json"
+# What may change between a stopped run and the one that goes on: the shards are the same.
+_FREE = ("output_dir", "cache_dir", "batch_size", "config")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,19 +46,52 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_settings(args: argparse.Namespace, teacher: Teacher) -> None:
+    """Keep what makes the shards in `output_dir`; `ValueError` if it holds shards that were made otherwise."""
+    weights = fingerprint(teacher.components["vae"], *teacher.conditioning.models)
+    settings = {name: value for name, value in vars(args).items() if name not in _FREE} | {"weights": weights}
+    folder = Path(args.output_dir)
+    if (folder / SETTINGS).is_file():
+        before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        names = sorted({*before, *settings})
+        changed = [
+            f"{n} was {before.get(n)!r}, now {settings.get(n)!r}" for n in names if before.get(n) != settings.get(n)
+        ]
+        if changed:
+            raise ValueError(
+                f"--output_dir {folder} was begun with other settings: {'; '.join(changed)}. Pass the same again to go "
+                "on, or another --output_dir."
+            )
+    elif any(folder.glob("shard-*")):
+        raise ValueError(
+            f"--output_dir {folder} has shards but no {SETTINGS} that tells how they were made; give another."
+        )
+    else:
+        write_json(folder / SETTINGS, settings)
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if is_precomputed(args.output_dir):
         raise SystemExit(f"{args.output_dir} is complete; give another --output_dir to encode something else.")
-    processes = PartialState()
+    processes = PartialState(timeout=timedelta(days=1))  # the last shard may be long in coming
     teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder)
-    num_samples = args.num_samples or teacher.default_num_samples
-    positions, multiple, unit = teacher.latent_positions(num_samples)
+    args.num_samples = args.num_samples or teacher.default_num_samples
+    args.sampling_rate = args.sampling_rate or teacher.sampling_rate
+    positions, multiple, unit = teacher.latent_positions(args.num_samples)
     if positions is None:
-        raise ValueError(f"--num_samples {num_samples} is no multiple of {unit * multiple}, which the networks need.")
-    encoder = Encoder(teacher, args.audio_column, args.caption_column, num_samples, args.batch_size, processes.device)
+        raise ValueError(
+            f"--num_samples {args.num_samples} is no multiple of {unit * multiple}, which the networks need."
+        )
+    if args.sampling_rate != teacher.sampling_rate:
+        raise ValueError(f"--sampling_rate {args.sampling_rate} is not the teacher's {teacher.sampling_rate} Hz.")
+    encoder = Encoder(
+        teacher, args.audio_column, args.caption_column, args.num_samples, args.batch_size, processes.device
+    )
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    with processes.main_process_first():
+        check_settings(args, teacher)
     number = next(k for k in count() if not shard_path(output_dir, k).is_file())
     done = number * args.shard_size
     rows = open_rows(

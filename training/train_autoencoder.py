@@ -3,7 +3,7 @@
 accelerate launch training/train_autoencoder.py --config training/configs/embedded/autoencoder.yaml \
     --dataset_name data --output_dir runs/autoencoder
 
-SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
+SIGTERM and SIGUSR1, sent to the script and not to its launcher, write a checkpoint and end the run with exit code 0.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKL
 from diffusers.optimization import get_scheduler
@@ -20,7 +19,13 @@ from tqdm import tqdm
 
 from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
-from diffusers_soundctm.distillation.checkpoints import resume, save_checkpoint, save_model
+from diffusers_soundctm.distillation.checkpoints import (
+    resume,
+    run_identity,
+    save_checkpoint,
+    save_model,
+    set_learning_rate,
+)
 from diffusers_soundctm.distillation.config import (
     add_clip_arguments,
     add_optimisation_arguments,
@@ -29,9 +34,10 @@ from diffusers_soundctm.distillation.config import (
 )
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
 from diffusers_soundctm.distillation.first_stage import cut_segments, draw_starts, kl_divergence
-from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.guards import RunningLosses, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
+from diffusers_soundctm.distillation.preflight import check_output_dir, make_accelerator
 from diffusers_soundctm.distillation.sharding import process_rows
 
 SIGMA_DATA = 0.5
@@ -116,7 +122,8 @@ def measure(vae: AutoencoderKL, mel: LogMel, clips: Clips, num_clips: int, devic
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    check_output_dir(args)
+    accelerator = make_accelerator(mixed_precision=args.mixed_precision)
     mine = process_rows(args.train_batch_size, accelerator)
     output_dir = Path(args.output_dir)
     set_seed(args.seed)
@@ -137,17 +144,20 @@ def main(argv: list[str] | None = None) -> None:
     model, optimizer = accelerator.prepare(Reconstruction(vae), optimizer)
     vae = accelerator.unwrap_model(model).vae
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    state = {"vae": vae, "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
-    state |= scaler_state(accelerator)
+    skips, running = SkippedSteps(args.max_skipped_steps), RunningLosses()
+    state = {"vae": vae, "ema": average, "optimizer": optimizer, "lr": lr_scheduler, "skips": skips, "losses": running,
+             **scaler_state(accelerator)}  # fmt: skip
+    names = ("train_batch_size", "seed", "sampling_rate", "num_samples", "n_fft", "hop_length", "n_mels", "num_frames")
+    identity = run_identity(args, names, clips=len(clips))
 
     def checkpoint_now(done: int) -> None:
-        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit, identity)
 
-    first = resume(args.resume_from_checkpoint, output_dir, state)
+    first = resume(args.resume_from_checkpoint, output_dir, state, identity)
+    set_learning_rate(lr_scheduler, args.learning_rate)
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process, mininterval=5)  # fmt: skip
-    running, skips, started = None, SkippedSteps(args.max_skipped_steps), time.time()
-    unfinished = False
+    started, unfinished = time.time(), False
     with StopSignal() as stop:
         for step in progress:
             generator = step_generator(args.seed, step)
@@ -169,9 +179,9 @@ def main(argv: list[str] | None = None) -> None:
 
             if finite:
                 ema_update(average, vae, warmed_up_decay(args.ema_decay, step))
-                running = error.item() if running is None else 0.98 * running + 0.02 * error.item()
+                running.record({"loss": error.item()}, 0.02)
                 progress.set_postfix(
-                    mel_l1=f"{running:.4f}",
+                    mel_l1=f"{running['loss']:.4f}",
                     lr=f"{lr_scheduler.get_last_lr()[0]:.1e}",
                     skipped=skips.total,
                     refresh=False,
@@ -182,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if accelerator.is_main_process and not unfinished:
         record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total,
-                  "loss": running, "seconds": round(time.time() - started), "clips": len(clips),
+                  "loss": running.get("loss"), "seconds": round(time.time() - started), "clips": len(clips),
                   "train": measure(average, mel, clips, 512, accelerator.device)}  # fmt: skip
         if args.validation_split:
             validation = clips_of(args, args.validation_split)

@@ -9,7 +9,7 @@ The teacher is a folder or Hub id of an AudioLDM, MusicLDM, AudioLDM2, Tango or 
 train_teacher.py wrote. Defaults are the paper's. `output_dir/unet` holds the moving average of the weights, which is
 the model; where there is a vocoder, or none is needed, the whole `output_dir` is a `SoundCTMPipeline`. With
 `--lora_rank` it holds an adapter of a few MB, for `SoundCTMPipeline.from_teacher(...).load_lora_weights`.
-SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
+SIGTERM and SIGUSR1, sent to the script and not to its launcher, write a checkpoint and end the run with exit code 0.
 """
 
 import argparse
@@ -25,7 +25,14 @@ from accelerate.utils import set_seed
 from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm import tqdm
 
-from diffusers_soundctm.distillation.checkpoints import remove_unfinished, resume, save_checkpoint, save_model
+from diffusers_soundctm.distillation.checkpoints import (
+    remove_unfinished,
+    resume,
+    run_identity,
+    save_checkpoint,
+    save_model,
+    set_learning_rate,
+)
 from diffusers_soundctm.distillation.config import (
     PRESETS,
     add_data_arguments,
@@ -34,7 +41,7 @@ from diffusers_soundctm.distillation.config import (
     parse_with_config,
 )
 from diffusers_soundctm.distillation.ema import ema_update
-from diffusers_soundctm.distillation.guards import STOPPED, SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.guards import STOPPED, RunningLosses, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.latents import fingerprint
 from diffusers_soundctm.distillation.networks import Denoiser
 from diffusers_soundctm.distillation.noise_levels import step_generator
@@ -46,6 +53,7 @@ from diffusers_soundctm.distillation.preflight import (
     check_output_dir,
     check_processes,
     check_run,
+    make_accelerator,
     teacher_dtype,
 )
 from diffusers_soundctm.distillation.publishing import publish
@@ -154,7 +162,7 @@ def identity(args: argparse.Namespace, teacher: Teacher, clips: int) -> dict[str
              "optimizer", "lora_rank", "lora_alpha")  # fmt: skip
     last = list(teacher.network.parameters())[-8:]
     weights = fingerprint([parameter.flatten()[:1024].tolist() for parameter in last])
-    return {name: str(getattr(args, name)) for name in names} | {"clips": str(clips), "teacher": weights}
+    return run_identity(args, names, clips=clips, teacher=weights)
 
 
 def build_objective(
@@ -186,8 +194,8 @@ def main(argv: list[str] | None = None) -> None:
     check_arguments(args)
     output_dir = Path(args.output_dir)
     report_to = None if args.report_to in (None, "none") else args.report_to.split(",")
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with=report_to,
-                              project_dir=str(output_dir / args.logging_dir))  # fmt: skip
+    accelerator = make_accelerator(mixed_precision=args.mixed_precision, log_with=report_to,
+                                   project_dir=str(output_dir / args.logging_dir))  # fmt: skip
     check_processes(accelerator, args.use_8bit_adam)
     device, main_process = accelerator.device, accelerator.is_main_process
     set_seed(args.seed)
@@ -206,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
         data = distillation_data(args, teacher, device)
 
     # 2. Optimizer, moving average, state
-    run_identity = identity(args, teacher, len(data))
+    own_identity = identity(args, teacher, len(data))
     if not teacher.conditioning.needs_audio_length:
         student.register_to_config(sample_size=data.latent_shape[1])
     if args.gradient_checkpointing:
@@ -234,8 +242,11 @@ def main(argv: list[str] | None = None) -> None:
     last_layer(student).weight.requires_grad_(True)  # the losses are balanced there, trained or not
     networks = Networks(accelerator, student, optimizer)
     model, average, optimizer = networks.model, networks.average, networks.optimizer
-    state = {**networks.state(student), "lr": lr_scheduler, **scaler_state(accelerator)}
-    first = resume(args.resume_from_checkpoint, output_dir, state, run_identity)
+    skips, running = SkippedSteps(args.max_skipped_steps), RunningLosses()
+    state = {**networks.state(student), "lr": lr_scheduler, "skips": skips, "losses": running,
+             **scaler_state(accelerator)}  # fmt: skip
+    first = resume(args.resume_from_checkpoint, output_dir, state, own_identity)
+    set_learning_rate(lr_scheduler, args.learning_rate)
 
     # 3. Batches and losses
     settings = teacher.scheduler.config
@@ -257,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     objective = build_objective(args, accelerator, teacher, model, average, student)
 
     def checkpoint_now(step: int) -> None:
-        save_checkpoint(output_dir, step, state, args.checkpoints_total_limit, run_identity, main_process)
+        save_checkpoint(output_dir, step, state, args.checkpoints_total_limit, own_identity, main_process)
         save_student()
 
     def save_student() -> torch.nn.Module:
@@ -292,8 +303,7 @@ def main(argv: list[str] | None = None) -> None:
     # 4. Train
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not main_process)  # fmt: skip
-    running: dict[str, float] = {}
-    skips, solving, started = SkippedSteps(args.max_skipped_steps), 0.0, time.time()
+    solving, started = 0.0, time.time()
     unfinished = False
     with StopSignal() as stop:
         for step in progress:
@@ -328,7 +338,7 @@ def main(argv: list[str] | None = None) -> None:
             skips.record(not finite)
 
             if finite:
-                running = {name: 0.95 * running.get(name, value) + 0.05 * value for name, value in sums.items()}
+                running.record(sums, 0.05)
             progress.set_postfix(
                 {name: f"{value:.4f}" for name, value in running.items()},
                 solver=f"{solving / (time.time() - started):.0%}",

@@ -3,7 +3,7 @@
 accelerate launch training/train_teacher.py --config training/configs/embedded/teacher.yaml \
     --dataset_name data --vae runs/autoencoder/vae --text_encoder text_encoder --output_dir runs/teacher
 
-SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
+SIGTERM and SIGUSR1, sent to the script and not to its launcher, write a checkpoint and end the run with exit code 0.
 """
 
 import argparse
@@ -12,22 +12,28 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from tqdm import tqdm
 
 from diffusers_soundctm import CTMScheduler
-from diffusers_soundctm.distillation.checkpoints import resume, save_checkpoint, save_model
+from diffusers_soundctm.distillation.checkpoints import (
+    resume,
+    run_identity,
+    save_checkpoint,
+    save_model,
+    set_learning_rate,
+)
 from diffusers_soundctm.distillation.config import add_data_arguments, add_optimisation_arguments, parse_with_config
 from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
-from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.guards import RunningLosses, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.latents import training_data
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.noise_levels import clip_indices, lognormal_sigmas, step_generator
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
+from diffusers_soundctm.distillation.preflight import check_output_dir, make_accelerator
 from diffusers_soundctm.distillation.sharding import process_rows
 
 
@@ -64,7 +70,8 @@ def new_unet(config: dict | str) -> UNet2DConditionModel:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    check_output_dir(args)
+    accelerator = make_accelerator(mixed_precision=args.mixed_precision)
     mine = process_rows(args.train_batch_size, accelerator)
     output_dir = Path(args.output_dir)
     set_seed(args.seed)
@@ -85,21 +92,24 @@ def main(argv: list[str] | None = None) -> None:
     )
     average = ema_copy(unet).to(accelerator.device)
     model, optimizer = accelerator.prepare(unet, optimizer)
-    state = {"unet": accelerator.unwrap_model(model), "ema": average, "optimizer": optimizer, "lr": lr_scheduler}
-    state |= scaler_state(accelerator)
+    skips, running = SkippedSteps(args.max_skipped_steps), RunningLosses()
+    state = {"unet": accelerator.unwrap_model(model), "ema": average, "optimizer": optimizer, "lr": lr_scheduler,
+             "skips": skips, "losses": running, **scaler_state(accelerator)}  # fmt: skip
+    names = ("train_batch_size", "seed", "sigma_data", "p_mean", "p_std", "caption_dropout")
+    identity = run_identity(args, names, clips=len(data))
 
     def checkpoint_now(done: int) -> None:
-        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit, identity)
         save_model(average, output_dir / "unet")
 
-    first = resume(args.resume_from_checkpoint, output_dir, state)
+    first = resume(args.resume_from_checkpoint, output_dir, state, identity)
+    set_learning_rate(lr_scheduler, args.learning_rate)
     if accelerator.is_main_process:
         scheduler.save_pretrained(output_dir / "scheduler")
     denoise = Denoiser(model, Preconditioning.from_scheduler(scheduler))
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process)  # fmt: skip
-    running, skips, started = None, SkippedSteps(args.max_skipped_steps), time.time()
-    unfinished = False
+    started, unfinished = time.time(), False
     with StopSignal() as stop:
         for step in progress:
             generator = step_generator(args.seed, step)
@@ -121,9 +131,9 @@ def main(argv: list[str] | None = None) -> None:
 
             if finite:
                 ema_update(average, accelerator.unwrap_model(model), warmed_up_decay(args.ema_decay, step))
-                running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+                running.record({"loss": loss.item()}, 0.02)
                 progress.set_postfix(
-                    loss=f"{running:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skips.total
+                    loss=f"{running['loss']:.4f}", lr=f"{lr_scheduler.get_last_lr()[0]:.1e}", skipped=skips.total
                 )
             unfinished = stop.checkpoint(accelerator, step + 1, args, checkpoint_now)
             if unfinished:
@@ -131,9 +141,9 @@ def main(argv: list[str] | None = None) -> None:
 
     if accelerator.is_main_process and not unfinished:
         save_model(average, output_dir / "unet")
-        record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total, "loss": running,
-                  "processes": accelerator.num_processes, "seconds": round(time.time() - started),
-                  "clips": len(data.latents)}  # fmt: skip
+        record = {"arguments": vars(args), "steps": args.max_train_steps, "skipped_steps": skips.total,
+                  "loss": running.get("loss"), "processes": accelerator.num_processes,
+                  "seconds": round(time.time() - started), "clips": len(data)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
 

@@ -3,7 +3,7 @@
 accelerate launch training/train_vocoder.py --config training/configs/embedded/vocoder.yaml \
     --dataset_name data --output_dir runs/vocoder
 
-SIGTERM and SIGUSR1 write a checkpoint and end the run with exit code 0.
+SIGTERM and SIGUSR1, sent to the script and not to its launcher, write a checkpoint and end the run with exit code 0.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKL
 from diffusers.optimization import get_scheduler
@@ -21,7 +20,13 @@ from tqdm import tqdm
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
-from diffusers_soundctm.distillation.checkpoints import resume, save_checkpoint, save_model
+from diffusers_soundctm.distillation.checkpoints import (
+    resume,
+    run_identity,
+    save_checkpoint,
+    save_model,
+    set_learning_rate,
+)
 from diffusers_soundctm.distillation.config import (
     add_clip_arguments,
     add_optimisation_arguments,
@@ -40,9 +45,10 @@ from diffusers_soundctm.distillation.first_stage import (
     frequency_loss,
     generator_loss,
 )
-from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
+from diffusers_soundctm.distillation.guards import RunningLosses, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
+from diffusers_soundctm.distillation.preflight import check_output_dir, make_accelerator
 from diffusers_soundctm.distillation.sharding import process_rows
 
 
@@ -157,7 +163,8 @@ def measure(vocoder: ISTFTVocoder, mel: LogMel, clips: Clips, num_clips: int, de
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    check_output_dir(args)
+    accelerator = make_accelerator(mixed_precision=args.mixed_precision)
     mine = process_rows(args.train_batch_size, accelerator)
     device, output_dir = accelerator.device, Path(args.output_dir)
     set_seed(args.seed)
@@ -174,9 +181,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.autoencoder:
         reconstructed = reconstruct(args.autoencoder, mel, clips, spread, device)
     judge = SpectrogramDiscriminator()
-    settings = {"lr": args.learning_rate, "betas": (0.8, 0.99), "weight_decay": args.weight_decay}
-    optimizer = torch.optim.AdamW(vocoder.parameters(), **settings)
-    judge_optimizer = torch.optim.AdamW(judge.parameters(), **settings | {"lr": 0.3 * args.learning_rate})
+    settings = {"betas": (0.8, 0.99), "weight_decay": args.weight_decay}
+    optimizer = torch.optim.AdamW(vocoder.parameters(), args.learning_rate, **settings)
+    judge_rate = 0.3 * args.learning_rate
+    judge_optimizer = torch.optim.AdamW(judge.parameters(), judge_rate, **settings)
     lr_scheduler = get_scheduler(
         args.lr_scheduler, optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=args.max_train_steps
     )
@@ -184,21 +192,24 @@ def main(argv: list[str] | None = None) -> None:
     model, judge, optimizer, judge_optimizer = accelerator.prepare(
         Prediction(vocoder), judge, optimizer, judge_optimizer
     )
+    skips, running = SkippedSteps(args.max_skipped_steps), RunningLosses()
     state = {"vocoder": vocoder, "ema": average, "optimizer": optimizer, "lr": lr_scheduler,
              "judge": accelerator.unwrap_model(judge), "judge_optimizer": judge_optimizer,
-             **scaler_state(accelerator)}  # fmt: skip
+             "skips": skips, "losses": running, **scaler_state(accelerator)}  # fmt: skip
+    names = ("train_batch_size", "seed", "sampling_rate", "num_samples", "num_frames", "candidates")
+    identity = run_identity(args, names, clips=len(clips))
     mel_loss, stft_loss = MelLoss(mel), stft_loss.to(device)
 
     def checkpoint_now(done: int) -> None:
-        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit)
+        save_checkpoint(output_dir, done, state, args.checkpoints_total_limit, identity)
         save_model(average, output_dir / "vocoder")
 
-    first = resume(args.resume_from_checkpoint, output_dir, state)
+    first = resume(args.resume_from_checkpoint, output_dir, state, identity)
+    set_learning_rate(lr_scheduler, args.learning_rate)
+    judge_optimizer.param_groups[0]["lr"] = judge_rate  # it has no schedule
     progress = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, unit="step",
                     disable=not accelerator.is_main_process, mininterval=5)  # fmt: skip
-    running: dict[str, float] = {}
-    skips, started = SkippedSteps(args.max_skipped_steps), time.time()
-    unfinished = False
+    started, unfinished = time.time(), False
     with StopSignal() as stop:
         for step in progress:
             generator = step_generator(args.seed, step)
@@ -251,8 +262,7 @@ def main(argv: list[str] | None = None) -> None:
 
             if finite:
                 ema_update(average, vocoder, warmed_up_decay(args.ema_decay, step))
-                for name, loss in losses.items():
-                    running[name] = loss.item() if name not in running else 0.99 * running[name] + 0.01 * loss.item()
+                running.record({name: loss.item() for name, loss in losses.items()}, 0.01)
             values = {name: f"{value:.3f}" for name, value in running.items()}
             progress.set_postfix(values, skipped=skips.total, refresh=False)
             unfinished = stop.checkpoint(accelerator, step + 1, args, checkpoint_now)

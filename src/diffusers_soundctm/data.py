@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,7 @@ def open_dataset(dataset: str, split: str) -> Any:
         return splits[split]
     if folder.is_dir() and not any(folder.iterdir()):
         raise ValueError(f"`dataset` {dataset!r} is an empty folder; put audio files and a metadata.csv into it.")
-    metadata = {"train": folder / "metadata.csv"}
-    metadata |= {file.parent.name: file for file in folder.glob("*/metadata.csv")}
-    metadata = {name: file for name, file in metadata.items() if file.exists()}
+    metadata = metadata_files(folder)
     if split in metadata:
         return _audiofolder(metadata[split])
     if metadata:
@@ -168,11 +167,17 @@ def open_dataset(dataset: str, split: str) -> Any:
     return load_dataset(str(dataset), split=split)
 
 
+def metadata_files(folder: Path) -> dict[str, Path]:
+    """Split → `metadata.csv` of a folder of audio files: in it (split "train") or in a subfolder for each split."""
+    files = {"train": folder / "metadata.csv"} | {file.parent.name: file for file in folder.glob("*/metadata.csv")}
+    return {split: file for split, file in files.items() if file.exists()}
+
+
 def _audiofolder(metadata: Path) -> Any:
     """What `datasets` makes of such a folder, without the audio decoder that it insists on."""
     from datasets import Dataset
 
-    with metadata.open(newline="", encoding="utf-8") as file:
+    with metadata.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
         reader = csv.DictReader(file)
         rows = list(reader)
         names = list(reader.fieldnames or [])
@@ -186,9 +191,11 @@ def _audiofolder(metadata: Path) -> Any:
 def _fingerprint(rows: Any, audio_column: str, *settings: str | int) -> str:
     """Of what the cached array depends on: the rows, the settings, and files outside the rows by size and date."""
     digest = hashlib.sha256(repr((_CACHE_FORMAT, rows._fingerprint, audio_column, settings)).encode())
-    if rows[0][audio_column]["bytes"] is None:
-        for audio in rows[audio_column]:
-            file = Path(audio["path"])
+    present = (row[audio_column] for row in rows if row[audio_column])
+    first = next(present, None)
+    if first and first["bytes"] is None:
+        for audio in chain([first], present):
+            file = Path(str(audio["path"]))
             found = file.stat() if file.exists() else None
             digest.update(repr((str(file), found and (found.st_size, found.st_mtime_ns))).encode())
     return digest.hexdigest()[:32]

@@ -104,6 +104,37 @@ def test_a_stopped_precomputation_goes_on(training_inputs, audioldm, tmp_path, m
         precompute(whole, **arguments)
 
 
+@pytest.mark.parametrize(
+    "changed, complaint",
+    [
+        ({"shard_size": 2}, "shard_size was 3, now 2"),
+        ({"max_train_samples": 4}, "max_train_samples was None, now 4"),
+        ({"sampling_rate": 44100}, "not the teacher's 16000 Hz"),
+        ({"vae": "other"}, "vae was None, now .*; weights was"),
+    ],
+)
+def test_a_stopped_precomputation_goes_on_with_its_own_settings_only(
+    training_inputs, audioldm, tmp_path, changed, complaint
+):
+    arguments = {"dataset_name": training_inputs["dataset_name"], "teacher_model": audioldm}
+    folder = precompute(tmp_path / "latents", **arguments)
+    (folder / "latents.json").unlink()
+    (folder / "shard-00001.safetensors").unlink()
+    if "vae" in changed:
+        vae = load_teacher(audioldm).components["vae"]
+        next(vae.parameters()).data += 0.1
+        vae.save_pretrained(tmp_path / "other")
+        changed = {"vae": tmp_path / "other"}
+    with pytest.raises(ValueError, match=complaint):
+        precompute(folder, **{**arguments, **changed})
+    assert not (folder / "shard-00001.safetensors").exists()
+    precompute(folder, **arguments, batch_size=2)
+    (folder / "latents.json").unlink()
+    (folder / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"shards but no settings\.json"):
+        precompute(folder, **arguments)
+
+
 def write_tars(root: Path) -> list[str]:
     import soundfile
 
@@ -155,6 +186,9 @@ def test_training_reads_precomputed_shards(training_inputs, audioldm, tmp_path):
         distil(tmp_path / "mixed", **run, mix_rate=0.5)
     with pytest.raises(ValueError, match=r"is not the 5120 of"):
         distil(tmp_path / "length", **run, num_samples=1280)
+    for limited in (run, {**run, "dataset_name": data, "streaming": True}):
+        with pytest.raises(ValueError, match=r"--max_train_samples 4 limits neither a stream nor"):
+            distil(tmp_path / "limited", **limited, max_train_samples=4)
 
 
 def test_shards_of_another_teacher_are_refused(training_inputs, audioldm, tmp_path, tiny_pipeline):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -58,6 +59,25 @@ def test_stopped_by_a_signal_and_resumed_is_never_stopped(
         assert torch.equal(tensor, weights[1][name]), name
 
 
+def test_runs_do_not_mix(training_inputs, finished, tmp_path):
+    for kind in SIZES:
+        folder = shutil.copytree(finished[kind], tmp_path / kind)
+        with pytest.raises(ValueError, match="has checkpoints of an earlier run"):
+            train(training_inputs, kind, folder, max_train_steps=2)
+        with pytest.raises(ValueError, match=r"another run.*seed 0, now 1"):
+            train(training_inputs, kind, folder, seed=1, resume_from_checkpoint="latest")
+        assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+
+
+def test_more_steps_at_another_learning_rate(training_inputs, finished, tmp_path):
+    folder = shutil.copytree(finished["vocoder"], tmp_path / "vocoder")
+    more = {"max_train_steps": 6, "learning_rate": 2e-4, "lr_scheduler": "constant", "lr_warmup_steps": 0}
+    train(training_inputs, "vocoder", folder, **more, resume_from_checkpoint="latest")
+    state = torch.load(folder / "checkpoint-6" / "state.pt", weights_only=True)
+    rates = [state[name]["param_groups"][0]["lr"] for name in ("optimizer", "judge_optimizer")]
+    assert rates == pytest.approx([2e-4, 0.6e-4])
+
+
 def test_autoencoder_folder(finished):
     vae = AutoencoderKL.from_pretrained(finished["autoencoder"] / "vae")
     record = json.loads((finished["autoencoder"] / "training.json").read_text())
@@ -101,7 +121,7 @@ def test_vocoder_of_another_rate_is_refused(training_inputs, finished, tmp_path)
         tmp_path / "at"
     )
     with pytest.raises(ValueError, match="22050 Hz"):
-        train(training_inputs, "vocoder", tmp_path, initial_vocoder=tmp_path / "at")
+        train(training_inputs, "vocoder", tmp_path / "run", initial_vocoder=tmp_path / "at")
 
 
 EVERY_LOSS = {"autoencoder": {}, "vocoder": {"adversarial_start": 0}}

@@ -6,7 +6,7 @@ import torch
 
 from diffusers_soundctm.audio import log_mel, peak_normalize
 from diffusers_soundctm.data import Clips
-from diffusers_soundctm.distillation.latents import embed_captions, encode_latents
+from diffusers_soundctm.distillation.latents import embed_captions, encode_latents, fingerprint
 
 CAPTIONS = [["rain on a tin roof", "rain"], ["a dog barks"], ["loud rain"]]
 
@@ -37,6 +37,16 @@ def test_latents_are_encoded_once_for_the_same_weights_and_clips(tiny_pipeline, 
     monkeypatch.setattr(vae, "encode", encode)
     next(vae.parameters()).data += 0.1
     assert not torch.equal(encode_latents(vae, clips, tmp_path), latents)
+
+
+def test_one_sample_and_the_order_of_clips_tell_caches_apart(tmp_path):
+    waveforms = np.random.default_rng(0).integers(-3000, 3000, (600, 2, 40)).astype(np.int16)
+    np.save(tmp_path / "clips.npy", waveforms)
+    assert fingerprint(np.load(tmp_path / "clips.npy", mmap_mode="r")) == fingerprint(waveforms)
+    repaired = waveforms.copy()
+    repaired[301, 1, 7] += 1
+    others = [repaired, waveforms[::-1], waveforms[:300], waveforms.reshape(600, 80)]
+    assert len({fingerprint(array) for array in [waveforms, *others]}) == 5
 
 
 def test_no_half_written_cache(tiny_pipeline, clips, tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """Training that is stopped, killed, poisoned or out of disk: what is left, and that it goes on as if never stopped."""
 
 import errno
+import json
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from accelerate.state import AcceleratorState
 from runs import distil, load, start
 from safetensors.torch import load_file
 
-from diffusers_soundctm.distillation import checkpoints
-from diffusers_soundctm.distillation.guards import SkippedSteps, StopSignal
+from diffusers_soundctm.distillation import checkpoints, preflight
+from diffusers_soundctm.distillation.guards import RunningLosses, SkippedSteps, StopSignal
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from tiny_teachers import make_teacher
 
@@ -128,9 +130,14 @@ def poison(monkeypatch, *steps):
 
 def test_a_step_without_finite_loss_is_skipped_and_counted(inputs, tmp_path, monkeypatch):
     poison(monkeypatch, 1, 4)
-    folder = distil(tmp_path, **inputs, **{**RUN, "max_train_steps": 5})
+    run = {**inputs, **RUN, "max_train_steps": 5, "checkpointing_steps": 5}
+    folder = distil(tmp_path, **run)
     assert '"skipped_steps": 2' in (folder / "training.json").read_text()
     assert all(tensor.isfinite().all() for tensor in load_file(folder / WEIGHTS).values())
+    record = json.loads((folder / "training.json").read_text())
+    distil(tmp_path, **run, resume_from_checkpoint="latest")  # nothing is left to do
+    resumed = json.loads((folder / "training.json").read_text())
+    assert resumed["skipped_steps"] == 2 and resumed["losses"] == record["losses"] != {}
 
 
 def test_too_many_in_a_row_end_with_advice(inputs, tmp_path, monkeypatch):
@@ -189,6 +196,67 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         checkpoints.save_checkpoint(tmp_path, 6, state)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
     assert checkpoints.load_checkpoint(tmp_path / "checkpoint-3", state) == 3
+
+
+def test_checkpoints_of_later_steps_do_not_push_out_new_ones(tmp_path):
+    for step in (3800, 4000, 200, 400, 600):
+        checkpoints.save_checkpoint(tmp_path, step, {}, total_limit=2)
+        assert (tmp_path / f"checkpoint-{step}").is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in (400, 600, 3800, 4000)}
+
+
+def test_older_checkpoints_and_those_of_another_precision_go_on(tmp_path):
+    net, scaler = torch.nn.Linear(2, 2), torch.amp.GradScaler("cpu")
+    skips, running = SkippedSteps(3), RunningLosses()
+    checkpoints.save_checkpoint(tmp_path, 3, {"net": net, "scaler": scaler})
+    state = {"net": net, "skips": skips, "losses": running}
+    assert checkpoints.load_checkpoint(tmp_path / "checkpoint-3", state) == 3
+    assert (skips.total, running) == (0, {})
+    skips.record(True)
+    running.record({"ctm": 2.0}, 0.1)
+    running.record({"ctm": 1.0}, 0.1)
+    checkpoints.save_checkpoint(tmp_path, 4, state)
+    state = {"net": net, "skips": SkippedSteps(3), "losses": RunningLosses(), "scaler": scaler}
+    assert checkpoints.load_checkpoint(tmp_path / "checkpoint-4", state) == 4
+    assert (state["skips"].total, state["losses"]) == (1, pytest.approx({"ctm": 1.9}))
+
+
+def scheduled(rate, done):
+    """(optimizer, scheduler) after `done` steps of a learning rate that halves with each."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    for _ in range(done):
+        optimizer.step()
+        scheduler.step()
+    return optimizer, scheduler
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.01])
+def test_a_resumed_run_has_the_learning_rate_it_is_given(tmp_path, rate):
+    optimizer, scheduler = scheduled(0.3, done=2)
+    checkpoints.save_checkpoint(tmp_path, 2, {"optimizer": optimizer, "lr": scheduler})
+    optimizer, scheduler = scheduled(rate, done=0)
+    checkpoints.load_checkpoint(tmp_path / "checkpoint-2", {"optimizer": optimizer, "lr": scheduler})
+    checkpoints.set_learning_rate(scheduler, rate)
+    for done in (2, 3):
+        assert optimizer.param_groups[0]["lr"] == rate * 0.5**done
+        optimizer.step()
+        scheduler.step()
+
+
+def test_checkpoints_already_there_need_no_room(tmp_path, monkeypatch):
+    """A checkpoint of 16 kB; three of them are on the disk at once."""
+    teacher = SimpleNamespace(network=torch.nn.Linear(1000, 1, bias=False))
+    args = SimpleNamespace(output_dir=str(tmp_path), checkpoints_total_limit=2)
+    free = {"free": 20_000}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(**free))
+    assert len(preflight._disk_problems(args, teacher)) == 1
+    for step in (1, 2, 3):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "state.pt").write_bytes(bytes(16_000))
+    assert not preflight._disk_problems(args, teacher)
+    free["free"] = 10_000  # the new one is whole before the oldest goes
+    assert len(preflight._disk_problems(args, teacher)) == 1
 
 
 def test_saving_a_step_again_replaces_it_whole(tmp_path):

@@ -112,6 +112,12 @@ def test_micro_batches_are_the_batch(batch):
     assert next(micro_batches(batch[0], None, 2))[1] is None
 
 
+def test_every_micro_batch_has_noise_levels_of_both_halves(batch):
+    triples, noisy = batch
+    wide = dataclasses.replace(noisy, sigma=torch.tensor([1.0, 2.0, 30.0, 40.0]))
+    assert [part.sigma.tolist() for _, part in micro_batches(triples, wide, 2)] == [[1.0, 30.0], [2.0, 40.0]]
+
+
 def test_denoising_can_be_left_out(networks, batch):
     losses = objective(networks)(batch[0])
     losses.total.backward()

@@ -196,6 +196,13 @@ def test_unknown_pipelines_are_named_with_those_there_are(tmp_path):
         recognise(tmp_path)
 
 
+def test_a_student_is_no_teacher(teacher, tmp_path):
+    teacher.student().save_pretrained(tmp_path / "unet")
+    teacher.scheduler.save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match=r"is a student, a CTM\w+; pass the teacher"):
+        load_teacher(tmp_path)
+
+
 @pytest.mark.parametrize(
     "config, complaint",
     [

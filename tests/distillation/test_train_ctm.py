@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.distillation.config import PRESETS
-from diffusers_soundctm.distillation.preflight import check_processes
+from diffusers_soundctm.distillation.preflight import check_processes, make_accelerator
 from tiny_teachers import FAMILIES, make_teacher
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -291,6 +291,10 @@ def test_an_adapter_is_trained_on_shards(inputs, tmp_path):
     assert len(list((both / "samples" / "step-3").glob("*.wav"))) == 3
     for name, tensor in load_file(distil(tmp_path / "alone", **run) / file).items():
         torch.testing.assert_close(theirs[name], tensor, rtol=0.1, atol=1e-3)
+
+
+def test_processes_wait_for_a_large_data_set():
+    assert make_accelerator(cpu=True).init_handler.timeout.total_seconds() >= 24 * 3600
 
 
 @pytest.mark.parametrize(

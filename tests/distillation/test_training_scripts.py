@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
-from runs import signalled
+from runs import load, signalled
 from safetensors.torch import load_file
 
 from diffusers_soundctm import CTMUNet2DConditionModel, SoundCTMPipeline
@@ -123,6 +123,23 @@ def test_resumed_teacher_equals_one_never_stopped(training_inputs, teacher, tmp_
     assert_same_weights(resume_from_the_middle(training_inputs, teacher, tmp_path, **STEPS), teacher)
 
 
+def test_runs_of_teachers_do_not_mix(training_inputs, teacher, tmp_path):
+    folder = shutil.copytree(teacher, tmp_path / "teacher")
+    with pytest.raises(ValueError, match="has checkpoints of an earlier run"):
+        train(training_inputs, folder, **STEPS)
+    with pytest.raises(ValueError, match=r"another run.*p_mean -1\.2, now 0\.6"):
+        train(training_inputs, folder, **STEPS, p_mean=0.6, resume_from_checkpoint="latest")
+    before = json.loads((folder / "training.json").read_text())
+    longer = train(training_inputs, folder, **{**STEPS, "max_train_steps": 7}, resume_from_checkpoint="latest")
+    assert json.loads((longer / "training.json").read_text())["loss"] == pytest.approx(before["loss"], rel=0.1)
+
+
+def test_a_folder_without_a_checkpoint_yet_is_begun_again(training_inputs, tmp_path):
+    (tmp_path / "scheduler").mkdir()
+    train(training_inputs, tmp_path, **{**STEPS, "max_train_steps": 1})
+    assert (tmp_path / WEIGHTS).is_file()
+
+
 def test_a_teacher_stopped_by_a_signal_and_resumed_equals_one_never_stopped(
     training_inputs, teacher, tmp_path, monkeypatch
 ):
@@ -182,6 +199,60 @@ def test_bad_arguments_end_before_work(training_inputs, tmp_path, capsys, argume
         train(training_inputs, tmp_path, teacher_model=tmp_path, **arguments)
     assert exit_info.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def parse_file(tmp_path, text, script="train_ctm"):
+    (tmp_path / "run.yaml").write_text(text)
+    needed = [f"--{name}=given" for name in ("dataset_name", "output_dir")]
+    needed += {"train_ctm": ["--teacher_model=given"], "train_teacher": ["--vae=given", "--text_encoder=given"]}[script]
+    return load(script).parse_args([*needed, f"--config={tmp_path / 'run.yaml'}"])
+
+
+@pytest.mark.parametrize(
+    "line, remedy",
+    [
+        ("match_point: z_0", "match_point is 'z_0'; give one of 'zs', 'z0'"),
+        ("mixed_precision: no", "mixed_precision is False; give one of 'no', 'bf16', 'fp16', in quotes"),
+        ("validation_prompts: rain", "validation_prompts is 'rain'; give a list"),
+        ("validation_num_inference_steps: [1, two]", "give a whole number"),
+        ("train_batch_size: 16.0", "train_batch_size is 16.0; give a whole number"),
+        ("train_batch_size: true", "train_batch_size is True; give a whole number"),
+        ("seed: null", "seed is None; give a whole number"),
+        ("learning_rate: fast", "learning_rate is 'fast'; give a number"),
+        ("gradient_checkpointing: 1", "gradient_checkpointing is 1; give true or false"),
+        ("hub_model_id: [a]", "hub_model_id is ['a']; give text"),
+        ("preset: soundctm-8khz", "preset is 'soundctm-8khz'; give one of 'soundctm-16khz', 'soundctm-44khz'"),
+        ("4: 5", "unknown keys: 4"),
+    ],
+)
+def test_values_of_the_file_are_checked_as_those_of_the_command_line(tmp_path, capsys, line, remedy):
+    with pytest.raises(SystemExit) as exit_info:
+        parse_file(tmp_path, line)
+    assert exit_info.value.code == 2
+    assert remedy in capsys.readouterr().err
+
+
+def test_values_of_the_file_become_what_the_command_line_gives(tmp_path):
+    lines = ["learning_rate: 5e-4", "denoising_weight: 1", "max_grad_norm: 5.0e+2", "seed: '3'",
+             "tracker_project_name: 7", "validation_prompts: [rain, 5]", "solve_to_target: true", "trajectory_reuse: 2",
+             "lora_rank: null", "checkpoints_total_limit: null"]  # fmt: skip
+    args = parse_file(tmp_path, "\n".join(lines))
+    assert (args.learning_rate, args.denoising_weight, args.max_grad_norm) == (5e-4, 1.0, 500.0)
+    assert isinstance(args.denoising_weight, float)
+    assert (args.seed, args.tracker_project_name, args.validation_prompts) == (3, "7", ["rain", "5"])
+    assert (args.solve_to_target, args.lora_rank, args.checkpoints_total_limit) == (True, None, None)
+    unet = parse_file(tmp_path, "unet_config: {in_channels: 8}", "train_teacher").unet_config
+    assert unet == {"in_channels": 8}
+
+
+@pytest.mark.parametrize("file", sorted((SCRIPTS / "configs" / "embedded").glob("*.yaml")), ids=lambda file: file.stem)
+def test_recipes_are_read(file, tmp_path):
+    script = {"autoencoder": "train_autoencoder", "vocoder": "train_vocoder", "teacher": "train_teacher"}.get(
+        file.stem.split("_")[0], "train_ctm"
+    )
+    needed = {"train_ctm": {"teacher_model"}, "train_teacher": {"vae", "text_encoder", "initial_unet"}}
+    names = {"dataset_name", "output_dir", *needed.get(script, ())}
+    load(script).parse_args([f"--config={file}", *(f"--{name}=given" for name in sorted(names))])
 
 
 def test_processes_share_a_batch():

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -70,3 +73,19 @@ def test_missing_package_says_how_to_install_it(monkeypatch):
 def test_unknown_embedding(name):
     with pytest.raises(ValueError, match=r"package\.module:factory"):
         load_embedding(name)
+
+
+def test_kept_embeddings_are_of_weights_and_configuration(tiny_pipeline, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "benchmarks"), *sys.path])
+    from common import digest
+
+    pipe = tiny_pipeline("embedded")
+    networks = [pipe.unet, pipe.vae, pipe.vocoder, pipe.text_encoder]
+    before = digest(*networks)
+    assert digest(*networks) == before
+    iterations = pipe.vocoder.config.mel_iterations
+    pipe.vocoder.register_to_config(mel_iterations=iterations + 4)
+    assert digest(*networks) != before
+    pipe.vocoder.register_to_config(mel_iterations=iterations)
+    pipe.unet.register_to_config(_name_or_path="elsewhere")
+    assert digest(*networks) == before

@@ -78,6 +78,13 @@ def test_data_set_with_labels(tmp_path):
     assert sorted(labels) == ["noise", "noise", "tone", "tone"]
 
 
+def test_data_set_with_a_subfolder_for_each_split(tmp_path):
+    write_folder(tmp_path / "train", 0, n=2, metadata=True)
+    write_folder(tmp_path / "test", 5, n=1, metadata=True)
+    waveforms, labels = load_sounds(str(tmp_path), split="test", sampling_rate=RATE, num_samples=RATE)
+    assert (len(waveforms), sorted(labels)) == (2, ["noise", "tone"])
+
+
 def test_compare_finds_good_sounds_near_and_recognised(folders):
     good = compare(folders["generated"], folders["reference"], probe_train=folders["probe_train"], **OPTIONS)
     assert good["n_generated"] == good["n_reference"] == 12

@@ -1,16 +1,20 @@
 """Training states on disk: a folder `checkpoint-N` is complete or does not exist."""
 
+import argparse
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch.optim.lr_scheduler import LambdaLR
 
 _STATE_FILE = "state.pt"
+# What a run goes on without: counters that older checkpoints lack, and fp16's scale, which other precisions do not use.
+_OPTIONAL = {"identity", "skips", "losses", "scaler"}
 
 
 def save_checkpoint(
@@ -21,12 +25,12 @@ def save_checkpoint(
     identity: Mapping[str, str] | None = None,
     main_process: bool = True,
 ) -> Path:
-    """Write the `state_dict()` of everything in `state` to `output_dir/checkpoint-{step}`, and remove the oldest ones.
+    """Write the `state_dict()` of everything in `state` to `output_dir/checkpoint-{step}`, and remove older ones.
 
     Args:
         step: finished optimisation steps.
         state: name → module, optimizer, scheduler or anything else with `state_dict` and `load_state_dict`.
-        total_limit: how many checkpoints to keep; None keeps all.
+        total_limit: how many checkpoints up to this one to keep; None keeps all.
         identity: what a run must share with this one to go on from here, see `load_checkpoint`.
         main_process: False on processes that help to put sharded states together and write nothing.
 
@@ -58,7 +62,7 @@ def save_checkpoint(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if total_limit is not None:
-        for old in _checkpoints(output_dir)[:-total_limit]:
+        for old in [found for found in _checkpoints(output_dir) if _step(found) <= step][:-total_limit]:
             shutil.rmtree(old)
     return folder
 
@@ -77,15 +81,16 @@ def load_checkpoint(
         raise ValueError(f"`resume_from_checkpoint` {str(folder)!r} has no {_STATE_FILE}; give a folder checkpoint-N.")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-        found = set(stored) - {"identity"}
+        found = set(stored) - _OPTIONAL
     except Exception as error:  # a damaged file can fail in any of the libraries that read it
         raise ValueError(
             f"`resume_from_checkpoint` {str(folder)!r} is damaged ({type(error).__name__}); give an earlier one."
         ) from error
-    if found != {"step", *state}:
+    wanted = {"step", *state} - _OPTIONAL
+    if found != wanted:
         raise ValueError(
-            f"`resume_from_checkpoint` {str(folder)!r} holds {sorted(found)}, not step and {sorted(state)}: it comes "
-            "from another training script."
+            f"`resume_from_checkpoint` {str(folder)!r} holds {sorted(found)}, not {sorted(wanted)}: it comes from "
+            "another training script."
         )
     theirs = stored.get("identity", {})
     changed = [f"{key} {theirs[key]}, now {value}" for key, value in (identity or {}).items() if key in theirs
@@ -97,7 +102,8 @@ def load_checkpoint(
         )
     try:
         for name, part in state.items():
-            part.load_state_dict(stored[name])
+            if name in stored:
+                part.load_state_dict(stored[name])
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(
             f"`resume_from_checkpoint` {str(folder)!r} does not fit this run's networks ({str(error)[:300]}); use the "
@@ -137,10 +143,28 @@ def resume(
     return done
 
 
+def run_identity(args: argparse.Namespace, names: Sequence[str], **more: object) -> dict[str, str]:
+    """The `identity` of a run: the arguments of these `names`, and what is not an argument."""
+    return {name: str(value) for name, value in ({name: getattr(args, name) for name in names} | more).items()}
+
+
+def set_learning_rate(lr_scheduler: LambdaLR, learning_rate: float) -> None:
+    """Go on with this `learning_rate`, in place of the one that a checkpoint brought along."""
+    lr_scheduler.base_lrs = [learning_rate] * len(lr_scheduler.base_lrs)
+    for group, schedule in zip(lr_scheduler.optimizer.param_groups, lr_scheduler.lr_lambdas, strict=True):
+        group["initial_lr"] = learning_rate
+        group["lr"] = learning_rate * schedule(lr_scheduler.last_epoch)
+
+
 def latest_checkpoint(output_dir: str | os.PathLike) -> Path | None:
     """The checkpoint of the highest step under `output_dir`, None if there is none."""
     found = _checkpoints(output_dir)
     return found[-1] if found else None
+
+
+def checkpoint_bytes(output_dir: str | os.PathLike) -> int:
+    """What the checkpoints under `output_dir` take of the disk."""
+    return sum(file.stat().st_size for folder in _checkpoints(output_dir) for file in folder.iterdir())
 
 
 def remove_unfinished(output_dir: str | os.PathLike) -> None:
@@ -178,4 +202,8 @@ def _replace(new: Path, folder: Path) -> None:
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
     found = [folder for folder in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", folder.name)]
-    return sorted(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))
+    return sorted(found, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))

@@ -43,12 +43,17 @@ for _preset in PRESETS.values():
 _AT_LEAST_ONE = ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "max_skipped_steps",
                  "checkpointing_steps", "checkpoints_total_limit", "validation_steps")  # fmt: skip
 
+# What the file may spell out as a mapping, and what it may set to null: keep all checkpoints, report to no tracker.
+_MAPPINGS = ("unet_config",)
+_NULLABLE = ("checkpoints_total_limit", "report_to")
+_KINDS = {int: "a whole number", float: "a number", None: "text"}
+
 
 def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, taking what it leaves out from the YAML file that `--config` names (keys are argument names).
 
-    Every argument whose default is `...` is required. Wrong input ends in a usage message and exit code 2. Where the
-    parser has a `--preset`, its values come between the file and the defaults.
+    Every argument whose default is `...` is required. Wrong input, in the file too, ends in a usage message and exit
+    code 2. Where the parser has a `--preset`, its values come between the file and the defaults.
     """
     import yaml
 
@@ -59,15 +64,18 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
     if path is not None:
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeError, yaml.YAMLError) as error:
             parser.error(f"--config {path}: {error}")
-        known = {action.dest for action in parser._actions}
-        unknown = sorted(set(values) - known) if isinstance(values, dict) else ["(not a mapping)"]
+        actions = {action.dest: action for action in parser._actions}
+        unknown = sorted(map(str, set(values) - set(actions))) if isinstance(values, dict) else ["(not a mapping)"]
         if unknown:
             parser.error(f"--config {path} has unknown keys: {', '.join(unknown)}")
+        for name, value in values.items():
+            try:
+                values[name] = _checked(actions[name], value)
+            except ValueError as error:
+                parser.error(f"--config {path}: {name} is {value!r}; give {error}")
     preset = preset or values.get("preset")
-    if preset is not None and preset not in PRESETS:
-        parser.error(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
     parser.set_defaults(**{**PRESETS.get(preset, {}), **values})
     arguments = parser.parse_args(argv)
     missing = [f"--{name}" for name, value in vars(arguments).items() if value is ...]
@@ -78,6 +86,36 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
         if value is not None and value < 1:
             parser.error(f"--{name} {value} must be at least 1")
     return arguments
+
+
+def _checked(action: argparse.Action, value: Any) -> Any:
+    """A value of the YAML file as the command line would give it; `ValueError` says what to give if it does not fit."""
+    if value is None and (action.default is None or action.dest in _NULLABLE):
+        return None
+    if isinstance(value, dict) and action.dest in _MAPPINGS:
+        return value
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError("true or false")
+        return value
+    if action.nargs == "+":
+        if not isinstance(value, list) or not value:
+            raise ValueError("a list, [a, b]")
+        return [_checked_item(action, item) for item in value]
+    return _checked_item(action, value)
+
+
+def _checked_item(action: argparse.Action, value: Any) -> Any:
+    wanted = f"one of {', '.join(map(repr, action.choices))}" if action.choices else _KINDS[action.type]
+    if value is None or isinstance(value, (bool, list, dict)):
+        raise ValueError(f"{wanted}, in quotes" if isinstance(value, bool) and action.type is None else wanted)
+    try:
+        item = (action.type or str)(str(value))  # YAML reads 5e-4 as text, and 1 as no float
+    except ValueError:
+        raise ValueError(wanted) from None
+    if action.choices and item not in action.choices:
+        raise ValueError(wanted)
+    return item
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,11 @@
-"""What ends a training run early, without loss: a signal of the cluster, or steps whose gradient is not finite."""
+"""What ends a training run early, without loss: a signal of the cluster, or steps whose gradient is not finite.
+
+Also what a run counts on the way, which checkpoints hold.
+"""
 
 import signal
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import torch
@@ -82,3 +85,15 @@ class SkippedSteps:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.total = state["total"]
+
+
+class RunningLosses(dict):
+    """name → exponential mean of a loss."""
+
+    def record(self, losses: Mapping[str, float], weight: float) -> None:
+        """Move the means towards these losses by `weight`."""
+        for name, loss in losses.items():
+            self[name] = (1 - weight) * self.get(name, loss) + weight * loss
+
+    state_dict = dict.copy
+    load_state_dict = dict.update

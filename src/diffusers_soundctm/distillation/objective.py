@@ -47,7 +47,7 @@ class NoisyLatents:
 def micro_batches(
     triples: Triples, noisy: NoisyLatents | None, parts: int
 ) -> Iterator[tuple[Triples, NoisyLatents | None]]:
-    """A batch cut into `parts` equal ones."""
+    """A batch cut into `parts` equal ones, which take turns: rows next to each other have like noise levels."""
 
     def cut(value, rows: slice):
         if isinstance(value, dict):
@@ -57,9 +57,8 @@ def micro_batches(
     def cut_fields(batch, rows: slice):
         return type(batch)(**{field.name: cut(getattr(batch, field.name), rows) for field in fields(batch)})
 
-    size = len(triples.start) // parts
     for part in range(parts):
-        rows = slice(part * size, (part + 1) * size)
+        rows = slice(part, None, parts)
         yield cut_fields(triples, rows), None if noisy is None else cut_fields(noisy, rows)
 
 

@@ -1,22 +1,26 @@
-"""Everything about a distillation run that can be wrong, found before the first step."""
+"""Everything about a training run that can be wrong, found before the first step."""
 
 import argparse
 import os
 import re
 import shutil
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import InitProcessGroupKwargs
 
-from .checkpoints import latest_checkpoint
+from .checkpoints import checkpoint_bytes, latest_checkpoint
 from .optimizers import check_optimizer
 from .publishing import publishing_problems
 from .teachers import AudioLDM2, Teacher
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-_OUR_FILES = ("hub", "training.json", "settings.json", "cache", "logs", "samples", "pytorch_lora_weights.safetensors")
+_OUR_FILES = ("hub", "training.json", "settings.json", "cache", "logs", "samples", "scheduler",
+              "pytorch_lora_weights.safetensors")  # fmt: skip
 _OUR_PATTERN = re.compile(r"checkpoint-\d+|.+\.(tmp|log|out|err|txt)|\..+")
 # Weights, moving average and two moments, all float32.
 _STATE_BYTES_PER_PARAMETER = 16
@@ -60,6 +64,12 @@ def check_arguments(args: argparse.Namespace) -> None:
     _raise(problems + publishing_problems(args))
 
 
+def make_accelerator(**settings: Any) -> Accelerator:
+    """An accelerator whose processes wait while the main one decodes and encodes the data set."""
+    # That takes hours for a large one; torch gives up after 10 or 30 minutes. Launchers see for themselves who dies.
+    return Accelerator(**settings, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
+
+
 def check_processes(accelerator: Accelerator, use_8bit_adam: bool = False) -> None:
     """Raise `ValueError` if the processes share their work in a way that training cannot."""
     kind, plugin = accelerator.distributed_type, getattr(accelerator.state, "fsdp_plugin", None)
@@ -93,8 +103,9 @@ def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1
     ]
     if args.gradient_checkpointing and teacher.family is AudioLDM2:
         problems.append("--gradient_checkpointing fails inside diffusers' AudioLDM2 network; leave it out.")
-    if args.validation_prompts and not teacher.can_decode:
-        problems.append("--validation_prompts needs a vocoder to make sounds with; pass --vocoder FOLDER.")
+    for name in ("validation_prompts", "push_to_hub"):
+        if getattr(args, name) and not teacher.can_decode:
+            problems.append(f"--{name} needs a vocoder to make sounds with; pass --vocoder FOLDER.")
     _raise(problems)
 
 
@@ -136,13 +147,15 @@ def _disk_problems(args: argparse.Namespace, teacher: Teacher) -> list[str]:
     folder = Path(args.output_dir).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     parameters = sum(parameter.numel() for parameter in teacher.network.parameters())
+    checkpoint = parameters * _STATE_BYTES_PER_PARAMETER
     # One more than are kept: the new one is complete before the oldest goes.
-    needed = parameters * _STATE_BYTES_PER_PARAMETER * ((args.checkpoints_total_limit or 1) + 1)
+    needed = checkpoint * ((args.checkpoints_total_limit or 1) + 1)
+    needed = max(needed - checkpoint_bytes(folder), checkpoint)
     free = shutil.disk_usage(existing).free
     if free < needed:
         return [
             f"--output_dir {args.output_dir}: {free / 1e9:.1f} GB are free, but the checkpoints of this run need "
-            f"{needed / 1e9:.1f} GB; make room, lower --checkpoints_total_limit or choose another disk."
+            f"{needed / 1e9:.1f} GB more; make room, lower --checkpoints_total_limit or choose another disk."
         ]
     return []
 

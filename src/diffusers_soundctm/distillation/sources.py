@@ -21,6 +21,11 @@ def distillation_data(args: argparse.Namespace, teacher: Teacher, device: torch.
     Raises:
         ValueError: the data set does not fit the teacher or the arguments.
     """
+    if args.max_train_samples is not None and (is_precomputed(args.dataset_name) or args.streaming or args.data_files):
+        raise ValueError(
+            f"--max_train_samples {args.max_train_samples} limits neither a stream nor the latents of precompute.py; "
+            "leave it out here, and pass it to precompute.py."
+        )
     if is_precomputed(args.dataset_name):
         if args.mix_rate:
             raise ValueError(

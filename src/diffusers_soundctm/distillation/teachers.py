@@ -201,7 +201,7 @@ def recognise(folder: str | os.PathLike) -> type[TeacherFamily]:
     """The family of the pipeline in `folder`, by `model_index.json`, or by its components if it has none.
 
     Raises:
-        ValueError: none of `FAMILIES`; the message lists them.
+        ValueError: a student, or none of `FAMILIES`; the message lists them.
     """
     folder = Path(folder)
     configs = {
@@ -210,9 +210,15 @@ def recognise(folder: str | os.PathLike) -> type[TeacherFamily]:
             "index": folder / hub.INDEX,
             "scheduler": folder / "scheduler" / "scheduler_config.json",
             "text_encoder": folder / "text_encoder" / "config.json",
+            "unet": folder / "unet" / "config.json",
         }.items()
         if path.is_file()
     }
+    if configs.get("unet", {}).get("_class_name", "").startswith("CTM"):
+        raise ValueError(
+            f"`teacher_model` {str(folder)!r} is a student, a {configs['unet']['_class_name']}; pass the teacher it "
+            "was distilled from."
+        )
     if "index" in configs:
         found = configs["index"]["_class_name"]
         found = found[-1] if isinstance(found, list) else found
@@ -220,7 +226,7 @@ def recognise(folder: str | os.PathLike) -> type[TeacherFamily]:
             if found in family.pipelines:
                 return family
         found = f"a {found}"
-    elif (folder / "unet" / "config.json").is_file() and "scheduler" in configs:
+    elif "unet" in configs and "scheduler" in configs:
         if configs["scheduler"]["_class_name"] == "CTMScheduler":
             return EDM
         if configs.get("text_encoder", {}).get("model_type") == "t5":

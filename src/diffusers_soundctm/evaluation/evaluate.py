@@ -29,13 +29,13 @@ def load_sounds(
     Raises:
         ValueError: There is nothing to read, or a file cannot be decoded.
     """
-    from ..data import decode_audio, load_clips, to_int16
+    from ..data import decode_audio, load_clips, metadata_files, to_int16
 
     folder = Path(source)
     files = (
         sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES) if folder.is_dir() else []
     )
-    if not files or (folder / "metadata.csv").exists():
+    if not files or metadata_files(folder):
         clips = load_clips(source, split=split, sampling_rate=sampling_rate, num_samples=num_samples)
         return clips.waveforms, clips.labels
     waveforms = np.zeros((len(files), num_samples), np.int16)
