@@ -46,7 +46,9 @@ SIGMA_DATA = 0.5
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_clip_arguments(parser)
-    model = parser.add_argument_group("model and objective")
+    model = parser.add_argument_group(
+        "model and objective", "train_teacher.py and train_ctm.py know the mels of the defaults alone"
+    )
     model.add_argument("--n_fft", type=int, default=1024)
     model.add_argument("--hop_length", type=int, default=160)
     model.add_argument("--n_mels", type=int, default=64)

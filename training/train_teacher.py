@@ -36,6 +36,8 @@ from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_fin
 from diffusers_soundctm.distillation.preflight import check_output_dir, make_accelerator
 from diffusers_soundctm.distillation.sharding import process_rows
 
+SAMPLING_RATE = 16000  # of `LogMel`'s defaults, which latents are encoded with
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,6 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parse_with_config(parser, argv)
     if args.initial_unet is None and args.unet_config is None:
         parser.error("--unet_config or --initial_unet is required")
+    if args.sampling_rate != SAMPLING_RATE:
+        parser.error(f"--sampling_rate {args.sampling_rate}: latents are made of log-mels at {SAMPLING_RATE} Hz alone")
     return args
 
 

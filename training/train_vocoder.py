@@ -58,7 +58,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--autoencoder", help="folder of the VAE whose reconstructions are vocoded too")
     data.add_argument("--autoencoder_clips", type=int, default=2000, help="how many clips are reconstructed, once")
     data.add_argument("--autoencoder_share", type=float, default=0.5, help="share of batches made of reconstructions")
-    model = parser.add_argument_group("model and objective")
+    model = parser.add_argument_group(
+        "model and objective", "train_teacher.py and train_ctm.py know the mels of the defaults alone"
+    )
     model.add_argument(
         "--initial_vocoder", help="folder of a finished vocoder to go on from; its sizes are used, not the ones below"
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
-from runs import load, signalled
+from runs import distil, load, signalled
 from safetensors.torch import load_file
 
 from diffusers_soundctm import CTMUNet2DConditionModel, SoundCTMPipeline
@@ -92,6 +92,17 @@ def test_teacher_folder(teacher):
     assert record["clips"] == 7
     assert record["skipped_steps"] == 0
     assert sorted(p.name for p in teacher.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("argument", ["push_to_hub", "validation_prompts"])
+def test_what_makes_sounds_without_a_vocoder_is_refused_before_training(training_inputs, teacher, tmp_path, argument):
+    makes_sounds = {
+        "push_to_hub": {"push_to_hub": True, "hub_token": "hf_none", "hub_license": "mit", "hub_model_id": "me/ctm"},
+        "validation_prompts": {"validation_prompts": ["rain"]},
+    }
+    silent = {name: value for name, value in training_inputs.items() if name not in ("vocoder", "unet_config")}
+    with pytest.raises(ValueError, match=f"--{argument} needs a vocoder"):
+        distil(tmp_path / "run", **{**silent, "teacher_model": teacher, **STUDENT, **makes_sounds[argument]})
 
 
 def test_teacher_ends_after_too_many_steps_without_finite_gradient(training_inputs, tmp_path, monkeypatch):
@@ -199,6 +210,12 @@ def test_bad_arguments_end_before_work(training_inputs, tmp_path, capsys, argume
         train(training_inputs, tmp_path, teacher_model=tmp_path, **arguments)
     assert exit_info.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_teacher_of_another_rate_is_refused(training_inputs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train(training_inputs, tmp_path, **STEPS, sampling_rate=22050)
+    assert "--sampling_rate 22050" in capsys.readouterr().err
 
 
 def parse_file(tmp_path, text, script="train_ctm"):
