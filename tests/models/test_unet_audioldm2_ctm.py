@@ -5,6 +5,7 @@ import torch
 from diffusers import AudioLDM2UNet2DConditionModel
 
 from diffusers_soundctm.models.unet_audioldm2_ctm import CTMAudioLDM2UNet2DConditionModel
+from diffusers_soundctm.pipelines.conditioning import conditioning_for
 
 CONDITION = torch.tensor([[0.05, 3.5], [40.0, 2.0]])
 
@@ -64,3 +65,8 @@ def test_compiles_without_graph_breaks(teacher, inputs):
     torch.testing.assert_close(
         compiled(**inputs, timestep_cond=CONDITION).sample, student(**inputs, timestep_cond=CONDITION).sample
     )
+
+
+def test_a_compiled_student_is_told_the_same(teacher):
+    student = CTMAudioLDM2UNet2DConditionModel.from_teacher(teacher)
+    assert type(conditioning_for(torch.compile(student))) is type(conditioning_for(student))

@@ -77,6 +77,17 @@ def test_a_resonator_holds_a_steady_tone_of_any_frequency(vocoder, frequency):
     assert spectrum.argmax().item() * 16000 / (16 * len(waveform)) == pytest.approx(frequency, abs=0.5)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.05), (torch.bfloat16, 0.3)])
+def test_loaded_in_half_precision_a_long_tone_keeps_its_phase(dtype, error):
+    tone = 0.5 * torch.sin(2 * torch.pi * 3001.3 * torch.arange(5 * 16000) / 16000)
+    mel = log_mel(tone[None])
+    folder = embedded_folder() / "vocoder"
+    expected, sound = (
+        ISTFTVocoder.from_pretrained(folder, dtype=given).requires_grad_(False)(mel) for given in (torch.float32, dtype)
+    )
+    assert (sound - expected).norm() < error * expected.norm()
+
+
 def test_noise_is_left_as_rough_as_it_is():
     mel = log_mel(0.1 * torch.randn(1, 5 * 16000, generator=torch.Generator().manual_seed(0)))
 

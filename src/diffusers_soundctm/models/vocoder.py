@@ -84,9 +84,10 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
         self.register_buffer("interpolation", (weights / weights.sum(dim=1, keepdim=True)).T, persistent=False)
         # A filter has unit area over Hz, so a mel is the mean magnitude times the number of bins a Hz.
         self.log_bin_width = math.log(sampling_rate / n_fft)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        advance = 2 * math.pi * torch.remainder(torch.arange(bins) * hop_length / n_fft, 1.0)
-        self.register_buffer("advance", advance, persistent=False)
+        # Whatever dtype the network is built in: `from_pretrained` makes its own the default one.
+        self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
+        # In n_fft-ths of a turn: integers, which no dtype rounds. An error would grow from frame to frame.
+        self.register_buffer("advance", torch.arange(bins) * hop_length % n_fft, persistent=False)
 
     def predict(self, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What drives the resonators: log-mel (B, frames, mels) → (m, a, δ, b), each (B, frames, bins), b complex."""
@@ -109,7 +110,7 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
         self, log_magnitude: torch.Tensor, retention: torch.Tensor, offset: torch.Tensor, drive: torch.Tensor
     ) -> torch.Tensor:
         """(m, a, δ, b) of `predict`, (B, frames, bins) → waveform (B, frames·hop)."""
-        turn = torch.polar(retention, self.advance.float() + offset)
+        turn = torch.polar(retention, self.advance.float() * (2 * math.pi / self.config.n_fft) + offset)
         state = drive[:, 0]
         states = [state]
         for t in range(1, drive.shape[1]):

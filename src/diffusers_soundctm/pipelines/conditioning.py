@@ -28,7 +28,7 @@ def conditioning_for(
         unet: a teacher or a student.
         more: `text_encoder_2`, `tokenizer_2`, `projection_model` and `language_model` of the families that have them.
     """
-    classes = {base.__name__ for base in type(unet).__mro__}
+    classes = {base.__name__ for base in type(getattr(unet, "_orig_mod", unet)).__mro__}  # of a compiled one
     if "AudioLDM2UNet2DConditionModel" in classes:
         family = AudioLDM2Conditioning
     elif "StableAudioNetwork" in classes:
