@@ -56,7 +56,8 @@ def generate(args: argparse.Namespace, state: PartialState) -> None:
     pipe.to(state.device).set_progress_bar_config(disable=True)
     omega = OMEGA.get(pipe.sampling_rate, 3.5) if args.omega is None else args.omega
     settings = {"omega": omega, "nu": args.nu, "seconds": args.seconds, "seed": args.seed, "dtype": args.dtype}
-    settings |= {"model": args.model, "captions": hashlib.sha256(json.dumps([*captions.items()]).encode()).hexdigest()}
+    digest = hashlib.sha256(json.dumps([*captions.items()]).encode()).hexdigest()
+    settings |= {"model": args.model, "captions": len(captions), "captions_sha256": digest}
     seeds = dict(zip(captions, range(args.seed, args.seed + len(captions)), strict=True))
     for steps in args.steps:
         folder = args.output / f"steps-{steps:02d}"
