@@ -1,6 +1,7 @@
 """The mel front end against librosa's, levels, resampling, and files that survive a round trip."""
 
 import json
+import logging
 
 import librosa
 import numpy as np
@@ -102,6 +103,12 @@ def test_bad_input_is_named_and_leaves_no_file(tmp_path):
         write_audio(tmp_path / "a.wav", sound * float("nan"), 16000)
     with pytest.raises(ValueError, match="shape"):
         write_audio(tmp_path / "a.wav", sound[None, None], 16000)
+    for name, channels in (("a.wav", 1025), ("a.flac", 9), ("a.wav", 0)):
+        with pytest.raises(ValueError, match=f"`waveform` has {channels} channels"):
+            write_audio(tmp_path / name, np.zeros((channels, 10)), 16000)
+    for name, rate in (("a.wav", 0), ("a.wav", -1), ("a.wav", 2**31), ("a.wav", 16000.0), ("a.flac", 655351)):
+        with pytest.raises(ValueError, match="`sampling_rate`"):
+            write_audio(tmp_path / name, sound, rate)
     with pytest.raises(ValueError, match="mood"):
         write_audio(tmp_path / "a.wav", sound, 16000, {"mood": "blue"})
     with pytest.raises(OSError, match="cannot be written"):
@@ -121,6 +128,21 @@ def test_bad_input_is_named_and_leaves_no_file(tmp_path):
 def test_an_empty_tag_is_left_out(tmp_path, suffix):
     path = write_audio(tmp_path / f"sound{suffix}", torch.full((160,), 0.5), 16000, {"title": "", "comment": "kept"})
     assert soundfile.SoundFile(path).copy_metadata() == {"comment": "kept"}
+
+
+@pytest.mark.parametrize(("suffix", "cut"), [(".wav", True), (".flac", False)])
+def test_a_long_tag_does_not_cost_the_others(tmp_path, suffix, cut, caplog):
+    logging.getLogger("diffusers_soundctm").propagate = True
+    title, comment = "é" * 1500, "c" * 2000
+    path = write_audio(tmp_path / f"a{suffix}", torch.full((160,), 0.5), 16000, {"title": title, "comment": comment})
+    assert read_tags(path) == {"title": title[:1000] if cut else title, "comment": comment}
+    assert ("`title` has 3000 bytes" in caplog.text and ".flac" in caplog.text) == cut
+
+
+@pytest.mark.parametrize(("suffix", "channels", "rate"), [(".wav", 1024, 1), (".flac", 8, 655350)])
+def test_the_widest_files_can_be_written(tmp_path, suffix, channels, rate):
+    path = write_audio(tmp_path / f"a{suffix}", np.zeros((channels, 10)), np.int64(rate))
+    assert (read_audio(path)[0].shape, soundfile.info(path).samplerate) == ((channels, 10), rate)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):

@@ -1,6 +1,8 @@
 """The `soundctm` command, mostly in this process, once in its own."""
 
 import json
+import logging
+import shutil
 import subprocess
 import sys
 
@@ -84,6 +86,27 @@ def test_refine_makes_that_sound_in_more_steps(tmp_path, capsys):
     # In as many steps, nothing drifts.
     main(["refine", str(draft), "--steps", "1", "-o", str(tmp_path / "same.wav")])
     assert float(capsys.readouterr().out.split("drift ")[1].split()[0]) < 0.001
+
+
+@pytest.mark.parametrize("seconds", ["0.05", "0.5"])
+def test_refine_writes_what_it_cannot_compare(seconds, tmp_path, capsys):
+    draft, final = tmp_path / "rain.wav", tmp_path / "rain-refined.wav"
+    main(["generate", "rain", "-o", str(draft), "--duration", seconds, "--seed", "3"])
+    write_audio(draft, 0 * read_audio(draft)[0], 16000, read_tags(draft))
+    assert main(["refine", str(draft), "--steps", "2"]) == 0
+    assert "too short or silent" in capsys.readouterr().out
+    assert settings_of(final) == settings_of(draft) | {"steps": 2}
+
+
+def test_settings_too_long_for_a_wav_file_are_named(tmp_path, capsys, caplog):
+    logging.getLogger("diffusers_soundctm").propagate = True
+    prompt, wav, flac = "rain on a tin roof " * 110, tmp_path / "rain.wav", tmp_path / "rain.flac"
+    assert main(["generate", prompt, "-o", str(flac), "--duration", "0.5"]) == 0
+    assert settings_of(flac)["prompt"] == prompt and "`comment`" not in caplog.text
+    assert main(["generate", prompt, "-o", str(wav), "--duration", "0.5"]) == 0
+    assert "`comment`" in caplog.text and ".flac" in caplog.text
+    capsys.readouterr()
+    assert "metadata" in fails(capsys, "refine", wav)
 
 
 @pytest.mark.parametrize("change", [{"noise": "0" * 16}, {"seed": 4}, {"duration": 1.0}])
@@ -200,6 +223,16 @@ def test_info_says_what_the_model_is(embedded_folder, capsys):
     assert main(["info", "--model", str(embedded_folder)]) == 0
     assert str(embedded_folder) in capsys.readouterr().out
     assert "no/folder" in fails(capsys, "info", "--model", "no/folder/here")
+
+
+def test_info_counts_a_model_once_whatever_its_variants(embedded_folder, tmp_path, capsys):
+    folder = shutil.copytree(embedded_folder, tmp_path / "model")
+    assert main(["info", "--model", str(folder)]) == 0
+    said = capsys.readouterr().out
+    for weights in list(folder.rglob("*.safetensors")):
+        shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+    assert main(["info", "--model", str(folder)]) == 0
+    assert capsys.readouterr().out == said
 
 
 def test_info_knows_stereo_models(tmp_path):

@@ -218,6 +218,22 @@ def test_wanted_files_take_one_set_of_weights():
     assert "tokenizer/vocab.txt" in half and "other/config.json" not in half and "README.md" not in half
 
 
+def test_parameters_are_counted_in_one_set_of_weights(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    def write(name, size, dtype):
+        save_file({"weight": torch.zeros(size, dtype=dtype)}, tmp_path / name)
+        return (tmp_path / name).stat().st_size
+
+    assert hub.count_parameters(tmp_path) == (0, 0)
+    half = sum(write(f"model.fp16-0000{part}-of-00002.safetensors", 50, torch.float16) for part in (1, 2))
+    write("model.int8.safetensors", 7, torch.int8)
+    assert hub.count_parameters(tmp_path) == (100, half)
+    plain = sum(write(f"model-0000{part}-of-00002.safetensors", 50, torch.float32) for part in (1, 2))
+    assert hub.count_parameters(tmp_path) == (100, plain)
+
+
 def test_code_that_is_not_ours_is_not_trusted(tmp_path):
     (tmp_path / "unet").mkdir()
     assert hub.holds_only_our_code(tmp_path)

@@ -67,7 +67,18 @@ def test_adapters_of_another_network_are_refused(tiny_pipeline, tmp_path):
         SoundCTMPipeline.from_teacher(tmp_path / "tango").load_lora_weights(tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"from_teacher\(\.\.\., branch_init='zero'\)"):
         SoundCTMPipeline.from_teacher(tmp_path / "audioldm", "reference").load_lora_weights(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="another network than this CTMAudioDiTModel"):
+        tiny_pipeline("dit").load_lora_weights(tmp_path / "adapter")
     with pytest.raises(OSError, match="does not exist"):
         load_lora(student, tmp_path)
     with pytest.raises(ValueError, match="at least 1"):
         add_lora(student, 0)
+
+
+def test_adapters_that_are_missing_or_damaged_are_named(tiny_pipeline, tmp_path):
+    pipe = tiny_pipeline("audioldm")
+    with pytest.raises(OSError, match="'no/such/folder' is neither a folder on this machine nor a model on the Hub"):
+        pipe.load_lora_weights("no/such/folder")
+    (tmp_path / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(OSError, match=f"{WEIGHTS} is not a safetensors file"):
+        pipe.load_lora_weights(tmp_path)

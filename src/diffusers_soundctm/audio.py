@@ -1,6 +1,7 @@
 """Sound at the edges of the models: the log-mel front end, resampling, levels, and audio files."""
 
 import math
+import numbers
 import os
 import warnings
 from collections.abc import Mapping
@@ -15,6 +16,10 @@ logger = logging.get_logger(__name__)
 
 LOG_FLOOR = 1e-5
 TRAINING_PEAK = 0.5
+# Name, most channels and highest rate of what `write_audio` writes.
+FORMATS = {".wav": ("WAV", 1024, 2**31 - 1), ".flac": ("FLAC", 8, 655350)}
+# In bytes; libsndfile stops reading a WAV file's tags at the first one beyond 2045, and adds its name to `software`.
+LONGEST_WAV_TAG = 2000
 
 
 def mel_filterbank(
@@ -189,37 +194,45 @@ def write_audio(
         waveform: (samples,) or (channels, samples).
         sampling_rate: in Hz.
         tags: metadata; keys are among soundfile's: title, copyright, software, artist, comment, date, album, license,
-            tracknumber, genre. A WAV file holds about 2000 characters of them in all; FLAC has no limit.
+            tracknumber, genre. In a WAV file each is cut to 2000 bytes, with a warning; FLAC has no limit.
 
     Raises:
-        ValueError: wrong extension, shape or tag, or samples that are not finite.
+        ValueError: wrong extension, shape, rate or tag, or samples that are not finite.
         OSError: the folder does not exist or is not writable.
     """
     import soundfile
 
     path = Path(path)
     waveform = torch.as_tensor(waveform).detach().float().cpu()
-    formats = {".wav": "WAV", ".flac": "FLAC"}
-    if path.suffix.lower() not in formats:
-        raise ValueError(f"`path` {str(path)!r} ends in {path.suffix!r}; choose one of {', '.join(formats)}.")
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"`path` {str(path)!r} ends in {path.suffix!r}; choose one of {', '.join(FORMATS)}.")
+    format, most_channels, highest_rate = FORMATS[path.suffix.lower()]
     if waveform.dim() not in (1, 2) or waveform.shape[-1] == 0:
         raise ValueError(f"`waveform` has shape {tuple(waveform.shape)}; pass (samples,) or (channels, samples).")
+    waveform = waveform.reshape(-1, waveform.shape[-1])
+    if not 1 <= len(waveform) <= most_channels:
+        raise ValueError(
+            f"`waveform` has {len(waveform)} channels, and {format} holds 1 to {most_channels}; pass "
+            "(channels, samples), not (samples, channels)."
+        )
+    if not isinstance(sampling_rate, numbers.Integral) or not 1 <= sampling_rate <= highest_rate:
+        raise ValueError(f"`sampling_rate` is {sampling_rate!r}; {format} needs an integer from 1 to {highest_rate}.")
     if not waveform.isfinite().all():
         raise ValueError("`waveform` holds NaN or infinite samples; nothing was written.")
     unknown = set(tags or ()) - set(soundfile._str_types)
     if unknown:
         raise ValueError(f"`tags` has {sorted(unknown)}; keys must be among {sorted(soundfile._str_types)}.")
-    samples = limit_peak(waveform.reshape(1, -1)).reshape(-1, waveform.shape[-1]).T.numpy()
+    tags = {name: text for name, text in (tags or {}).items() if text}  # libsndfile refuses empty ones
+    if format == "WAV":
+        tags = {name: _cut_tag(name, text) for name, text in tags.items()}
+    samples = limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape).T.numpy()
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as raw:
-            with soundfile.SoundFile(
-                raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=formats[path.suffix.lower()]
-            ) as file:
-                for name, text in (tags or {}).items():
-                    if text:  # libsndfile refuses empty ones, such as the title of an unconditional sound
-                        setattr(file, name, text)
+            with soundfile.SoundFile(raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=format) as file:
+                for name, text in tags.items():
+                    setattr(file, name, text)
                 file.write(samples)
             raw.flush()
             os.fsync(raw.fileno())
@@ -231,6 +244,17 @@ def write_audio(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _cut_tag(name: str, text: str) -> str:
+    encoded = text.encode()
+    if len(encoded) <= LONGEST_WAV_TAG:
+        return text
+    logger.warning(
+        f"The tag `{name}` has {len(encoded)} bytes and is cut to {LONGEST_WAV_TAG}, what a WAV file can hold; write a "
+        ".flac file to keep all of it."
+    )
+    return encoded[:LONGEST_WAV_TAG].decode(errors="ignore")
 
 
 def read_tags(path: str | os.PathLike) -> dict[str, str]:

@@ -200,13 +200,16 @@ def _refine(arguments: argparse.Namespace) -> None:
     with _progress(arguments.steps) as progress:
         waveform, refined = _render(pipe, settings["prompt"], settings["seed"], given, progress, settings["noise"])
 
+    _write(path, waveform, pipe.sampling_rate, refined | {"model": model, "dtype": dtype}, arguments.loudness)
+
     from .control import drift
 
-    moved = drift(
-        audio.resample(recorded.mean(dim=0), rate, pipe.sampling_rate), waveform.mean(dim=0), pipe.sampling_rate
-    )
-    _write(path, waveform, pipe.sampling_rate, refined | {"model": model, "dtype": dtype}, arguments.loudness)
-    print(f"{path}: {arguments.steps} steps from the noise of {draft}, drift {moved.item():.3f} (0 the same sound)")
+    recorded = audio.resample(recorded.mean(dim=0), rate, pipe.sampling_rate)
+    try:
+        moved = f"drift {drift(recorded, waveform.mean(dim=0), pipe.sampling_rate).item():.3f} (0 the same sound)"
+    except ValueError:
+        moved = "too short or silent to measure a drift"
+    print(f"{path}: {arguments.steps} steps from the noise of {draft}, {moved}")
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -367,7 +370,7 @@ def _info(arguments: argparse.Namespace) -> None:
     if not folder.is_dir():
         folder = Path(hub.download(arguments.model))
     hub.check_folder(folder)
-    index = json.loads((folder / hub.INDEX).read_text())
+    index = hub.read_json(folder / hub.INDEX)
     print(f"{arguments.model or 'embedded model'} ({folder})")
     total = 0
     for name, (library, kind) in hub.components(folder).items():

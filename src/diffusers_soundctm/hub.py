@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 INDEX = "model_index.json"
 EMBEDDED = Path(__file__).parent / "embedded"
+# Each is a whole vocabulary: of any tokenizer, and in the older files of BERT, CLAP and GPT-2, T5.
+VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("*.model",))
 DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_download", "local_files_only")
 
 # The stock `DiffusionPipeline` resolves classes from outside diffusers through a .py file next to each component.
@@ -90,10 +92,9 @@ _NOTE = """With the package installed, diffusers' own
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:
     """Name → (library, class) of the components that `model_index.json` in `folder` lists and does not leave out."""
-    index = json.loads((folder / INDEX).read_text())
     return {
         name: tuple(value)
-        for name, value in index.items()
+        for name, value in read_json(folder / INDEX).items()
         if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
     }
 
@@ -102,10 +103,7 @@ def check_index(folder: Path) -> None:
     """Raise `OSError` unless `folder` holds a readable `model_index.json`."""
     if not (folder / INDEX).is_file():
         raise OSError(f"{folder} has no {INDEX}; pass a model written by `SoundCTMPipeline.save_pretrained`.")
-    try:
-        components(folder)
-    except ValueError as error:
-        raise OSError(f"{folder / INDEX} is not valid JSON ({error}); download or copy the model again.") from error
+    read_json(folder / INDEX)
 
 
 def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
@@ -118,6 +116,27 @@ def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
             raise OSError(f"{folder} lacks its component {name}; download or copy the model again, or pass `{name}=`.")
         for file in (folder / name).glob("*.safetensors"):
             read_header(file)
+        for file in (folder / name).glob("*.json"):
+            read_json(file)
+        # transformers makes a tokenizer without one all the same, to which every word is unknown.
+        if name.startswith("tokenizer") and not any(
+            all(list((folder / name).glob(file)) for file in files) for files in VOCABULARIES
+        ):
+            needed = ", or ".join(" and ".join(files) for files in VOCABULARIES)
+            raise OSError(
+                f"{folder / name} lacks its vocabulary ({needed}); download or copy the model again, or pass `{name}=`."
+            )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; `OSError` if the file is damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{file} is not valid JSON ({error}); download or copy the model again.") from error
+    if not isinstance(content, dict):
+        raise OSError(f"{file} holds a {type(content).__name__}, not an object; download or copy the model again.")
+    return content
 
 
 def read_header(file: Path) -> dict[str, dict]:
@@ -143,12 +162,15 @@ def wanted_files(filenames: Iterable[str], names: Iterable[str], variant: str | 
     wanted = [INDEX]
     for name in names:
         files = [file.removeprefix(f"{name}/") for file in filenames if file.startswith(f"{name}/")]
-        weights = [file for file in files if file.endswith(".safetensors")]
-        chosen = [file for file in weights if variant is not None and f".{variant}" in file]
-        chosen = chosen or [file for file in weights if file.count(".") == 1]
         texts = [file for file in files if file.endswith((".json", ".txt", ".model"))]
-        wanted += [f"{name}/{file}" for file in (*chosen, *texts)]
+        wanted += [f"{name}/{file}" for file in (*_one_set_of_weights(files, variant), *texts)]
     return wanted
+
+
+def _one_set_of_weights(files: Sequence[str], variant: str | None) -> list[str]:
+    weights = [file for file in files if file.endswith(".safetensors")]
+    chosen = [file for file in weights if variant is not None and f".{variant}" in file]
+    return chosen or [file for file in weights if file.count(".") == 1]
 
 
 def download(
@@ -181,8 +203,8 @@ def download(
         filenames = [file.path for file in get_cached_repo_tree(repo_id, revision=commit, cache_dir=cache_dir)]
         files = wanted_files(filenames, [name for name in components(folder) if name not in skip], variant)
         return snapshot_download(repo_id, revision=commit, allow_patterns=files, **where)
-    except _UNREACHABLE as error:
-        raise _not_found(repo_id, error) from error
+    except UNREACHABLE as error:
+        raise not_found(repo_id, error) from error
 
 
 def download_files(repo_id: str, patterns: Collection[str], **where: Any) -> str:
@@ -193,14 +215,15 @@ def download_files(repo_id: str, patterns: Collection[str], **where: Any) -> str
     """
     try:
         return snapshot_download(repo_id, allow_patterns=list(patterns), **where)
-    except _UNREACHABLE as error:
-        raise _not_found(repo_id, error) from error
+    except UNREACHABLE as error:
+        raise not_found(repo_id, error) from error
 
 
-_UNREACHABLE = (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError)
+UNREACHABLE = (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError)
 
 
-def _not_found(repo_id: str, error: Exception) -> OSError:
+def not_found(repo_id: str, error: Exception) -> OSError:
+    """What to raise for one of `UNREACHABLE`."""
     return OSError(
         f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
         f"({str(error).splitlines()[0]}). Check the spelling and the connection."
@@ -218,8 +241,13 @@ def embedded_folder() -> Path:
 
 
 def count_parameters(folder: Path) -> tuple[int, int]:
-    """Numbers held by the safetensors files of a component, and the bytes of these files, from their headers alone."""
-    files = list(folder.glob("*.safetensors"))
+    """Numbers held by one set of weights of a component, and the bytes of its files, from their headers alone.
+
+    It is the plain set; of a component that has variants only, the first.
+    """
+    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    variant = names[0].split(".")[1].partition("-")[0] if names else None  # model.fp16-00001-of-00002.safetensors
+    files = [folder / name for name in _one_set_of_weights(names, None) or _one_set_of_weights(names, variant)]
     parameters = sum(math.prod(tensor["shape"]) for file in files for tensor in read_header(file).values())
     return parameters, sum(file.stat().st_size for file in files)
 

@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from . import hub
+
 WEIGHTS = "pytorch_lora_weights.safetensors"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _CONFIG = "lora_adapter_metadata"
@@ -81,9 +83,11 @@ def load_lora(
 
     Raises:
         ValueError: the adapter was trained for another network or another `branch_init`.
-        OSError: there is no such file.
+        OSError: there is no such file, or it is damaged.
     """
-    with safe_open(_find(source, download), "pt") as file:
+    path = _find(source, download)
+    hub.read_header(path)  # safetensors' own error does not name the file
+    with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safetensors' own method)
     lora = {name.removeprefix("unet."): value for name, value in tensors.items() if name.startswith("unet.")}
@@ -112,14 +116,18 @@ def _find(source: str | os.PathLike, download: dict[str, Any]) -> Path:
         raise OSError(f"{path} does not exist; give the folder, file or Hub id of an adapter.")
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(str(source), WEIGHTS, **download))
+    try:
+        return Path(hf_hub_download(str(source), WEIGHTS, **download))
+    except hub.UNREACHABLE as error:
+        raise hub.not_found(str(source), error) from error
 
 
 def _check(student: torch.nn.Module, source, lora: dict, own: dict, metadata: dict[str, str]) -> None:
     if not lora or _CONFIG not in metadata:
         raise ValueError(f"{source} is no adapter written by train_ctm.py: it lacks LoRA weights or their metadata.")
     branch_init = metadata.get("ctm_branch_init")
-    if branch_init != student.config.branch_init:
+    # A network without the setting is another network: its parameters, below, tell.
+    if branch_init != student.config.get("branch_init", branch_init):
         raise ValueError(
             f"{source} was trained from branch_init={branch_init!r}, this network has {student.config.branch_init!r}; "
             f"make the pipeline with SoundCTMPipeline.from_teacher(..., branch_init={branch_init!r})."

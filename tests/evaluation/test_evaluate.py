@@ -130,6 +130,18 @@ def test_command_prints_a_table_and_writes_json(folders, tmp_path, capsys):
     assert "100.0%" in printed
 
 
+def test_a_result_that_cannot_be_written_is_still_printed(folders, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    before = sorted(tmp_path.iterdir())
+    assert main(arguments(folders, tmp_path / "result.json")) == 2
+    captured = capsys.readouterr()
+    assert "12 generated, 12 reference" in captured.out and "No space left" in captured.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -142,6 +154,7 @@ def test_command_prints_a_table_and_writes_json(folders, tmp_path, capsys):
         ({"--generated": "{flat}"}, "subfolder"),
         ({"-o": "{tmp}/missing/result.json"}, "missing or cannot be written"),
         ({"-o": "{tmp}/there.json"}, "--force"),
+        ({"-o": "{empty}"}, "is a folder"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_status_2(folders, tmp_path, capsys, change, message):

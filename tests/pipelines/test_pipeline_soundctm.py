@@ -108,6 +108,16 @@ def test_default_call_uses_karras_levels_and_own_sigmas_replace_them(embedded):
     assert embedded.num_timesteps == 3
 
 
+def test_numpy_numbers_are_numbers(embedded):
+    audio = {"initial_audio_waveforms": np.full(4410, 0.1), "initial_audio_sampling_rate": 44100}
+    plain = {"num_inference_steps": 2, "guidance_scale": 3.0, "nu": 1.5, "gamma": 0.5, "audio_length_in_s": 0.5}
+    given = {name: (np.float32 if isinstance(value, float) else np.int64)(value) for name, value in plain.items()}
+    for more, as_numpy in (({}, {}), (audio, {"initial_audio_sampling_rate": np.int64(44100)})):
+        expected = latents_of(embedded, num_waveforms_per_prompt=2, **plain, **more)
+        actual = latents_of(embedded, num_waveforms_per_prompt=np.int64(2), **given, **{**more, **as_numpy})
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
 # How often the networks run
 
 
@@ -251,6 +261,19 @@ def test_initial_audio_is_resampled_mixed_and_repeated(embedded, shape):
     ).audios
     assert audio.shape == (4, 1, 1600)
     assert np.isfinite(audio).all()
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(1, 16000), (2, 44100), (6, 192000)])
+def test_one_sample_of_initial_audio_is_enough(embedded, samples, rate):
+    audio = embedded("rain", initial_audio_waveforms=np.ones(samples), initial_audio_sampling_rate=rate).audios
+    assert audio.shape == (1, 1, 1)
+
+
+def test_reversed_initial_audio_is_that_sound(embedded):
+    sound = np.linspace(-0.5, 0.5, 1600, dtype=np.float32)[::-1]
+    given = latents_of(embedded, initial_audio_waveforms=sound, initial_audio_sampling_rate=16000)
+    copied = latents_of(embedded, initial_audio_waveforms=sound.copy(), initial_audio_sampling_rate=16000)
+    torch.testing.assert_close(given, copied, rtol=0, atol=0)
 
 
 def test_silent_initial_audio_is_fine(embedded):
@@ -448,9 +471,17 @@ def test_broken_folders_are_named(embedded_folder, tmp_path):
     with pytest.raises(OSError, match="unet"):
         SoundCTMPipeline.from_pretrained(no_weights)
     no_index = copy("no-json")
-    (no_index / "model_index.json").write_text("{")
-    with pytest.raises(OSError, match=r"model_index\.json"):
-        SoundCTMPipeline.from_pretrained(no_index)
+    for content in ("{", "[]"):
+        (no_index / "model_index.json").write_text(content)
+        with pytest.raises(OSError, match=r"model_index\.json"):
+            SoundCTMPipeline.from_pretrained(no_index)
+    lfs_pointer = copy("lfs-pointer")
+    for file in ("scheduler/scheduler_config.json", "tokenizer/tokenizer.json"):
+        complete = (lfs_pointer / file).read_text()
+        (lfs_pointer / file).write_text("version https://git-lfs.github.com/spec/v1\n")
+        with pytest.raises(OSError, match=f"{file} is not valid JSON"):
+            SoundCTMPipeline.from_pretrained(lfs_pointer)
+        (lfs_pointer / file).write_text(complete)
     for component, file in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
         damaged = copy(f"damaged-{len(file)}")
         weights = damaged / component / f"{file}.safetensors"
@@ -459,6 +490,36 @@ def test_broken_folders_are_named(embedded_folder, tmp_path):
             weights.write_bytes(content)
             with pytest.raises(OSError, match=f"{component}/{file}"):
                 SoundCTMPipeline.from_pretrained(damaged)
+
+
+def test_a_tokenizer_needs_its_vocabulary(embedded, embedded_folder, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(embedded_folder, tmp_path / "model")
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(OSError, match=r"model/tokenizer lacks its vocabulary \(tokenizer\.json, or vocab\.txt"):
+        SoundCTMPipeline.from_pretrained(folder)
+    SoundCTMPipeline.from_pretrained(folder, tokenizer=embedded.tokenizer)
+    words = sorted(embedded.tokenizer.vocab, key=embedded.tokenizer.vocab.get)
+    (folder / "tokenizer" / "vocab.txt").write_text("\n".join(words))  # BERT's older file
+    loaded = SoundCTMPipeline.from_pretrained(folder)
+    assert loaded.tokenizer("rain on a roof").input_ids == embedded.tokenizer("rain on a roof").input_ids
+
+
+def test_a_teacher_is_not_taken_for_a_soundctm(tiny_pipeline, tmp_path, capsys):
+    from diffusers_soundctm import CTMScheduler
+    from diffusers_soundctm.cli import main
+    from tiny_teachers import make_teacher
+
+    make_teacher("audioldm", tmp_path, tiny_pipeline)
+    with pytest.raises(ValueError, match=r"is a teacher.* DDIMScheduler.*train_ctm\.py.*`from_teacher`"):
+        SoundCTMPipeline.from_pretrained(tmp_path)
+    pipe = SoundCTMPipeline.from_pretrained(tmp_path, scheduler=CTMScheduler())
+    assert isinstance(pipe.scheduler, CTMScheduler)
+    capsys.readouterr()
+    assert main(["generate", "rain", "--model", str(tmp_path), "-o", str(tmp_path / "rain.wav")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("soundctm: error: ") and "is a teacher" in error and "\n" not in error
 
 
 def test_pickled_weights_are_refused(embedded, embedded_folder, tmp_path):
@@ -500,14 +561,21 @@ AUDIO = {"initial_audio_waveforms": np.zeros(1600), "initial_audio_sampling_rate
         ("prompt_embeds", {"prompt_embeds": torch.zeros(1, 3, 16)}),
         ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 17)}),
         ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 16)}),
+        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(0, 3, 16)}),
+        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 0, 16)}),
+        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(())}),
+        ("prompt_embeds", {"prompt": None, "prompt_embeds": np.zeros((1, 3, 16))}),
         ("prompt_embeds` holds NaN", {"prompt": None, "prompt_embeds": torch.full((1, 3, 16), float("nan"))}),
         ("negative_prompt_embeds", {"negative_prompt_embeds": torch.zeros(3, 3, 16), "nu": 0.5}),
         ("mask", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 16), "attention_mask": torch.ones(1, 4)}),
+        ("mask", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 16), "attention_mask": np.ones((1, 3))}),
         ("mask", {"attention_mask": torch.ones(1, 4)}),
         ("negative_prompt", {"negative_prompt": ["a", "b"], "nu": 0.5}),
         ("negative_prompt", {"negative_prompt": 1, "nu": 0.5}),
         ("num_inference_steps", {"num_inference_steps": 0}),
         ("num_inference_steps", {"num_inference_steps": 1.5}),
+        ("num_inference_steps", {"num_inference_steps": True}),
+        ("num_inference_steps", {"num_inference_steps": np.float64(2)}),
         ("num_waveforms_per_prompt", {"num_waveforms_per_prompt": 0}),
         ("gamma", {"gamma": -0.1}),
         ("gamma", {"gamma": 1.1}),
@@ -522,15 +590,23 @@ AUDIO = {"initial_audio_waveforms": np.zeros(1600), "initial_audio_sampling_rate
         ("sigmas", {"sigmas": [1.0, 2.0]}),
         ("sigmas", {"sigmas": [80.0, 0.0]}),
         ("generator", {"generator": [torch.Generator()] * 2}),
+        ("generator", {"generator": 42}),
+        ("generator", {"generator": [42]}),
+        ("generator", {"generator": (torch.Generator(),)}),
         ("latents", {"latents": NOISE * float("nan")}),
+        ("latents", {"latents": NOISE[:, :, :0]}),
+        ("latents", {**AUDIO, "latents": NOISE[:, :, :3]}),
         ("latents", {"latents": NOISE[:, :4]}),
         ("latents", {"latents": NOISE[0]}),
         ("latents", {"latents": NOISE[..., :8]}),
         ("latents", {"latents": NOISE, "audio_length_in_s": 5.12}),
         ("latents", {"latents": NOISE.numpy()}),
         ("output_type", {"output_type": "wav"}),
+        ("`callback_on_step_end`", {"callback_on_step_end": 3}),
+        ("`callback_on_step_end`", {"callback_on_step_end": [print]}),
         ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["noise"]}),
         ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.zeros(0)}),
+        ("initial_audio_waveforms", {"initial_audio_waveforms": np.ones(1), "initial_audio_sampling_rate": 44100}),
         ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.full(1600, np.nan)}),
         ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": "rain.wav"}),
         ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.zeros((3, 1600))}),
@@ -590,3 +666,11 @@ def test_config_is_plain_json(embedded_folder):
     index = json.loads((embedded_folder / "model_index.json").read_text())
     assert index["unet"] == ["diffusers_soundctm", "CTMUNet2DConditionModel"]
     assert index["_class_name"] == "SoundCTMPipeline"
+
+
+def test_from_pipe_shares_the_components(pipe):
+    again = SoundCTMPipeline.from_pipe(pipe)
+    assert again.components == pipe.components
+    assert again.config.guidance_scale_range == pipe.config.guidance_scale_range
+    other = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    assert SoundCTMPipeline.from_pipe(pipe, scheduler=other).scheduler is other

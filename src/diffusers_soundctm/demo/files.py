@@ -18,7 +18,6 @@ from ..version import __version__
 from .rendering import starting_noise
 from .studio import Studio, Take
 
-WAV_METADATA = 1800  # characters; a WAV file's header holds about 2000
 MEL_BANDS = 64
 FLOOR_DB = 70.0
 
@@ -57,7 +56,7 @@ def settings(studio: Studio, take: Take) -> dict[str, Any]:
 def encode(studio: Studio, take: Take, extension: str = ".wav") -> bytes:
     """The bytes of a WAV or FLAC file with the take's settings in its comment."""
     comment = json.dumps(settings(studio, take), ensure_ascii=False)
-    if extension == ".wav" and len(comment.encode()) > WAV_METADATA:
+    if extension == ".wav" and len(comment.encode()) > audio.LONGEST_WAV_TAG:
         comment = json.dumps({"model": studio.model, "settings": "too long for WAV; they are in the FLAC file"})
     tags = {"title": take.recipe.prompt, "software": f"diffusers-soundctm {__version__}", "comment": comment}
     with tempfile.TemporaryDirectory() as folder:

@@ -158,8 +158,11 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write JSON, complete or not at all."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -193,14 +196,16 @@ def run(args: argparse.Namespace) -> None:
         ValueError, OSError, ImportError: The message names the argument and the remedy.
     """
     output = Path(args.output)
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; give the name of a JSON file.")
     if output.exists() and not args.force:
         raise ValueError(f"--output {output} exists; add --force to overwrite it.")
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ValueError(f"--output {output}: the folder {output.parent} is missing or cannot be written to.")
     options = {name: value for name, value in vars(args).items() if name in compare.__kwdefaults__}
     results = compare(args.generated, args.reference, **options)
-    write_json(output, results)
     print(format_results(results))
+    write_json(output, results)
     print(f"Written to {output}")
 
 

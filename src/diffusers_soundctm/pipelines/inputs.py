@@ -1,7 +1,8 @@
 """What a call of the pipeline may be given: all of it is checked, and named if it is wrong, before any work is done."""
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def check_inputs(
     initial_audio_sampling_rate: int | None,
     strength: float | None,
     output_type: str,
+    callback_on_step_end: Callable[..., dict] | None,
     callback_on_step_end_tensor_inputs: Sequence[str],
 ) -> None:
     """Check the arguments of `SoundCTMPipeline.__call__`; warn of what is allowed but has no or a bad effect.
@@ -60,7 +62,7 @@ def check_inputs(
         ("num_inference_steps", num_inference_steps),
         ("num_waveforms_per_prompt", num_waveforms_per_prompt),
     ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
     for name, value in (("guidance_scale", guidance_scale), ("nu", nu), ("gamma", gamma)):
         if not _is_finite_number(value):
@@ -91,6 +93,8 @@ def check_inputs(
                 raise ValueError(
                     f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`."
                 )
+    if callback_on_step_end is not None and not callable(callback_on_step_end):
+        raise TypeError(f"`callback_on_step_end` is {callback_on_step_end!r}; it must be a function, or None.")
     unknown = set(callback_on_step_end_tensor_inputs) - set(pipe._callback_tensor_inputs)
     if unknown:
         raise ValueError(
@@ -99,13 +103,16 @@ def check_inputs(
 
     prompts = num_prompts(prompt, prompt_embeds)
     batch_size = prompts * num_waveforms_per_prompt
+    generators = generator if isinstance(generator, list) else [generator]
+    if generator is not None and not all(isinstance(one, torch.Generator) for one in generators):
+        raise TypeError(f"`generator` is {generator!r}; it must be a `torch.Generator` or a list of them.")
     if isinstance(generator, list) and len(generator) != batch_size:
         raise ValueError(
             f"`generator` is a list of {len(generator)}, but the call makes {batch_size} sounds; pass one a sound."
         )
     if latents is not None:
-        _check_latents(pipe, latents, batch_size, audio_length_in_s)
-    _check_initial_audio(initial_audio_waveforms, initial_audio_sampling_rate, strength, sigmas, prompts)
+        _check_latents(pipe, latents, batch_size, audio_length_in_s, initial_audio_waveforms is not None)
+    _check_initial_audio(pipe, initial_audio_waveforms, initial_audio_sampling_rate, strength, sigmas, prompts)
 
 
 def num_prompts(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:
@@ -113,6 +120,11 @@ def num_prompts(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | No
     if isinstance(prompt, str):
         return 1
     return len(prompt) if prompt is not None else prompt_embeds.shape[0]
+
+
+def as_tensor(waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Initial audio as a tensor; torch itself refuses the negative strides of a reversed array."""
+    return torch.as_tensor(np.ascontiguousarray(waveforms) if isinstance(waveforms, np.ndarray) else waveforms)
 
 
 def _check_prompts(
@@ -135,12 +147,14 @@ def _check_prompts(
             raise TypeError(f"`{name}` is {value!r}; it must be a string or a list of strings.")
         if not value:
             raise ValueError(f"`{name}` is an empty list; pass at least one string.")
-    prompts = num_prompts(prompt, prompt_embeds)
-    if isinstance(negative_prompt, list) and len(negative_prompt) != prompts:
-        raise ValueError(
-            f"`negative_prompt` has {len(negative_prompt)} strings for {prompts} prompts; pass one string, or one a "
-            "prompt."
-        )
+    for name, value in (
+        ("prompt_embeds", prompt_embeds),
+        ("negative_prompt_embeds", negative_prompt_embeds),
+        ("attention_mask", attention_mask),
+        ("negative_attention_mask", negative_attention_mask),
+    ):
+        if value is not None and not isinstance(value, torch.Tensor):
+            raise TypeError(f"`{name}` is a {type(value).__name__}; pass a tensor, as `encode_prompt` returns it.")
     for name, embeds, mask in (
         ("prompt_embeds", prompt_embeds, attention_mask),
         ("negative_prompt_embeds", negative_prompt_embeds, negative_attention_mask),
@@ -153,15 +167,27 @@ def _check_prompts(
         expected = "(batch, tokens, width)" if conditioning.prompt_embeds_ndim == 3 else "(batch, width)"
         if len(shape) != conditioning.prompt_embeds_ndim or shape[-1] != conditioning.width:
             raise ValueError(f"`{name}` has shape {shape}; expected {expected} with width {conditioning.width}.")
-        if shape[0] not in (1, prompts):
-            raise ValueError(f"`{name}` has batch size {shape[0]}; expected 1 or {prompts}.")
+        if 0 in shape:
+            raise ValueError(f"`{name}` is empty, of shape {shape}; encode at least one prompt.")
         if not torch.isfinite(embeds).all():
             raise ValueError(f"`{name}` holds NaN or infinite values; encode the prompt again, in float32.")
         if mask is not None and tuple(mask.shape) != shape[:2]:
             raise ValueError(f"The attention mask of `{name}` has shape {tuple(mask.shape)}; expected {shape[:2]}.")
+    prompts = num_prompts(prompt, prompt_embeds)
+    if isinstance(negative_prompt, list) and len(negative_prompt) != prompts:
+        raise ValueError(
+            f"`negative_prompt` has {len(negative_prompt)} strings for {prompts} prompts; pass one string, or one a "
+            "prompt."
+        )
+    if negative_prompt_embeds is not None and negative_prompt_embeds.shape[0] not in (1, prompts):
+        raise ValueError(
+            f"`negative_prompt_embeds` has batch size {negative_prompt_embeds.shape[0]}; expected 1 or {prompts}."
+        )
 
 
-def _check_latents(pipe: "SoundCTMPipeline", latents, batch_size: int, audio_length_in_s: float | None) -> None:
+def _check_latents(
+    pipe: "SoundCTMPipeline", latents, batch_size: int, audio_length_in_s: float | None, with_initial_audio: bool
+) -> None:
     if not isinstance(latents, torch.Tensor):
         raise TypeError(f"`latents` is a {type(latents).__name__}; pass a tensor of unit-variance noise.")
     if pipe.conditioning.needs_audio_length:
@@ -175,15 +201,22 @@ def _check_latents(pipe: "SoundCTMPipeline", latents, batch_size: int, audio_len
         time, *width = ("time",) if is_transformer(pipe.unet.config) else ("time", "width")
     shape, expected = tuple(latents.shape), (batch_size, pipe.unet.config.in_channels, time, *width)
     fits = len(shape) == len(expected) and all(
-        size == wanted or isinstance(wanted, str) for size, wanted in zip(shape, expected, strict=True)
+        size > 0 and (size == wanted or isinstance(wanted, str)) for size, wanted in zip(shape, expected, strict=True)
     )
     if not fits:
         raise ValueError(f"`latents` has shape {shape}; this call needs ({', '.join(map(str, expected))}).")
+    if with_initial_audio:
+        # Its latents are of the UNet's multiple, which noise alone need not be.
+        needed = pipe.latent_shape(pipe._num_samples(audio_length_in_s, latents, None, None))
+        if shape[1:] != needed:
+            raise ValueError(
+                f"`latents` has shape {shape}; with `initial_audio_waveforms` this call needs {(batch_size, *needed)}."
+            )
     if not torch.isfinite(latents).all():
         raise ValueError("`latents` holds NaN or infinite values; pass finite unit-variance noise.")
 
 
-def _check_initial_audio(waveforms, sampling_rate, strength, sigmas, prompts: int) -> None:
+def _check_initial_audio(pipe: "SoundCTMPipeline", waveforms, sampling_rate, strength, sigmas, prompts: int) -> None:
     if waveforms is None:
         if strength is not None or sampling_rate is not None:
             name = "strength" if strength is not None else "initial_audio_sampling_rate"
@@ -200,14 +233,19 @@ def _check_initial_audio(waveforms, sampling_rate, strength, sigmas, prompts: in
             f"`initial_audio_waveforms` has shape {shape}; it must be (samples,), (batch, samples) or "
             "(batch, channels, samples) and not empty."
         )
-    if not bool(torch.isfinite(torch.as_tensor(waveforms)).all()):
+    if not bool(torch.isfinite(as_tensor(waveforms)).all()):
         raise ValueError("`initial_audio_waveforms` holds NaN or infinite values; pass finite samples in [-1, 1].")
     if len(shape) > 1 and shape[0] not in (1, prompts):
         raise ValueError(f"`initial_audio_waveforms` has batch size {shape[0]}; expected 1 or {prompts}.")
-    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
+    if not isinstance(sampling_rate, numbers.Integral) or sampling_rate <= 0:
         raise ValueError(
             f"`initial_audio_sampling_rate` is {sampling_rate!r}; pass the samples a second of "
             "`initial_audio_waveforms`, for example 44100."
+        )
+    if 2 * shape[-1] * pipe.sampling_rate < sampling_rate:
+        raise ValueError(
+            f"`initial_audio_waveforms` has shape {shape}, at {sampling_rate} Hz less than a sample at the model's "
+            f"{pipe.sampling_rate} Hz; pass a longer sound."
         )
     if strength is not None and not (_is_finite_number(strength) and 0 < strength <= 1):
         raise ValueError(f"`strength` is {strength!r}; choose it in (0, 1], 1 forgets the initial sound.")
@@ -216,4 +254,4 @@ def _check_initial_audio(waveforms, sampling_rate, strength, sigmas, prompts: in
 
 
 def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LoraBaseMixin
 from typing_extensions import Self
 
@@ -29,6 +30,14 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         return cls.from_pretrained(hub.embedded_folder(), **kwargs)
 
     @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """A pipeline of the components of another SoundCTM; `kwargs` replace some, or set a `dtype`."""
+        if isinstance(pipeline, SoundCTMLoaderMixin):
+            # By itself diffusers hands on the very classes that `__init__` names; ours names what all families share.
+            kwargs = pipeline.components | kwargs
+        return super().from_pipe(pipeline, **kwargs)
+
+    @classmethod
     def from_teacher(cls, name_or_folder: str | os.PathLike, branch_init: str = "zero") -> Self:
         """A pipeline whose student stands at a teacher's weights, for `load_lora_weights` to turn into a SoundCTM.
 
@@ -50,6 +59,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
 
         Raises:
             ValueError: it was trained for another network.
+            OSError: there is no such file, or it is damaged.
         """
         lora.load_lora(self.unet, pretrained_model_name_or_path, adapter_name, **kwargs)
 
@@ -69,11 +79,19 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
 
         Raises:
             OSError: no such folder or repo, or a component's files are missing or damaged; the message names it.
+            ValueError: it is a teacher's pipeline, not a SoundCTM.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
         hub.check_folder(folder, passed=kwargs)
+        library, scheduler = hub.components(folder).get("scheduler", (None, None))
+        if library == "diffusers" and "scheduler" not in kwargs:  # a teacher would load, and fail in the first call
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a teacher, not a SoundCTM: its scheduler is a {scheduler}, not a "
+                "CTMScheduler. Distil a SoundCTM from it with training/train_ctm.py, or put an adapter on it with "
+                "`from_teacher` and `load_lora_weights`."
+            )
         kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
         pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))

@@ -436,6 +436,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             initial_audio_sampling_rate=initial_audio_sampling_rate,
             strength=strength,
             output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         num_samples = self._samples = self._num_samples(
@@ -475,7 +476,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         # 3. Latents
         initial_latents = None
         if initial_audio_waveforms is not None:
-            waveforms = torch.as_tensor(initial_audio_waveforms)
+            waveforms = inputs.as_tensor(initial_audio_waveforms)
             shape = {1: (1, 1, -1), 2: (waveforms.shape[0], 1, -1)}.get(waveforms.ndim, waveforms.shape)
             initial_latents = self.encode_audio(
                 waveforms.reshape(shape), initial_audio_sampling_rate, num_samples, device

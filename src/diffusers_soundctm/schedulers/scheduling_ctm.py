@@ -1,6 +1,7 @@
 """Noise levels and jumps of SoundCTM sampling, as a diffusers scheduler."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"`gamma` is {gamma}; choose a number from 0 (deterministic) to 1 (most noise).")
         sigma_min, sigma_max = self.config.sigma_min, self.config.sigma_max
         if sigmas is None:
-            if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+            if not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1:
                 raise ValueError(f"`num_inference_steps` is {num_inference_steps!r}; choose an integer of at least 1.")
             sigmas = preconditioning.karras_sigmas(num_inference_steps, sigma_min, sigma_max, self.config.rho)
         else:
