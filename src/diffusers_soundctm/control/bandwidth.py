@@ -8,8 +8,8 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-from .loss_guidance import LossGuidance
-from .objectives import SILENT_PEAK, MelMatchObjective, checked_callbacks
+from .loss_guidance import LossGuidance, checked_callbacks
+from .objectives import SILENT_PEAK, MelMatchObjective
 from .sound import as_heard_by, gain_over
 
 TRANSITION_IN_OCTAVES = 1 / 3

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers.callbacks import PipelineCallback
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
@@ -136,3 +136,15 @@ def normalized_step(
     length = torch.where(loss >= 0, (loss / norm).clamp(max=longest), longest)
     step = torch.where(usable & (norm > 0), length / norm * gradient, torch.zeros_like(gradient))
     return step, int((~usable).sum())
+
+
+def checked_callbacks(callback_on_step_end: PipelineCallback | MultiPipelineCallbacks | None) -> list[PipelineCallback]:
+    """What `callback_on_step_end` adds to callbacks of ours; `TypeError` for a function, whose tensors are unknown."""
+    if callback_on_step_end is None:
+        return []
+    if not hasattr(callback_on_step_end, "tensor_inputs"):
+        raise TypeError(
+            f"`callback_on_step_end` is a {type(callback_on_step_end).__name__}; pass a `PipelineCallback`, which says "
+            "which tensors it needs."
+        )
+    return [callback_on_step_end]

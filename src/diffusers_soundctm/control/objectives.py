@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging
 
 from .. import audio
@@ -527,18 +526,6 @@ def checked_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     if not pairs or any(not 0 <= start < end < float("inf") for start, end in pairs):
         raise ValueError(f"`spans` is {spans}; give (start, end) pairs in seconds with 0 ≤ start < end.")
     return pairs
-
-
-def checked_callbacks(callback_on_step_end: PipelineCallback | MultiPipelineCallbacks | None) -> list[PipelineCallback]:
-    """What `callback_on_step_end` adds to callbacks of ours; `TypeError` for a function, whose tensors are unknown."""
-    if callback_on_step_end is None:
-        return []
-    if not hasattr(callback_on_step_end, "tensor_inputs"):
-        raise TypeError(
-            f"`callback_on_step_end` is a {type(callback_on_step_end).__name__}; pass a `PipelineCallback`, which says "
-            "which tensors it needs."
-        )
-    return [callback_on_step_end]
 
 
 def checked_latents(latents: torch.Tensor) -> torch.Tensor:
