@@ -365,7 +365,7 @@ def test_publishing_is_checked_before_training(monkeypatch, tmp_path):
 
     from diffusers_soundctm.training import publish
 
-    monkeypatch.setattr(publishing, "get_token", lambda: None)
+    monkeypatch.setattr(publish, "get_token", lambda: None)
     args = {"push_to_hub": True, "hub_model_id": "a/b/c", "hub_token": None, "hub_license": None}
     args |= {"teacher_model": str(tmp_path), "output_dir": "out"}
     problems = publish.publishing_problems(SimpleNamespace(**args))

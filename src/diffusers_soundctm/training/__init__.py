@@ -1,1 +1,1 @@
-"""Training machinery shared by the scripts in `training/`: arguments, the loop, checkpoints, EMA, validation, upload."""
+"""Training machinery shared by the scripts: arguments, the loop, checkpoints, EMA, validation, upload."""
