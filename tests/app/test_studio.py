@@ -11,13 +11,13 @@ import torch
 
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.cli import main
-from diffusers_soundctm.demo import files, studio
-from diffusers_soundctm.demo.recipe import Noise, Recipe
-from diffusers_soundctm.demo.rendering import Cancelled
-from diffusers_soundctm.demo.reproduction import python_code
-from diffusers_soundctm.demo.studio import Studio
-from diffusers_soundctm.demo.turns import Turns
-from diffusers_soundctm.demo.work import events
+from diffusers_soundctm.app import files, studio
+from diffusers_soundctm.app.recipe import Noise, Recipe
+from diffusers_soundctm.app.rendering import Cancelled
+from diffusers_soundctm.app.reproduction import python_code
+from diffusers_soundctm.app.studio import Studio
+from diffusers_soundctm.app.turns import Turns
+from diffusers_soundctm.app.work import events
 from tiny_teachers import make_teacher
 
 PLAIN = Recipe("rain on a tin roof", Noise(3), 1.0, steps=2)
@@ -367,6 +367,6 @@ def test_events_are_reported_then_returned_or_raised():
 def test_the_work_needs_no_gradio():
     import subprocess
 
-    code = "import sys; import diffusers_soundctm.demo.files; print('gradio' in sys.modules)"
+    code = "import sys; import diffusers_soundctm.app.files; print('gradio' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == "False", result.stderr

@@ -17,10 +17,10 @@ import pytest
 import soundfile
 
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.demo import files
-from diffusers_soundctm.demo.recipe import Noise, Recipe
-from diffusers_soundctm.demo.rendering import Observer
-from diffusers_soundctm.demo.studio import Studio
+from diffusers_soundctm.app import files
+from diffusers_soundctm.app.recipe import Noise, Recipe
+from diffusers_soundctm.app.rendering import Observer
+from diffusers_soundctm.app.studio import Studio
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 SCREENSHOTS = Path(__file__).parents[2] / os.environ.get("SCREENSHOTS", "outputs/screenshots")
