@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("gradio")
 
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.app.app import Desk
+from diffusers_soundctm.app.page import Desk
 from diffusers_soundctm.app.recipe import Noise, Recipe
 from diffusers_soundctm.app.studio import Studio
 
