@@ -23,7 +23,7 @@ from diffusers_soundctm.distillation.latents import fingerprint
 from diffusers_soundctm.distillation.shards import Encoder, is_precomputed, shard_path, write_index, write_shard
 from diffusers_soundctm.distillation.streams import open_rows
 from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
-from diffusers_soundctm.evaluation.evaluate import write_json
+from diffusers_soundctm.evaluation.comparison import write_json
 
 SETTINGS = "settings.json"
 # What may change between a stopped run and the one that goes on: the shards are the same.
