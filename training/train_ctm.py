@@ -25,6 +25,9 @@ from accelerate.utils import set_seed
 from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm import tqdm
 
+from diffusers_soundctm.data.latents import fingerprint
+from diffusers_soundctm.data.sampling import step_generator
+from diffusers_soundctm.data.sources import default_num_samples, distillation_data
 from diffusers_soundctm.distillation.checkpoints import (
     remove_unfinished,
     resume,
@@ -40,11 +43,10 @@ from diffusers_soundctm.distillation.config import (
     add_stream_arguments,
     parse_with_config,
 )
+from diffusers_soundctm.distillation.denoisers import Denoiser
 from diffusers_soundctm.distillation.ema import ema_update
+from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.guards import STOPPED, RunningLosses, SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.latents import fingerprint
-from diffusers_soundctm.distillation.networks import Denoiser
-from diffusers_soundctm.distillation.noise_levels import step_generator
 from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
 from diffusers_soundctm.distillation.optimizers import OPTIMIZERS, make_optimizer, scaler_state, step_if_finite
 from diffusers_soundctm.distillation.preflight import (
@@ -58,8 +60,7 @@ from diffusers_soundctm.distillation.preflight import (
 )
 from diffusers_soundctm.distillation.publishing import publish
 from diffusers_soundctm.distillation.sharding import Networks, process_rows
-from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
-from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
+from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
 from diffusers_soundctm.distillation.trajectories import DENOISING_TARGETS, Grid, TripleStream
 from diffusers_soundctm.distillation.validation import STEPS, log_sounds, make_sounds
 from diffusers_soundctm.lora import add_lora, save_lora

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
+from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.distillation.checkpoints import (
     resume,
     run_identity,
@@ -46,7 +47,6 @@ from diffusers_soundctm.distillation.first_stage import (
     generator_loss,
 )
 from diffusers_soundctm.distillation.guards import RunningLosses, SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
 from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.distillation.preflight import check_output_dir, make_accelerator
 from diffusers_soundctm.distillation.sharding import process_rows

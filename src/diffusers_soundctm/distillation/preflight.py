@@ -16,7 +16,8 @@ from accelerate.utils import InitProcessGroupKwargs
 from .checkpoints import checkpoint_bytes, latest_checkpoint
 from .optimizers import check_optimizer
 from .publishing import publishing_problems
-from .teachers import AudioLDM2, Teacher
+from .teachers import Teacher
+from .teachers.audioldm2 import AudioLDM2
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 _OUR_FILES = ("hub", "training.json", "settings.json", "cache", "logs", "samples", "scheduler",

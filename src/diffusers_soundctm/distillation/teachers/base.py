@@ -1,4 +1,4 @@
-"""The frozen teacher: which pipelines can be distilled, D(z; σ, c) guided by ω, and the teacher's features."""
+"""A frozen teacher, and how the folder of a family's pipeline is read."""
 
 import importlib
 import json
@@ -12,22 +12,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from .. import audio, hub
-from ..models.stable_audio_ctm import CTMStableAudioDiTModel, StableAudioNetwork
-from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
-from ..models.unet_audioldm2_ctm import CTMAudioLDM2UNet2DConditionModel
-from ..pipelines.conditioning import PromptConditioning, conditioning_for
-from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-from ..preconditioning import PREDICTION_TYPES
-from ..schedulers.scheduling_ctm import CTMScheduler
-from .features import TeacherFeatures
-from .networks import Denoiser, Preconditioning
+from ... import audio
+from ...models.unet_2d_condition_ctm import CTMUNet2DConditionModel
+from ...pipelines.conditioning import PromptConditioning, conditioning_for
+from ...preconditioning import PREDICTION_TYPES
+from ...schedulers.scheduling_ctm import CTMScheduler
+from ..denoisers import Preconditioning
 
 # A teacher on continuous levels knows all of them; its sampler goes from 0.3 straight to 0. A student ends where the
 # noise is 40 dB below the latents, and starts from the sampler's own sigma_max.
 CONTINUOUS_SIGMA_MIN = 0.01
 MEL_HOP = 160  # samples a mel frame, of all mel families
-_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
 def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
@@ -64,7 +60,7 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
             f"The teacher's scheduler {name} has `rescale_betas_zero_snr`, so its noise level has no upper end; "
             "distil a teacher without."
         )
-    return CTMScheduler(prediction_type=prediction_type, **{key: config[key] for key in _BETAS if key in config})
+    return CTMScheduler(prediction_type=prediction_type, **{key: config[key] for key in BETAS if key in config})
 
 
 class TeacherFamily:
@@ -120,147 +116,8 @@ class TeacherFamily:
     @classmethod
     def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
         """Arguments of the student's class beside the network's: how it is told noise levels."""
-        betas = {key: teacher.scheduler.config[key] for key in _BETAS}
+        betas = {key: teacher.scheduler.config[key] for key in BETAS}
         return {"prediction_type": teacher.scheduler.config.prediction_type, **betas}
-
-
-class AudioLDM(TeacherFamily):
-    """FiLM by CLAP's text embedding."""
-
-    pipelines = ("AudioLDMPipeline",)
-    parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapTextModelWithProjection"}
-
-
-class MusicLDM(TeacherFamily):
-    """AudioLDM with the whole CLAP model."""
-
-    pipelines = ("MusicLDMPipeline",)
-    parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapModel"}
-
-
-class AudioLDM2(TeacherFamily):
-    """Two text streams: what a GPT-2 writes after CLAP's and T5's words, and T5."""
-
-    pipelines = ("AudioLDM2Pipeline",)
-    parts: ClassVar = {
-        **MusicLDM.parts,
-        "text_encoder_2": "transformers.T5EncoderModel",
-        "tokenizer_2": "transformers.AutoTokenizer",
-        "projection_model": "diffusers.AudioLDM2ProjectionModel",
-        "language_model": "transformers.GPT2LMHeadModel",
-    }
-    network_class = "diffusers.AudioLDM2UNet2DConditionModel"
-    student_class = CTMAudioLDM2UNet2DConditionModel
-
-    @classmethod
-    def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
-        count = teacher.conditioning.num_generated_tokens
-        return {**super().student_config(teacher), "num_generated_tokens": count}
-
-
-class Tango(TeacherFamily):
-    """Cross-attention to FLAN-T5; a pipeline, or a plain folder of its components."""
-
-    pipelines = ("TangoPipeline",)
-    parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.T5EncoderModel"}
-
-
-class StableAudio(TeacherFamily):
-    """A transformer on latents of stereo waveforms that is told text and duration."""
-
-    pipelines = ("StableAudioPipeline",)
-    parts: ClassVar = {
-        "vae": "diffusers.AutoencoderOobleck",
-        "text_encoder": "transformers.T5EncoderModel",
-        "tokenizer": "transformers.AutoTokenizer",
-        "projection_model": "diffusers.StableAudioProjectionModel",
-    }
-    network = "transformer"
-    network_class = f"{StableAudioNetwork.__module__}.StableAudioNetwork"
-    student_class = CTMStableAudioDiTModel
-
-    @classmethod
-    def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
-        return {
-            "prediction_type": teacher.scheduler.config.prediction_type,
-            "num_text_tokens": teacher.conditioning.num_text_tokens,
-        }
-
-
-class EDM(TeacherFamily):
-    """What `train_teacher.py` writes: unet and scheduler; the other parts are given by name."""
-
-    pipelines = ()
-    optional = ("vocoder",)
-
-
-FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, EDM)
-
-
-def recognise(folder: str | os.PathLike) -> type[TeacherFamily]:
-    """The family of the pipeline in `folder`, by `model_index.json`, or by its components if it has none.
-
-    Raises:
-        ValueError: a student, or none of `FAMILIES`; the message lists them.
-    """
-    folder = Path(folder)
-    configs = {
-        name: json.loads(path.read_text(encoding="utf-8"))
-        for name, path in {
-            "index": folder / hub.INDEX,
-            "scheduler": folder / "scheduler" / "scheduler_config.json",
-            "text_encoder": folder / "text_encoder" / "config.json",
-            "unet": folder / "unet" / "config.json",
-        }.items()
-        if path.is_file()
-    }
-    if configs.get("unet", {}).get("_class_name", "").startswith("CTM"):
-        raise ValueError(
-            f"`teacher_model` {str(folder)!r} is a student, a {configs['unet']['_class_name']}; pass the teacher it "
-            "was distilled from."
-        )
-    if "index" in configs:
-        found = configs["index"]["_class_name"]
-        found = found[-1] if isinstance(found, list) else found
-        for family in FAMILIES:
-            if found in family.pipelines:
-                return family
-        found = f"a {found}"
-    elif "unet" in configs and "scheduler" in configs:
-        if configs["scheduler"]["_class_name"] == "CTMScheduler":
-            return EDM
-        if configs.get("text_encoder", {}).get("model_type") == "t5":
-            return Tango
-        found = "a folder of components with neither a CTMScheduler nor a T5 text encoder"
-    else:
-        found = f"no pipeline: it has no {hub.INDEX}, and no unet and scheduler"
-    supported = ", ".join(name for family in FAMILIES for name in family.pipelines)
-    raise ValueError(
-        f"`teacher_model` {str(folder)!r} is {found}. Supported are {supported}, a plain folder of Tango's components, "
-        "and folders that train_teacher.py writes. For another family, write an adapter: subclass TeacherFamily in "
-        "diffusers_soundctm.distillation.teachers, name the classes of its components and of its student, and add it "
-        "to FAMILIES."
-    )
-
-
-def load_teacher(name_or_folder: str | os.PathLike, **given: str | os.PathLike | None) -> "Teacher":
-    """A teacher from a folder or a Hub id, in float32 on the CPU.
-
-    Args:
-        given: folders of parts that replace the teacher's own, or that it lacks: `vae`, `text_encoder`, `vocoder`; the
-            tokenizer is looked for with the text encoder.
-
-    Raises:
-        ValueError: not a supported family, an unsupported scheduler, or a part is missing.
-        OSError: nothing there, or damaged files.
-    """
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
-        folder = Path(hub.download(str(name_or_folder)))
-    family = recognise(folder)
-    if given.get("text_encoder"):
-        given["tokenizer"] = given["text_encoder"]
-    return family.load(folder, given)
 
 
 @dataclass
@@ -351,77 +208,18 @@ class Teacher:
             ) from error
         return student
 
-    def pipeline(self, student: torch.nn.Module, guidance_scale_range: tuple[float, float] = ()) -> SoundCTMPipeline:
+    def parts(self, student: torch.nn.Module) -> dict[str, Any]:
+        """The components of the student's pipeline, by name: the student, and the teacher's own parts around it."""
+        around = dict.fromkeys(("vae", "text_encoder", "tokenizer", "vocoder")) | self.components
+        return {**around, "unet": student, "scheduler": self.scheduler}
+
+    def pipeline(self, student: torch.nn.Module, guidance_scale_range: tuple[float, float] = ()) -> Any:
         """The pipeline of a student, with the teacher's own parts around it."""
-        parts = {name: self.components.get(name) for name in ("vae", "text_encoder", "tokenizer", "vocoder")}
-        return SoundCTMPipeline(
-            **{**self.components, **parts},
-            unet=student,
-            scheduler=self.scheduler,
-            guidance_scale_range=guidance_scale_range,
-        )
+        from ...pipelines.pipeline_soundctm import SoundCTMPipeline
+
+        return SoundCTMPipeline(**self.parts(student), guidance_scale_range=guidance_scale_range)
 
 
 def _class(path: str) -> Any:
     module, name = path.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
-
-
-def cast_floats(kwargs: dict[str, torch.Tensor | None], dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
-    """Network arguments with floating-point tensors in `dtype`."""
-    return {k: v.to(dtype) if v is not None and v.is_floating_point() else v for k, v in kwargs.items()}
-
-
-class TeacherDenoiser:
-    """D_ω(z; σ) = D(z; σ, ∅) + ω·(D(z; σ, c) − D(z; σ, ∅)), both halves in one call of the network.
-
-    Made for one batch: what does not change along a solve is cast and stacked here, once.
-
-    Args:
-        network: the teacher, in the dtype it shall run in.
-        preconditioning: the teacher's.
-        network_kwargs: its conditioning for 2·B samples, [c | ∅], see `PromptConditioning.network_kwargs`.
-        guidance_scale: ω, (B,). None leaves guidance out, and `network_kwargs` is for B samples.
-    """
-
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        preconditioning: Preconditioning,
-        network_kwargs: dict[str, torch.Tensor | None],
-        guidance_scale: torch.Tensor | None,
-    ):
-        self.denoise = Denoiser(network, preconditioning)
-        self.network_kwargs = cast_floats(network_kwargs, next(network.parameters()).dtype)
-        self.guidance_scale = guidance_scale
-
-    @torch.no_grad()
-    def __call__(self, sample: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """z (B, ...) and σ (B,) → D_ω (B, ...), float32."""
-        if self.guidance_scale is None:
-            return self.denoise(sample, sigma, **self.network_kwargs)
-        both = self.denoise(torch.cat([sample, sample]), torch.cat([sigma, sigma]), **self.network_kwargs)
-        conditional, unconditional = both.chunk(2)
-        scale = self.guidance_scale.reshape(-1, *[1] * (sample.ndim - 1))
-        return unconditional + scale * (conditional - unconditional)
-
-
-class FeatureSpace:
-    """The teacher's features of points at a noise level, conditional branch; gradients reach the points.
-
-    Args:
-        network, preconditioning: the teacher's.
-        mode: "full" or "half", see `TeacherFeatures`.
-    """
-
-    def __init__(self, network: torch.nn.Module, preconditioning: Preconditioning, mode: str = "full"):
-        self.features = TeacherFeatures(network, mode)
-        self.preconditioning = preconditioning
-
-    def __call__(
-        self, sample: torch.Tensor, sigma: torch.Tensor, network_kwargs: dict[str, torch.Tensor | None]
-    ) -> list[torch.Tensor]:
-        """z (B, ...), σ (B,) and the conditioning of B samples → feature maps."""
-        dtype = next(self.features.parameters()).dtype
-        model_input, timestep = self.preconditioning.network_input(sample, sigma)
-        return self.features(model_input.to(dtype), timestep, **cast_floats(network_kwargs, dtype))[1]
