@@ -214,7 +214,7 @@ def _refine(arguments: argparse.Namespace) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     try:
-        from .demo import build_app, launch
+        from .app import build_app, launch
     except ImportError as error:
         raise ValueError('The app needs gradio; install it with: pip install "diffusers-soundctm[demo]"') from error
     pipe = _load(arguments.model, arguments.dtype, arguments.device)

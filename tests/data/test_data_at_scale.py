@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import distil, load
 from safetensors.torch import load_file
 
 from diffusers_soundctm.data import load_clips
@@ -16,6 +15,7 @@ from diffusers_soundctm.data.shards import ShardedData
 from diffusers_soundctm.data.sources import distillation_data
 from diffusers_soundctm.data.streams import MemorySource, SoundData, StreamSource, join_captions, mix, open_rows
 from diffusers_soundctm.distillation import load_teacher
+from runs import distil, load
 from tiny_teachers import make_teacher
 
 SAMPLES = 5120

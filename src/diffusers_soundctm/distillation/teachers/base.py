@@ -66,7 +66,7 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
 class TeacherFamily:
     """How the folder of one family's pipeline is read. To support another one, subclass this and add it to `FAMILIES`.
 
-    A family with another way of conditioning also needs a `PromptConditioning`, see `pipelines/conditioning.py`.
+    A family with another way of conditioning also needs a `PromptConditioning`, see `pipelines/conditioning/`.
 
     Attributes:
         pipelines: class names in `model_index.json`.

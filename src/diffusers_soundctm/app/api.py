@@ -11,8 +11,8 @@ from gradio.processing_utils import hash_bytes
 from gradio.utils import get_upload_folder
 
 from . import studio as work
-from .files import encode, file_name
 from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload, integer, number
+from .sound_files import encode, file_name
 from .studio import Studio, Take
 
 

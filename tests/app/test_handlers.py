@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("gradio")
 
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.demo.app import Desk
-from diffusers_soundctm.demo.recipe import Noise, Recipe
-from diffusers_soundctm.demo.studio import Studio
+from diffusers_soundctm.app.page import Desk
+from diffusers_soundctm.app.recipe import Noise, Recipe
+from diffusers_soundctm.app.studio import Studio
 
 PERSON = SimpleNamespace(session_hash="tab")
 PLAIN = Recipe("rain", Noise(3), 0.6)

@@ -12,11 +12,11 @@ from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from . import api, components
 from . import studio as work
 from .components import said
-from .files import card
+from .progress import steps_then_take
 from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload, integer
 from .rendering import Cancelled
+from .sound_files import card
 from .studio import MAX_UPLOAD_BYTES, NUM_DRAFTS, NUM_VARIATIONS, Studio, Take
-from .work import steps_then_take
 
 EXAMPLES = [
     "rain on a tin roof",

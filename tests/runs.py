@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 
-SCRIPTS = Path(__file__).parents[2] / "training"
+SCRIPTS = Path(__file__).parents[1] / "training"
 SOURCES = SCRIPTS.parent / "src"
 TINY = {
     "max_train_steps": 2,

@@ -15,10 +15,10 @@ import torch
 from .. import audio
 from ..control import IntensityObjective, Sound, drift
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
+from .code_export import python_code
+from .fair_queue import FairQueue
 from .recipe import CURVE_POINTS, DURATION, LOWEST_DB, Morph, Noise, Recipe, Upload
 from .rendering import Cancelled, render
-from .reproduction import python_code
-from .turns import Turns
 
 NUM_DRAFTS = 8
 NUM_VARIATIONS = 4
@@ -80,7 +80,7 @@ class Studio:
         self, pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Callable[[Callable], Callable] | None = None
     ):
         self.pipe, self.model = pipe, model
-        self._turns = Turns()
+        self._turns = FairQueue()
         self._takes, self._uploads = _Kept(), _Kept()
         self._jobs: dict[str, set[threading.Event]] = {}
         self._jobs_lock = threading.Lock()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffusers_soundctm.demo.recipe import MAX_DEPTH, MAX_SEED, Morph, Noise, Recipe, Upload
+from diffusers_soundctm.app.recipe import MAX_DEPTH, MAX_SEED, Morph, Noise, Recipe, Upload
 
 PLAIN = Recipe("rain", Noise(3), 1.0)
 RECIPES = [

@@ -10,14 +10,14 @@ import soundfile
 import torch
 
 from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.app import sound_files, studio
+from diffusers_soundctm.app.code_export import python_code
+from diffusers_soundctm.app.fair_queue import FairQueue
+from diffusers_soundctm.app.progress import events
+from diffusers_soundctm.app.recipe import Noise, Recipe
+from diffusers_soundctm.app.rendering import Cancelled
+from diffusers_soundctm.app.studio import Studio
 from diffusers_soundctm.cli import main
-from diffusers_soundctm.demo import files, studio
-from diffusers_soundctm.demo.recipe import Noise, Recipe
-from diffusers_soundctm.demo.rendering import Cancelled
-from diffusers_soundctm.demo.reproduction import python_code
-from diffusers_soundctm.demo.studio import Studio
-from diffusers_soundctm.demo.turns import Turns
-from diffusers_soundctm.demo.work import events
 from tiny_teachers import make_teacher
 
 PLAIN = Recipe("rain on a tin roof", Noise(3), 1.0, steps=2)
@@ -87,7 +87,7 @@ def test_code_makes_the_same_file(kind, studio_name, channels, sound_file, tmp_p
     assert take.seconds == pytest.approx(expected, abs=0.041 if kind == "loop" else 1e-4)
     monkeypatch.chdir(tmp_path)
     exec(python_code(take.recipe, desk.model, "again.wav"), {})
-    (tmp_path / "made.wav").write_bytes(files.encode(desk, take))
+    (tmp_path / "made.wav").write_bytes(sound_files.encode(desk, take))
     made, again = (soundfile.read(tmp_path / name, always_2d=True)[0] for name in ("made.wav", "again.wav"))
     assert made.shape[1] == channels and made.tolist() == again.tolist()
 
@@ -140,12 +140,12 @@ def test_filling_leaves_the_rest_alone(desk):
 @pytest.mark.parametrize("extension", [".wav", ".flac"])
 def test_files_carry_their_settings(extension, desk, tmp_path, sound_file, capsys):
     path = tmp_path / f"rain{extension}"
-    path.write_bytes(files.encode(desk, desk.make(PLAIN), extension))
+    path.write_bytes(sound_files.encode(desk, desk.make(PLAIN), extension))
     # The command line reads them, checks the noise and makes the same sound.
     assert main(["refine", str(path), "--steps", "2"]) == 0
     assert float(capsys.readouterr().out.split("drift ")[1].split()[0]) < 0.001
     drawn = desk.make(kinds(desk, sound_file)["drawn"])
-    path.write_bytes(files.encode(desk, drawn, extension))
+    path.write_bytes(sound_files.encode(desk, drawn, extension))
     with soundfile.SoundFile(path) as file:
         tags = file.copy_metadata()
     assert Recipe.from_json(json.loads(tags["comment"])["recipe"]) == drawn.recipe
@@ -159,7 +159,7 @@ def test_wav_header_that_would_overflow_refers_to_the_flac(desk, tmp_path):
     take = studio.Take(recipe, torch.rand(16000), 16000)
     for extension in (".wav", ".flac"):
         path = tmp_path / f"long{extension}"
-        path.write_bytes(files.encode(desk, take, extension))
+        path.write_bytes(sound_files.encode(desk, take, extension))
         with soundfile.SoundFile(path) as file:
             comment = json.loads(file.copy_metadata()["comment"])
         assert ("recipe" in comment) == (extension == ".flac")
@@ -167,12 +167,12 @@ def test_wav_header_that_would_overflow_refers_to_the_flac(desk, tmp_path):
 
 def test_names_of_files_are_harmless(desk):
     nasty = PLAIN.change(prompt="../../etc/passwd; rm -rf / ☃")
-    assert files.file_name(studio.Take(nasty, torch.zeros(1), 16000)).startswith("etc-passwd-rm-rf-")
-    assert files.file_name(studio.Take(nasty.change(prompt="☃"), torch.zeros(1), 16000)).startswith("sound-")
+    assert sound_files.file_name(studio.Take(nasty, torch.zeros(1), 16000)).startswith("etc-passwd-rm-rf-")
+    assert sound_files.file_name(studio.Take(nasty.change(prompt="☃"), torch.zeros(1), 16000)).startswith("sound-")
 
 
 def test_card_has_axes_and_a_playable_file(desk):
-    shown = files.card(desk, desk.make(PLAIN), with_files=True)
+    shown = sound_files.card(desk, desk.make(PLAIN), with_files=True)
     json.dumps(shown)
     assert [tick["label"] for tick in shown["ticks"]] == ["250", "1k", "2k", "4k", "8k"]
     assert shown["ticks"][-1]["at"] == 1
@@ -188,7 +188,9 @@ def test_spectrogram_shows_low_below_high_and_early_left(desk):
 
     seconds = torch.arange(16000) / 16000
     chirp = torch.sin(2 * torch.pi * (100 * seconds + 3500 * seconds**2))
-    picture = np.asarray(Image.open(io.BytesIO(files.spectrogram_png(chirp[None], 16000))).convert("L"), dtype=float)
+    picture = np.asarray(
+        Image.open(io.BytesIO(sound_files.spectrogram_png(chirp[None], 16000))).convert("L"), dtype=float
+    )
     brightest = picture[:, 40:-40].argmax(axis=0)
     assert brightest[:50].mean() > 80 and brightest[-50:].mean() < 30
 
@@ -229,7 +231,7 @@ def test_ten_at_once_get_what_they_asked_for(desk):
 
 
 def test_turns_go_round_between_owners():
-    turns, order, running = Turns(), [], threading.Event()
+    turns, order, running = FairQueue(), [], threading.Event()
 
     def ask(owner):
         with turns.turn(owner) as has_turn:
@@ -367,6 +369,6 @@ def test_events_are_reported_then_returned_or_raised():
 def test_the_work_needs_no_gradio():
     import subprocess
 
-    code = "import sys; import diffusers_soundctm.demo.files; print('gradio' in sys.modules)"
+    code = "import sys; import diffusers_soundctm.app.sound_files; print('gradio' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == "False", result.stderr

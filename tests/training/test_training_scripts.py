@@ -14,13 +14,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
-from runs import distil, load, signalled
 from safetensors.torch import load_file
 
 from diffusers_soundctm import CTMUNet2DConditionModel, SoundCTMPipeline
 from diffusers_soundctm.data import sampling
 from diffusers_soundctm.distillation import losses
-from diffusers_soundctm.distillation.sharding import process_rows
+from diffusers_soundctm.training.sharding import process_rows
+from runs import distil, load, signalled
 
 SCRIPTS = Path(__file__).parents[2] / "training"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

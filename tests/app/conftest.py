@@ -11,7 +11,7 @@ from diffusers_soundctm import SoundCTMPipeline
 def serving(pipe, model, folder):
     """Address of the running app."""
     pytest.importorskip("gradio")
-    from diffusers_soundctm.demo import build_app, launch
+    from diffusers_soundctm.app import build_app, launch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))

@@ -17,10 +17,10 @@ import pytest
 import soundfile
 
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.demo import files
-from diffusers_soundctm.demo.recipe import Noise, Recipe
-from diffusers_soundctm.demo.rendering import Observer
-from diffusers_soundctm.demo.studio import Studio
+from diffusers_soundctm.app import sound_files
+from diffusers_soundctm.app.recipe import Noise, Recipe
+from diffusers_soundctm.app.rendering import Observer
+from diffusers_soundctm.app.studio import Studio
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 SCREENSHOTS = Path(__file__).parents[2] / os.environ.get("SCREENSHOTS", "outputs/screenshots")
@@ -158,7 +158,7 @@ def sounds(page, selector):
 
 def truth(alone, recipe):
     """What the page should hold of a recipe."""
-    return soundfile.read(io.BytesIO(files.encode(alone, alone.make(recipe), ".flac")))[0]
+    return soundfile.read(io.BytesIO(sound_files.encode(alone, alone.make(recipe), ".flac")))[0]
 
 
 def drafts_of(page):
@@ -304,7 +304,7 @@ def test_ten_at_once_get_their_own_sounds(open_page, alone, served_embedded, tmp
     for i, (path, recipe) in answers.items():
         asked = Recipe(f"{PROMPT} {i}", Noise(90 + i), seconds)
         assert Recipe.from_json(recipe) == asked
-        expected = files.encode(alone, alone.make(asked))
+        expected = sound_files.encode(alone, alone.make(asked))
         assert np.array_equal(soundfile.read(path)[0], soundfile.read(io.BytesIO(expected))[0])
 
 
@@ -517,7 +517,7 @@ def test_focus_goes_where_the_eye_goes(open_page):
 
 @pytest.mark.parametrize("name", ["app", "app-dark", "app-phone"])
 def test_readme_pictures(name, open_page):
-    """SCREENSHOTS=docs pytest -m slow tests/demo/test_browser.py -k readme   takes them again."""
+    """SCREENSHOTS=docs pytest -m slow tests/app/test_browser.py -k readme   takes them again."""
     page = open_page(390 if name == "app-phone" else 1280, name == "app-dark")
     draft(page, seed=232871)
     page.get_by_role("button", name="Advanced").click()

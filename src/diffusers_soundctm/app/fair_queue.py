@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Turns:
+class FairQueue:
     """A lock that is handed round between owners, not between requests.
 
     Example:
-        >>> with turns.turn("somebody"):
+        >>> with queue.turn("somebody"):
         ...     pass  # alone here
     """
 

@@ -7,9 +7,9 @@ _PUBLIC = {
     "Recipe": ".recipe",
     "Studio": ".studio",
     "Take": ".studio",
-    "build_app": ".app",
-    "launch": ".app",
-    "python_code": ".reproduction",
+    "build_app": ".page",
+    "launch": ".page",
+    "python_code": ".code_export",
     "render": ".rendering",
 }
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from runs import signalled
 from safetensors.torch import load_file
 
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import log_mel
 from diffusers_soundctm.data import sampling
-from diffusers_soundctm.distillation import first_stage
+from diffusers_soundctm.training import first_stage_losses
+from runs import signalled
 
 SCRIPTS = Path(__file__).parents[2] / "training"
 STEPS = {"max_train_steps": 4, "checkpointing_steps": 2, "train_batch_size": 2, "num_frames": 16}
@@ -130,9 +130,9 @@ EVERY_LOSS = {"autoencoder": {}, "vocoder": {"adversarial_start": 0}}
 
 def poison(monkeypatch, loss, *calls):
     """Let these calls of the function `loss` be NaN, with gradients that are."""
-    healthy, calls_so_far = getattr(first_stage, loss), count()
+    healthy, calls_so_far = getattr(first_stage_losses, loss), count()
     monkeypatch.setattr(
-        first_stage, loss, lambda *given: healthy(*given) * (math.nan if next(calls_so_far) in calls else 1.0)
+        first_stage_losses, loss, lambda *given: healthy(*given) * (math.nan if next(calls_so_far) in calls else 1.0)
     )
 
 
