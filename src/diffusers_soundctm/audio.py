@@ -12,6 +12,8 @@ import torch
 from diffusers.utils import logging
 from transformers.audio_utils import mel_filter_bank
 
+from .files import atomic
+
 logger = logging.get_logger(__name__)
 
 LOG_FLOOR = 1e-5
@@ -227,22 +229,20 @@ def write_audio(
         tags = {name: _cut_tag(name, text) for name, text in tags.items()}
     samples = limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape).T.numpy()
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as raw:
-            with soundfile.SoundFile(raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=format) as file:
-                for name, text in tags.items():
-                    setattr(file, name, text)
-                file.write(samples)
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(path)
+        # Through Python's file, whose errors name the cause (a full disk, for example).
+        with (
+            atomic(path) as temporary,
+            temporary.open("wb") as raw,
+            soundfile.SoundFile(raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=format) as file,
+        ):
+            for name, text in tags.items():
+                setattr(file, name, text)
+            file.write(samples)
     except OSError as error:
         raise OSError(
             f"`path` {str(path)!r} cannot be written: {error.strerror or error}; choose a writable folder."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -231,12 +231,12 @@ def write_sounds(folder: Path) -> None:
 def test_publishing_is_checked_before_training(monkeypatch, tmp_path):
     from types import SimpleNamespace
 
-    from diffusers_soundctm.distillation import publishing
+    from diffusers_soundctm.training import publish
 
-    monkeypatch.setattr(publishing, "get_token", lambda: None)
+    monkeypatch.setattr(publish, "get_token", lambda: None)
     args = {"push_to_hub": True, "hub_model_id": "a/b/c", "hub_token": None, "hub_license": None}
     args |= {"teacher_model": str(tmp_path), "output_dir": "out"}
-    problems = publishing.publishing_problems(SimpleNamespace(**args))
+    problems = publish.publishing_problems(SimpleNamespace(**args))
     assert [any(word in problem for problem in problems) for word in ("malformed", "token", "licence")] == [True] * 3
     args |= {"hub_model_id": "a/b", "hub_token": "hf_x", "hub_license": "mit"}
-    assert publishing.publishing_problems(SimpleNamespace(**args)) == []
+    assert publish.publishing_problems(SimpleNamespace(**args)) == []

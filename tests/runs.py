@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 
-SCRIPTS = Path(__file__).parents[2] / "training"
+SCRIPTS = Path(__file__).parents[1] / "training"
 SOURCES = SCRIPTS.parent / "src"
 TINY = {
     "max_train_steps": 2,
@@ -69,7 +69,7 @@ def start(output_dir, prologue: str = "", **given) -> subprocess.Popen:
 
 
 def signalled(step_generator: Callable, step: int) -> Callable:
-    """`noise_levels.step_generator`, but that a SIGTERM comes at the beginning of that step, counted from 0."""
+    """`sampling.step_generator`, but that a SIGTERM comes at the beginning of that step, counted from 0."""
 
     def generator(seed, number, *given, **more):
         if number == step:

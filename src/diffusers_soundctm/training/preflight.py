@@ -13,10 +13,10 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import InitProcessGroupKwargs
 
+from ..distillation.teachers import AudioLDM2, Teacher
 from .checkpoints import checkpoint_bytes, latest_checkpoint
 from .optimizers import check_optimizer
-from .publishing import publishing_problems
-from .teachers import AudioLDM2, Teacher
+from .publish import publishing_problems
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 _OUR_FILES = ("hub", "training.json", "settings.json", "cache", "logs", "samples", "scheduler",

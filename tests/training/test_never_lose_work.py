@@ -11,12 +11,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from runs import distil, load, start
 from safetensors.torch import load_file
 
-from diffusers_soundctm.distillation import checkpoints, preflight
-from diffusers_soundctm.distillation.guards import RunningLosses, SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
+from diffusers_soundctm.training import checkpoints, preflight
+from diffusers_soundctm.training.optimizers import scaler_state, step_if_finite
+from diffusers_soundctm.training.signals import RunningLosses, SkippedSteps, StopSignal
+from runs import distil, load, start
 from tiny_teachers import make_teacher
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -85,16 +85,16 @@ def test_a_signalled_process_exits_with_0(inputs, tmp_path, number):
 KILL_POINTS = {
     "in a step": "import diffusers_soundctm.distillation.trajectories as m; f = m.TripleStream.at\n"
     "def at(self, step):\n    kill() if step == 7 else None\n    return f(self, step)\nm.TripleStream.at = at",
-    "before a checkpoint": "import diffusers_soundctm.distillation.checkpoints as m; f = m.save_checkpoint\n"
+    "before a checkpoint": "import diffusers_soundctm.training.checkpoints as m; f = m.save_checkpoint\n"
     "def save(folder, step, *a):\n    kill() if step == 6 else None\n    return f(folder, step, *a)\n"
     "m.save_checkpoint = save",
     "inside a checkpoint": "import torch; f = torch.save\ndef save(stored, file):\n"
     "    if stored.get('step') == 6:\n        file.write(b'half'); file.flush(); kill()\n    return f(stored, file)\n"
     "torch.save = save",
-    "between file and rename": "import diffusers_soundctm.distillation.checkpoints as m; f = m._replace\n"
+    "between file and rename": "import diffusers_soundctm.training.checkpoints as m; f = m._replace\n"
     "def replace(new, folder):\n    kill() if folder.name == 'checkpoint-6' else None\n    return f(new, folder)\n"
     "m._replace = replace",
-    "inside the model": "import diffusers_soundctm.distillation.checkpoints as m; f = m._replace; seen = []\n"
+    "inside the model": "import diffusers_soundctm.training.checkpoints as m; f = m._replace; seen = []\n"
     "def replace(new, folder):\n    seen.append(folder.name)\n"
     "    kill() if seen.count('unet') == 2 else None\n    return f(new, folder)\nm._replace = replace",
 }

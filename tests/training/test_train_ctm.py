@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import DistributedType
-from runs import SCRIPTS, SOURCES, arguments, distil, load, start
 from safetensors.torch import load_file
 
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.distillation.config import PRESETS
-from diffusers_soundctm.distillation.preflight import check_processes, make_accelerator
+from diffusers_soundctm.training.config import PRESETS
+from diffusers_soundctm.training.preflight import check_processes, make_accelerator
+from runs import SCRIPTS, SOURCES, arguments, distil, load, start
 from tiny_teachers import FAMILIES, make_teacher
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

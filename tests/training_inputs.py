@@ -1,4 +1,4 @@
-"""Everything the training scripts read, tiny."""
+"""Tiny data and components for the training scripts."""
 
 import io
 import json

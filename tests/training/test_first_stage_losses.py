@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffusers_soundctm.audio import LogMel, log_mel, peak_normalize
-from diffusers_soundctm.distillation.first_stage import (
+from diffusers_soundctm.training.first_stage_losses import (
     MelLoss,
     MultiResolutionSTFTLoss,
     SpectrogramDiscriminator,

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from runs import signalled
 from safetensors.torch import load_file
 
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import log_mel
-from diffusers_soundctm.distillation import first_stage, noise_levels
+from diffusers_soundctm.data import sampling
+from diffusers_soundctm.training import first_stage_losses
+from runs import signalled
 
 SCRIPTS = Path(__file__).parents[2] / "training"
 STEPS = {"max_train_steps": 4, "checkpointing_steps": 2, "train_batch_size": 2, "num_frames": 16}
@@ -48,7 +49,7 @@ def test_stopped_by_a_signal_and_resumed_is_never_stopped(
     training_inputs, finished, tmp_path, monkeypatch, kind, model
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(noise_levels, "step_generator", signalled(noise_levels.step_generator, step=2))
+        patch.setattr(sampling, "step_generator", signalled(sampling.step_generator, step=2))
         train(training_inputs, kind, tmp_path, checkpointing_steps=100)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
     assert not (tmp_path / "training.json").exists()
@@ -129,9 +130,9 @@ EVERY_LOSS = {"autoencoder": {}, "vocoder": {"adversarial_start": 0}}
 
 def poison(monkeypatch, loss, *calls):
     """Let these calls of the function `loss` be NaN, with gradients that are."""
-    healthy, calls_so_far = getattr(first_stage, loss), count()
+    healthy, calls_so_far = getattr(first_stage_losses, loss), count()
     monkeypatch.setattr(
-        first_stage, loss, lambda *given: healthy(*given) * (math.nan if next(calls_so_far) in calls else 1.0)
+        first_stage_losses, loss, lambda *given: healthy(*given) * (math.nan if next(calls_so_far) in calls else 1.0)
     )
 
 
