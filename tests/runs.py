@@ -69,7 +69,7 @@ def start(output_dir, prologue: str = "", **given) -> subprocess.Popen:
 
 
 def signalled(step_generator: Callable, step: int) -> Callable:
-    """`noise_levels.step_generator`, but that a SIGTERM comes at the beginning of that step, counted from 0."""
+    """`sampling.step_generator`, but that a SIGTERM comes at the beginning of that step, counted from 0."""
 
     def generator(seed, number, *given, **more):
         if number == step:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
-from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
+from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.training.checkpoints import (
     resume,
     run_identity,

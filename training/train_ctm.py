@@ -25,12 +25,13 @@ from accelerate.utils import set_seed
 from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm import tqdm
 
-from diffusers_soundctm.distillation.latents import fingerprint
-from diffusers_soundctm.distillation.networks import Denoiser
-from diffusers_soundctm.distillation.noise_levels import step_generator
+from diffusers_soundctm.data.latents import fingerprint
+from diffusers_soundctm.data.sampling import step_generator
+from diffusers_soundctm.data.sources import default_num_samples, distillation_data
+from diffusers_soundctm.distillation.denoisers import Denoiser
+from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
-from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
-from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
+from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
 from diffusers_soundctm.distillation.trajectories import DENOISING_TARGETS, Grid, TripleStream
 from diffusers_soundctm.lora import add_lora, save_lora
 from diffusers_soundctm.preconditioning import karras_sigmas

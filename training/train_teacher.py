@@ -18,10 +18,11 @@ from diffusers.optimization import get_scheduler
 from tqdm import tqdm
 
 from diffusers_soundctm import CTMScheduler
-from diffusers_soundctm.distillation.latents import training_data
+from diffusers_soundctm.data.sampling import clip_indices, step_generator
+from diffusers_soundctm.data.sources import training_data
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.losses import denoising_loss
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
-from diffusers_soundctm.distillation.noise_levels import clip_indices, lognormal_sigmas, step_generator
+from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas
 from diffusers_soundctm.training.checkpoints import (
     resume,
     run_identity,

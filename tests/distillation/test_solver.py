@@ -9,7 +9,7 @@ import torch
 
 from diffusers_soundctm import preconditioning
 from diffusers_soundctm.distillation import TeacherDenoiser, heun_solve, sample_teacher
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump
 from diffusers_soundctm.distillation.solver import heun_trajectory
 from diffusers_soundctm.distillation.trajectories import Grid

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import log_mel
-from diffusers_soundctm.distillation import noise_levels
+from diffusers_soundctm.data import sampling
 from diffusers_soundctm.training import first_stage_losses
 from runs import signalled
 
@@ -49,7 +49,7 @@ def test_stopped_by_a_signal_and_resumed_is_never_stopped(
     training_inputs, finished, tmp_path, monkeypatch, kind, model
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(noise_levels, "step_generator", signalled(noise_levels.step_generator, step=2))
+        patch.setattr(sampling, "step_generator", signalled(sampling.step_generator, step=2))
         train(training_inputs, kind, tmp_path, checkpointing_steps=100)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
     assert not (tmp_path / "training.json").exists()

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from diffusers_soundctm.conversion import convert_soundctm_unet
 from diffusers_soundctm.distillation import TeacherDenoiser, feature_distance, heun_solve
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.losses import l2_distance, pseudo_huber_distance
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump
-from diffusers_soundctm.distillation.teachers import FeatureSpace
 from diffusers_soundctm.pipelines.conditioning import conditioning_for
 from diffusers_soundctm.training.ema import ema_update
 

@@ -17,7 +17,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from diffusers_soundctm import CTMUNet2DConditionModel, SoundCTMPipeline
-from diffusers_soundctm.distillation import losses, noise_levels
+from diffusers_soundctm.data import sampling
+from diffusers_soundctm.distillation import losses
 from diffusers_soundctm.training.sharding import process_rows
 from runs import distil, load, signalled
 
@@ -155,7 +156,7 @@ def test_a_teacher_stopped_by_a_signal_and_resumed_equals_one_never_stopped(
     training_inputs, teacher, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(noise_levels, "step_generator", signalled(noise_levels.step_generator, step=3))
+        patch.setattr(sampling, "step_generator", signalled(sampling.step_generator, step=3))
         train(training_inputs, tmp_path, **STEPS)
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
     assert not (tmp_path / "training.json").exists()

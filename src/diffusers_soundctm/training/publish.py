@@ -84,8 +84,17 @@ def publish(args: argparse.Namespace, pipe: "SoundCTMPipeline", student: Any, re
     folder.mkdir(parents=True)
     sounds = _copy_sounds(Path(args.output_dir) / "samples", folder)
     facts = facts_of(args, record)
-    adapter_of = facts["teacher"] if args.lora_rank else None
-    card = hub.model_card(pipe, repo_id, license_of(args), facts, sounds, adapter_of)
+    card = hub.model_card(
+        repo_id,
+        num_channels=pipe.num_channels,
+        sampling_rate=pipe.sampling_rate,
+        guidance_scale_range=pipe.config.guidance_scale_range,
+        license=license_of(args),
+        facts=facts,
+        sounds=sounds,
+        adapter_of=facts["teacher"] if args.lora_rank else None,
+        branch_init=getattr(pipe.unet.config, "branch_init", None),
+    )
     if args.lora_rank:
         lora.save_lora(student, folder)
         (folder / "README.md").write_text(card, encoding="utf-8")

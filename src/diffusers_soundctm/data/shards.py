@@ -23,9 +23,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..data import MAX_CORRUPT_FRACTION, sounding, to_int16, wordings_of
-from .latents import Batch, autoencoder_input, save_atomically
-from .noise_levels import clip_indices
+from .batches import Batch
+from .captions import wordings_of
+from .clips import MAX_CORRUPT_FRACTION, sounding, to_int16
+from .latents import autoencoder_input, save_atomically
+from .sampling import clip_indices
 
 INDEX = "latents.json"
 

@@ -6,7 +6,8 @@ import torch
 
 from diffusers_soundctm.audio import log_mel, peak_normalize
 from diffusers_soundctm.data import Clips
-from diffusers_soundctm.distillation.latents import embed_captions, encode_latents, fingerprint
+from diffusers_soundctm.data.latents import encode_latents, fingerprint
+from diffusers_soundctm.data.prompts import embed_captions
 
 CAPTIONS = [["rain on a tin roof", "rain"], ["a dog barks"], ["loud rain"]]
 
@@ -54,7 +55,7 @@ def test_no_half_written_cache(tiny_pipeline, clips, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("diffusers_soundctm.distillation.latents.save_file", full_disk)
+    monkeypatch.setattr("diffusers_soundctm.data.latents.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         encode_latents(tiny_pipeline("embedded").vae, clips, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from diffusers_soundctm.data import load_clips
+from diffusers_soundctm.data.shards import ShardedData
+from diffusers_soundctm.data.sources import distillation_data
+from diffusers_soundctm.data.streams import MemorySource, SoundData, StreamSource, join_captions, mix, open_rows
 from diffusers_soundctm.distillation import load_teacher
-from diffusers_soundctm.distillation.shards import ShardedData
-from diffusers_soundctm.distillation.sources import distillation_data
-from diffusers_soundctm.distillation.streams import MemorySource, SoundData, StreamSource, join_captions, mix, open_rows
 from runs import distil, load
 from tiny_teachers import make_teacher
 
@@ -81,7 +81,7 @@ def test_shards_give_the_batches_of_memory(training_inputs, teacher_folder, tmp_
 def test_a_stopped_precomputation_goes_on(training_inputs, audioldm, tmp_path, monkeypatch):
     arguments = {"dataset_name": training_inputs["dataset_name"], "teacher_model": audioldm}
     whole = precompute(tmp_path / "whole", **arguments)
-    from diffusers_soundctm.distillation import shards
+    from diffusers_soundctm.data import shards
 
     encode, calls = shards.Encoder.encode, []
 

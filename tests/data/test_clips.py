@@ -14,7 +14,7 @@ pytest.importorskip("datasets")
 
 RATE = 16000
 LENGTH = 4096
-TRAINING = Path(__file__).parent.parent / "training"
+TRAINING = Path(__file__).parents[2] / "training"
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,7 @@ def test_the_cache_is_read_again_without_decoding(tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("diffusers_soundctm.data.decode_audio", fail)
+    monkeypatch.setattr("diffusers_soundctm.data.clips.decode_audio", fail)
     second = load_clips(folder, num_samples=LENGTH, cache_dir=tmp_path / "cache")
     assert isinstance(second.waveforms, np.memmap)
     np.testing.assert_array_equal(first.waveforms, second.waveforms)

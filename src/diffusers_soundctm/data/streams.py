@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import SILENCE_PEAK, Clips, open_dataset
-from .latents import Batch, autoencoder_input
-from .noise_levels import clip_indices
+from .batches import Batch
+from .clips import SILENCE_PEAK, Clips, open_dataset
+from .latents import autoencoder_input
+from .sampling import clip_indices
 
 
 def open_rows(

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .captions import wordings_of
+
 logger = logging.getLogger(__name__)
 
 MAX_CORRUPT_FRACTION = 0.01
@@ -258,17 +260,6 @@ def _read(
             "Repair or remove these files."
         )
     return Clips(waveforms[: len(captions)], captions, labels, skipped)
-
-
-def wordings_of(value: Any, caption_column: str, name: str, dataset: str) -> list[str]:
-    """The captions in a row: a string or a list of them. `ValueError` if there is none, or an empty one."""
-    wordings = [value] if isinstance(value, str) else list(value or [])
-    if not wordings or not all(isinstance(wording, str) and wording.strip() for wording in wordings):
-        raise ValueError(
-            f"Column {caption_column!r} of {name!r} in data set {dataset!r} is {value!r}; "
-            "give every clip a non-empty caption."
-        )
-    return wordings
 
 
 def sounding(audio: dict[str, Any], sampling_rate: int, num_samples: int, num_channels: int = 1) -> np.ndarray:

@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, ModelMixin
+from transformers import AutoModel, AutoTokenizer
 
-from ..data import sounding, to_int16, wordings_of
-from .latents import DistillationData, TrainingData, cache_folder, clips_of, embed_captions, encode_latents
+from ..pipelines.conditioning import conditioning_for
+from .batches import DistillationData, TrainingData
+from .captions import wordings_of
+from .clips import Clips, load_clips, sounding, to_int16
+from .latents import encode_latents
+from .prompts import embed_captions
 from .shards import INDEX, ShardedData, column_of, is_precomputed
 from .streams import MemorySource, SoundData, StreamSource, open_rows
-from .teachers import Teacher
 
 
-def distillation_data(args: argparse.Namespace, teacher: Teacher, device: torch.device | str) -> DistillationData:
+def distillation_data(args: argparse.Namespace, teacher: Any, device: torch.device | str) -> DistillationData:
     """Of the data set that the arguments describe: `precompute.py`'s shards, a stream, sounds that are mixed, or clips
     whose latents and prompts are computed once and cached.
 
@@ -51,14 +56,14 @@ def distillation_data(args: argparse.Namespace, teacher: Teacher, device: torch.
     return TrainingData(latents, prompts, teacher.conditioning)
 
 
-def default_num_samples(dataset_name: str, teacher: Teacher) -> int:
+def default_num_samples(dataset_name: str, teacher: Any) -> int:
     """Length of a clip: that of precomputed latents, else the teacher's."""
     if is_precomputed(dataset_name):
         return json.loads((Path(dataset_name) / INDEX).read_text(encoding="utf-8"))["num_samples"]
     return teacher.default_num_samples
 
 
-def _stream(args: argparse.Namespace, teacher: Teacher) -> StreamSource:
+def _stream(args: argparse.Namespace, teacher: Any) -> StreamSource:
     def open_epoch(epoch: int):
         return open_rows(
             args.dataset_name,
@@ -81,3 +86,31 @@ def _stream(args: argparse.Namespace, teacher: Teacher) -> StreamSource:
         raise ValueError(f"Data set {args.dataset_name!r} has no rows; give one that has.")
     column_of(first, args.caption_column, args.dataset_name)
     return StreamSource(open_epoch, read)
+
+
+def training_data(args: argparse.Namespace, unet: ModelMixin, device: torch.device | str) -> TrainingData:
+    """Load the data set, or what is cached of it, as `config.add_data_arguments` describes it, to train `unet`."""
+    text_encoder = AutoModel.from_pretrained(args.text_encoder)
+    conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
+    clips = clips_of(args)
+    latents = encode_latents(AutoencoderKL.from_pretrained(args.vae), clips, cache_folder(args), device=device)
+    prompts = embed_captions(conditioning, clips.captions, cache_folder(args), device=device)
+    return TrainingData(latents, prompts, conditioning)
+
+
+def cache_folder(args: argparse.Namespace) -> Path:
+    return Path(args.cache_dir or Path(args.output_dir) / "cache")
+
+
+def clips_of(args: argparse.Namespace, num_channels: int = 1) -> Clips:
+    """The data set that the arguments of `config.add_data_arguments` describe."""
+    return load_clips(
+        args.dataset_name,
+        audio_column=args.audio_column,
+        caption_column=args.caption_column,
+        sampling_rate=args.sampling_rate,
+        num_samples=args.num_samples,
+        max_samples=args.max_train_samples,
+        cache_dir=cache_folder(args),
+        num_channels=num_channels,
+    )
