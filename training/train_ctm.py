@@ -48,6 +48,7 @@ from diffusers_soundctm.training.config import (
     add_data_arguments,
     add_run_arguments,
     add_stream_arguments,
+    data_settings,
     parse_with_config,
 )
 from diffusers_soundctm.training.ema import ema_update
@@ -204,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     # 1. Check everything before any work
     teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder, vocoder=args.vocoder)
     args.sampling_rate = args.sampling_rate or teacher.sampling_rate
-    args.num_samples = args.num_samples or default_num_samples(args.dataset_name, teacher)
+    args.num_samples = args.num_samples or default_num_samples(args.dataset_name, teacher.default_num_samples)
     check_run(args, teacher, accelerator.num_processes)
     student = teacher.student(args.branch_init, args.initial_unet)
     if main_process:
@@ -212,7 +213,9 @@ def main(argv: list[str] | None = None) -> None:
         remove_unfinished(output_dir)
         (output_dir / "settings.json").write_text(json.dumps(settings_of(args), indent=2) + "\n", encoding="utf-8")
     with accelerator.main_process_first():
-        data = distillation_data(args, teacher, device)
+        data = distillation_data(
+            data_settings(args), teacher.encoders, teacher.network.config.in_channels, device
+        )
 
     # 2. Optimizer, moving average, state
     own_identity = identity(args, teacher, len(data))

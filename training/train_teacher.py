@@ -13,16 +13,19 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from tqdm import tqdm
+from transformers import AutoTokenizer
 
 from diffusers_soundctm import CTMScheduler
 from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.data.sources import training_data
+from diffusers_soundctm.data.encoders import AutoTextEncoder, Encoders
 from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas
+from diffusers_soundctm.pipelines.conditioning import conditioning_for
 from diffusers_soundctm.training.checkpoints import (
     resume,
     run_identity,
@@ -30,7 +33,12 @@ from diffusers_soundctm.training.checkpoints import (
     save_model,
     set_learning_rate,
 )
-from diffusers_soundctm.training.config import add_data_arguments, add_optimisation_arguments, parse_with_config
+from diffusers_soundctm.training.config import (
+    add_data_arguments,
+    add_optimisation_arguments,
+    data_settings,
+    parse_with_config,
+)
 from diffusers_soundctm.training.ema import ema_copy, ema_update, warmed_up_decay
 from diffusers_soundctm.training.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.training.preflight import check_output_dir, make_accelerator
@@ -86,7 +94,10 @@ def main(argv: list[str] | None = None) -> None:
         else new_unet(args.unet_config)
     )
     with accelerator.main_process_first():
-        data = training_data(args, unet, accelerator.device)
+        text_encoder = AutoTextEncoder.from_pretrained(args.text_encoder)
+        conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
+        encoders = Encoders(AutoencoderKL.from_pretrained(args.vae), conditioning)
+        data = training_data(data_settings(args), encoders, accelerator.device)
     scheduler = CTMScheduler(sigma_min=args.sigma_min, sigma_max=args.sigma_max, sigma_data=args.sigma_data)
     optimizer = torch.optim.AdamW(unet.parameters(), args.learning_rate, (0.9, 0.99), weight_decay=args.weight_decay)
     lr_scheduler = get_scheduler(

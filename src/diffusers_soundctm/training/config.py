@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Clips, load_clips
+from ..data.sources import DataSettings
 
 # The published recipes: the 16 kHz UNet (ICLR 2025) and the 44.1 kHz transformer. Batch: 8 GPUs × (6 clips +
 # 2 mixtures).
@@ -119,10 +120,25 @@ def _checked_item(action: argparse.Action, value: Any) -> Any:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `latents.training_data` reads."""
+    """The arguments that `data_settings` reads, and the folders of the frozen parts."""
     data = _add_dataset_group(parser, "data and frozen parts", cached="latents and prompt embeddings")
     data.add_argument("--vae", default=..., help="folder of the autoencoder")
     data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
+
+
+def data_settings(args: argparse.Namespace) -> DataSettings:
+    """The data that the arguments of `add_data_arguments`, and of `add_stream_arguments` where present, name."""
+    names = ("streaming", "data_files", "stream_buffer_size", "mix_rate")
+    return DataSettings(
+        args.dataset_name,
+        args.num_samples,
+        args.cache_dir or Path(args.output_dir) / "cache",
+        audio_column=args.audio_column,
+        caption_column=args.caption_column,
+        max_samples=args.max_train_samples,
+        seed=args.seed,
+        **{name: getattr(args, name) for name in names if hasattr(args, name)},
+    )
 
 
 def add_clip_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -160,7 +176,7 @@ def _add_dataset_group(parser: argparse.ArgumentParser, title: str, cached: str)
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments beside those that `sources.distillation_data` reads."""
+    """The arguments of streams and mixtures, which `data_settings` reads too."""
     data = parser.add_argument_group("data at scale")
     data.add_argument("--streaming", action="store_true", help="read clips from the Hub as they are needed")
     data.add_argument("--data_files", nargs="+", help="of the data set builder, for example tar files of webdataset")
