@@ -282,7 +282,7 @@ def model_card(
     card = CARD.format(
         name=repo_id,
         metadata=metadata,
-        load=load.format(name=repo_id, teacher=teacher, branch_init=getattr(pipe.unet.config, "branch_init", "")),
+        load=load.format(name=repo_id, teacher=teacher, branch_init=getattr(pipe.denoiser.config, "branch_init", "")),
         note="" if adapter_of else _NOTE.format(name=repo_id),
         channels=pipe.num_channels,
         sampling_rate=pipe.sampling_rate,

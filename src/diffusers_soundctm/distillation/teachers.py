@@ -78,6 +78,7 @@ class TeacherFamily:
         optional: those of them that may be missing.
         network: subfolder of the network, `network_class` its class.
         student_class: the network's SoundCTM student.
+        conditioning: how prompts condition it, a key of `pipelines.conditioning.CONDITIONINGS`.
     """
 
     pipelines: ClassVar[tuple[str, ...]]
@@ -91,6 +92,7 @@ class TeacherFamily:
     network = "unet"
     network_class = "diffusers.UNet2DConditionModel"
     student_class: ClassVar[type] = CTMUNet2DConditionModel
+    conditioning = "cross_attention"
 
     @classmethod
     def load(cls, folder: Path, given: Mapping[str, str | os.PathLike | None]) -> "Teacher":
@@ -121,13 +123,15 @@ class TeacherFamily:
     def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
         """Arguments of the student's class beside the network's: how it is told noise levels."""
         betas = {key: teacher.scheduler.config[key] for key in _BETAS}
-        return {"prediction_type": teacher.scheduler.config.prediction_type, **betas}
+        prediction_type = teacher.scheduler.config.prediction_type
+        return {"prediction_type": prediction_type, "conditioning": cls.conditioning, **betas}
 
 
 class AudioLDM(TeacherFamily):
     """FiLM by CLAP's text embedding."""
 
     pipelines = ("AudioLDMPipeline",)
+    conditioning = "class_label"
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapTextModelWithProjection"}
 
 
@@ -135,6 +139,7 @@ class MusicLDM(TeacherFamily):
     """AudioLDM with the whole CLAP model."""
 
     pipelines = ("MusicLDMPipeline",)
+    conditioning = "class_label"
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapModel"}
 
 
@@ -142,6 +147,7 @@ class AudioLDM2(TeacherFamily):
     """Two text streams: what a GPT-2 writes after CLAP's and T5's words, and T5."""
 
     pipelines = ("AudioLDM2Pipeline",)
+    conditioning = "audioldm2"
     parts: ClassVar = {
         **MusicLDM.parts,
         "text_encoder_2": "transformers.T5EncoderModel",
@@ -178,11 +184,13 @@ class StableAudio(TeacherFamily):
     network = "transformer"
     network_class = f"{StableAudioNetwork.__module__}.StableAudioNetwork"
     student_class = CTMStableAudioDiTModel
+    conditioning = "stable_audio"
 
     @classmethod
     def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
         return {
             "prediction_type": teacher.scheduler.config.prediction_type,
+            "conditioning": cls.conditioning,
             "num_text_tokens": teacher.conditioning.num_text_tokens,
         }
 
@@ -353,13 +361,8 @@ class Teacher:
 
     def pipeline(self, student: torch.nn.Module, guidance_scale_range: tuple[float, float] = ()) -> SoundCTMPipeline:
         """The pipeline of a student, with the teacher's own parts around it."""
-        parts = {name: self.components.get(name) for name in ("vae", "text_encoder", "tokenizer", "vocoder")}
-        return SoundCTMPipeline(
-            **{**self.components, **parts},
-            unet=student,
-            scheduler=self.scheduler,
-            guidance_scale_range=guidance_scale_range,
-        )
+        components = {**self.components, self.family.network: student, "scheduler": self.scheduler}
+        return SoundCTMPipeline.from_components(components, guidance_scale_range)
 
 
 def _class(path: str) -> Any:
