@@ -48,7 +48,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         from ..distillation.teachers import load_teacher
 
         teacher = load_teacher(name_or_folder)
-        return teacher.pipeline(teacher.student(branch_init).eval())
+        return cls.from_components(teacher.parts(teacher.student(branch_init).eval()))
 
     def load_lora_weights(
         self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
@@ -138,7 +138,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         """
         passed = {k for k in cls._get_signature_keys(cls)[0] if k in kwargs}
         arguments = {k: v for k, v in kwargs.items() if k in hub.DOWNLOAD_ARGUMENTS}
-        return hub.download(pretrained_model_name, skip=passed, **arguments)
+        return hub.download_model(pretrained_model_name, skip=passed, **arguments)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the pipeline with a model card; see `diffusers_soundctm.hub.push_to_hub`."""
