@@ -19,9 +19,9 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from diffusers_soundctm import CTMScheduler
+from diffusers_soundctm.data.encoders import AutoTextEncoder, Encoders
 from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.data.sources import training_data
-from diffusers_soundctm.data.encoders import AutoTextEncoder, Encoders
 from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas

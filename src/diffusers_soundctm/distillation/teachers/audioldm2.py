@@ -11,6 +11,7 @@ class AudioLDM2(TeacherFamily):
     """Folders of diffusers' `AudioLDM2Pipeline`."""
 
     pipelines = ("AudioLDM2Pipeline",)
+    conditioning = "audioldm2"
     parts: ClassVar = {
         **MusicLDM.parts,
         "text_encoder_2": "transformers.T5EncoderModel",
