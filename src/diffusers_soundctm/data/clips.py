@@ -142,9 +142,9 @@ def read_waveform(
     Raises:
         ValueError: The clip is missing, broken or silent. The message goes on after the name of the clip: "is silent".
     """
-    if not audio or (audio["bytes"] is None and not audio["path"]):
+    source = None if not audio else audio["path"] if audio["bytes"] is None else audio["bytes"]
+    if not source:
         raise ValueError("has no audio")
-    source = audio["bytes"] if audio["bytes"] is not None else audio["path"]
     waveform = decode_audio(source, sampling_rate, num_channels)[..., :num_samples]
     if np.abs(waveform).max() < SILENCE_PEAK:
         raise ValueError("is silent")

@@ -15,7 +15,7 @@ from ..pipelines.conditioning import PromptConditioning
 from .latents import encode
 from .prompts import encode_prompts
 
-# `AutoModel` builds these with a decoder, and a CLAP text tower without its projection.
+# `AutoModel` builds the T5 kinds with a decoder, and does not know CLAP's text tower.
 _ENCODERS = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -37,8 +37,10 @@ class AutoTextEncoder:
         """Load a text encoder from a folder or a Hub id, with the arguments of `AutoModel.from_pretrained`."""
         config = AutoConfig.from_pretrained(name_or_folder)
         name = _ENCODERS.get(config.model_type)
-        if name is None or "ClapTextModel" in (config.architectures or []):
+        if name is None:
             return AutoModel.from_pretrained(name_or_folder, **kwargs)
+        if "ClapTextModel" in (config.architectures or []):
+            name = "ClapTextModel"
         config.is_encoder_decoder = False
         return getattr(transformers, name).from_pretrained(name_or_folder, config=config, **kwargs)
 
@@ -81,6 +83,7 @@ class Encoders:
         """Shape of a clip: (samples,) of a mono clip, else (channels, samples)."""
         return (num_samples,) if self.num_channels == 1 else (self.num_channels, num_samples)
 
+    @torch.no_grad()
     def encode_waveforms(
         self, waveforms: torch.Tensor, device: torch.device | str = "cpu", noise: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -15,7 +15,6 @@ from ..files import save_safetensors
 from .clips import Clips
 
 
-@torch.no_grad()
 def encode(
     vae: ModelMixin, waveforms: torch.Tensor, front_end: LogMel | None = None, noise: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -36,7 +35,7 @@ def encode(
         noise: Standard normal noise in the shape of the latents, to sample the posterior. None takes its mode.
 
     Returns:
-        (B, C, time, width), or (B, C, time) from an autoencoder of waveforms; float32.
+        (B, C, time, width), or (B, C, time) from an autoencoder of waveforms; float32, differentiable.
     """
     waveforms = waveforms[:, None] if waveforms.ndim == 2 else waveforms
     if not is_waveform_autoencoder(vae):
@@ -73,6 +72,7 @@ def _statistics(vae: ModelMixin, latents: torch.Tensor) -> tuple[torch.Tensor | 
     return mean, factor / std
 
 
+@torch.no_grad()
 def encode_latents(
     vae: ModelMixin,
     clips: Clips,

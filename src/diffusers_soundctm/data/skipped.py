@@ -49,6 +49,8 @@ class SkippedClips:
         most = MAX_SKIPPED_FRACTION * self.seen
         if not complete:
             most += 3 * math.sqrt(most)
+        if complete and self.reasons:
+            logger.warning("Skipped %d of %d clips of data set %s.", len(self.reasons), self.seen, dataset)
         if len(self.reasons) > max(most, tolerated):
             more = " …" if len(self.reasons) > 20 else ""
             raise ValueError(

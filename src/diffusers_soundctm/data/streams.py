@@ -72,7 +72,7 @@ def open_rows(
 
 
 def _tar_row(row: dict[str, Any], audio_column: str) -> dict[str, Any]:
-    return {**row, audio_column: {"bytes": row.get(audio_column), "path": f"{row['__key__']}.{audio_column}"}}
+    return {**row, audio_column: {"bytes": row.get(audio_column, b""), "path": f"{row['__key__']}.{audio_column}"}}
 
 
 def column_of(row: Mapping[str, Any], name: str, dataset: str) -> Any:

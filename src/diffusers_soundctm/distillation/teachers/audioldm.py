@@ -9,6 +9,5 @@ class AudioLDM(TeacherFamily):
     """Folders of diffusers' `AudioLDMPipeline`."""
 
     pipelines = ("AudioLDMPipeline",)
-    conditioning = "class_label"
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapTextModelWithProjection"}
     conditioning = "class_label"

@@ -11,7 +11,6 @@ class AudioLDM2(TeacherFamily):
     """Folders of diffusers' `AudioLDM2Pipeline`."""
 
     pipelines = ("AudioLDM2Pipeline",)
-    conditioning = "audioldm2"
     parts: ClassVar = {
         **MusicLDM.parts,
         "text_encoder_2": "transformers.T5EncoderModel",

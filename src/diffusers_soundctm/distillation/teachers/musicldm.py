@@ -9,6 +9,5 @@ class MusicLDM(TeacherFamily):
     """Folders of diffusers' `MusicLDMPipeline`."""
 
     pipelines = ("MusicLDMPipeline",)
-    conditioning = "class_label"
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapModel"}
     conditioning = "class_label"
