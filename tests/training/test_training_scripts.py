@@ -143,7 +143,7 @@ def test_runs_of_teachers_do_not_mix(training_inputs, teacher, tmp_path):
         train(training_inputs, folder, **STEPS, p_mean=0.6, resume_from_checkpoint="latest")
     before = json.loads((folder / "training.json").read_text())
     longer = train(training_inputs, folder, **{**STEPS, "max_train_steps": 7}, resume_from_checkpoint="latest")
-    assert json.loads((longer / "training.json").read_text())["loss"] == pytest.approx(before["loss"], rel=0.1)
+    assert json.loads((longer / "training.json").read_text())["losses"] == pytest.approx(before["losses"], rel=0.1)
 
 
 def test_a_folder_without_a_checkpoint_yet_is_begun_again(training_inputs, tmp_path):
