@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from diffusers_soundctm.training import checkpoints, preflight
-from diffusers_soundctm.training.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.training.counters import RunningLosses, SkippedSteps
+from diffusers_soundctm.training.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.training.signals import StopSignal
 from runs import distil, load, start
 from tiny_teachers import make_teacher
