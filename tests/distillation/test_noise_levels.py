@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.distillation.noise_levels import (
-    clip_indices,
     denoising_sigmas,
     heun_step_counts,
     lognormal_sigmas,
     sampler_step,
     start_indices,
-    step_generator,
     target_indices,
     teacher_level_rows,
 )
