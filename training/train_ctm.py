@@ -25,6 +25,7 @@ from accelerate.utils import set_seed
 from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm import tqdm
 
+from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.data.latents import fingerprint
 from diffusers_soundctm.data.sampling import step_generator
 from diffusers_soundctm.data.sources import default_num_samples, distillation_data
@@ -360,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
         if not main_process:
             return
         folder = output_dir / "samples" / f"step-{step}"
-        pipe = teacher.pipeline(distilled, (args.omega_min, args.omega_max)).to(device)
+        pipe = SoundCTMPipeline.from_components(teacher.parts(distilled), (args.omega_min, args.omega_max)).to(device)
         sounds = make_sounds(
             pipe,
             args.validation_prompts,
@@ -437,14 +438,15 @@ def main(argv: list[str] | None = None) -> None:
     distilled = None if unfinished else save_student()
     if main_process and not unfinished:
         if teacher.can_decode and not args.lora_rank:
-            teacher.pipeline(distilled, (args.omega_min, args.omega_max)).save_pretrained(output_dir)
+            pipe = SoundCTMPipeline.from_components(teacher.parts(distilled), (args.omega_min, args.omega_max))
+            pipe.save_pretrained(output_dir)
         record = {"arguments": settings_of(args), "skipped_steps": skips.total, "losses": running, "clips": len(data),
                   "processes": accelerator.num_processes, "seconds": round(time.time() - started),
                   "seconds_in_solver": round(solving)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
     if main_process and args.push_to_hub and not unfinished:
-        pipe = teacher.pipeline(distilled, (args.omega_min, args.omega_max))
+        pipe = SoundCTMPipeline.from_components(teacher.parts(distilled), (args.omega_min, args.omega_max))
         print(f"Uploaded: {publish(args, pipe, distilled, record)}")
 
 

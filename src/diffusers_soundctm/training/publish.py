@@ -97,7 +97,7 @@ def publish(args: argparse.Namespace, pipe: "SoundCTMPipeline", student: Any, re
         facts=facts,
         sounds=sounds,
         adapter_of=facts["teacher"] if args.lora_rank else None,
-        branch_init=getattr(pipe.unet.config, "branch_init", None),
+        branch_init=getattr(pipe.denoiser.config, "branch_init", None),
     )
     if args.lora_rank:
         lora.save_lora(student, folder)
