@@ -25,6 +25,7 @@ RANGES: dict[str, str] = {
     "denoising_weight": "[0, inf)",
     "target_sigma_min_rate": "[0, 1]",
     "step_count_power": "(-inf, inf)",
+    "sampler_rate": "[0, 1]",
     "lora_rank": "[1, inf)",
     "lora_alpha": "(0, inf)",
     # teacher
@@ -80,14 +81,16 @@ RANGES: dict[str, str] = {
 
 # Choices that the library defines in modules that import torch. A test compares the two.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "feature_distance": ("full", "half", "l2", "pseudo_huber"),
+    "feature_distance": ("full", "half", "output", "l2", "pseudo_huber"),
     "denoising_target": ("data", "teacher"),
+    "denoising_levels": ("uniform", "mixed"),
     "match_point": ("zs", "z0"),
     "branch_init": ("reference", "zero"),
     "optimizer": ("radam", "adamw"),
     # Those of diffusers that need no further arguments.
     "lr_scheduler": ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"),
     "mixed_precision": ("no", "bf16", "fp16"),
+    "report_to": ("tensorboard", "wandb", "trackio"),
 }
 
 

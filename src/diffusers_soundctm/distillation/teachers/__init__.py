@@ -75,7 +75,7 @@ def load_teacher(name_or_folder: str | os.PathLike, **given: str | os.PathLike |
     """
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        folder = Path(hub.download(str(name_or_folder)))
+        folder = Path(hub.download_model(str(name_or_folder)))
     family = recognize(folder)
     if given.get("text_encoder"):
         given["tokenizer"] = given["text_encoder"]

@@ -15,7 +15,7 @@ from diffusers_soundctm.cli import _facts, main
 
 @pytest.fixture(autouse=True)
 def tiny_embedded_model(monkeypatch, embedded_folder):
-    monkeypatch.setattr("diffusers_soundctm.hub.EMBEDDED", embedded_folder)
+    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", embedded_folder)
 
 
 def settings_of(path):
@@ -210,7 +210,7 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments, named, tmp_path, mo
 
 
 def test_missing_embedded_weights_are_explained(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("diffusers_soundctm.hub.EMBEDDED", tmp_path)
+    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", tmp_path)
     assert "Reinstall" in fails(capsys, "generate", "rain", "-o", tmp_path / "rain.wav")
     assert "Reinstall" in fails(capsys, "info")
 

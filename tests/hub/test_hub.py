@@ -1,148 +1,15 @@
 """Hub ids, with the real client against a small stand-in for the Hub on this machine."""
 
 import base64
-import hashlib
-import json
-import os
-import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from diffusers_soundctm import hub
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPO = "someone/tiny-soundctm"
-
-
-class FakeHub(ThreadingHTTPServer):
-    """One repo in memory; what the client asks for is kept in `requested`."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.requested: list[str] = []
-        self.lfs: dict[str, bytes] = {}
-        self.full = False
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def answer(self, content: bytes, status: int = 200, **headers: str):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def answer_json(self, value, status: int = 200):
-        self.answer(json.dumps(value).encode(), status, Content_Type="application/json")
-
-    def do_GET(self):
-        path, files = self.path.split("?")[0], self.server.files
-        resolve = f"/{REPO}/resolve/"
-        if path.startswith(resolve):
-            name = path.removeprefix(resolve).split("/", 1)[1]
-            if name not in files:
-                return self.answer(b"", 404, X_Error_Code="EntryNotFound")
-            if self.command == "GET":
-                self.server.requested.append(name)
-            etag = hashlib.sha1(files[name]).hexdigest()
-            return self.answer(files[name], ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
-        if path.startswith(f"/api/models/{REPO}/tree/"):
-            return self.answer_json(
-                [
-                    {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                    for name, content in files.items()
-                ]
-            )
-        if path.startswith(f"/api/models/{REPO}") and files:
-            siblings = [{"rfilename": name} for name in files]
-            return self.answer_json({"id": REPO, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
-        return self.answer(b"{}", 404, X_Error_Code="RepoNotFound")
-
-    do_HEAD = do_GET
-
-    def do_PUT(self):
-        content = self.rfile.read(int(self.headers["Content-Length"]))
-        assert hashlib.sha256(content).hexdigest() == self.path.removeprefix("/lfs/")
-        self.server.lfs[self.path.removeprefix("/lfs/")] = content
-        return self.answer(b"")
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/api/repos/create":
-            return self.answer_json({"url": f"{self.server.url}/{REPO}", "id": REPO})
-        if self.path == "/api/validate-yaml":
-            return self.answer_json({"errors": [], "warnings": []})
-        if self.path.startswith(f"/api/models/{REPO}/preupload/"):
-            names = [file["path"] for file in json.loads(body)["files"]]
-            modes = {name: "lfs" if name.endswith((".safetensors", ".wav")) else "regular" for name in names}
-            return self.answer_json(
-                {"files": [{"path": name, "uploadMode": modes[name], "shouldIgnore": False} for name in names]}
-            )
-        if self.path == f"/{REPO}.git/info/lfs/objects/batch":
-            if self.server.full:
-                return self.answer(b"", 403, X_Error_Message="no more storage for this account")
-            objects = [
-                {**item, "actions": {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}", "header": {}}}}
-                for item in json.loads(body)["objects"]
-            ]
-            return self.answer_json({"transfer": "basic", "objects": objects})
-        if self.path.startswith(f"/api/models/{REPO}/commit/"):
-            for line in body.splitlines():
-                value = json.loads(line)
-                if value["key"] == "lfsFile":
-                    self.server.files[value["value"]["path"]] = self.server.lfs[value["value"]["oid"]]
-                if value["key"] == "file":
-                    self.server.files[value["value"]["path"]] = base64.b64decode(value["value"]["content"])
-            return self.answer_json(
-                {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.server.url}/{REPO}/commit/{COMMIT}"}
-            )
-        return self.answer(b"{}", 404)
-
-
-@pytest.fixture
-def fake_hub():
-    server = FakeHub()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def python(code: str, hub: FakeHub, home: Path, expected: int = 0, **environment: str) -> subprocess.CompletedProcess:
-    # The client reads HF_ENDPOINT when it is imported, so these cases are processes of their own.
-    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_test", **environment}
-    environment = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", **environment}
-    result = subprocess.run(
-        [sys.executable, "-c", f"REPO = {REPO!r}\n{SETUP}{code}"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=540,
-    )
-    assert result.returncode == expected, result.stderr
-    return result
-
-
-SETUP = """
-import torch
-from diffusers import DiffusionPipeline
-from diffusers_soundctm import SoundCTMPipeline
-
-def try_out(pipe):
-    print(pipe.config._name_or_path, pipe("rain", generator=torch.Generator().manual_seed(0)).audios.shape)
-"""
+from diffusers_soundctm.hub import upload
+from diffusers_soundctm.hub.download import wanted_files
+from fake_hub import REPO, python
 
 
 def test_push_and_load_by_id(fake_hub, embedded_folder, tmp_path):
@@ -156,10 +23,10 @@ try_out(SoundCTMPipeline.from_pretrained(REPO))
 """
     assert f"{REPO} (1, 1, 20480)" in python(code, fake_hub, tmp_path).stdout
     card = fake_hub.files["README.md"].decode()
-    assert "license: apache-2.0" in card and f'from_pretrained("{REPO}")' in card and "2 to 5" in card
+    assert "license: apache-2.0" in card and f'from_pretrained("{REPO}")' in card and "from 2 to 5 in training" in card
     assert "unet/diffusion_pytorch_model.safetensors" in fake_hub.requested
     assert not {*extra, "README.md", "pipeline.py", "handler.py"} & set(fake_hub.requested)
-    assert fake_hub.files["requirements.txt"] == b"diffusers-soundctm\n"
+    assert "requirements.txt" not in fake_hub.files  # it could only name a package that is not on PyPI
     assert len(fake_hub.lfs) >= 4  # the weights went by LFS
 
     # Offline, from the cache the last process filled.
@@ -208,7 +75,7 @@ def test_wanted_files_take_one_set_of_weights():
         "other/config.json",
     ]
     names = ["unet", "vae", "tokenizer"]
-    plain, half = hub.wanted_files(files, names), hub.wanted_files(files, names, "fp16")
+    plain, half = wanted_files(files, names), wanted_files(files, names, "fp16")
     unet = {file for file in plain if file.startswith("unet/")}
     assert unet == {"unet/config.json", "unet/diffusion_pytorch_model.safetensors"}
     unet = {file for file in half if file.startswith("unet/")}
@@ -237,18 +104,18 @@ def test_parameters_are_counted_in_one_set_of_weights(tmp_path):
 def test_code_that_is_not_ours_is_not_trusted(tmp_path):
     (tmp_path / "unet").mkdir()
     assert hub.holds_only_our_code(tmp_path)
-    (tmp_path / "pipeline.py").write_text(hub.REMOTE_CODE)
+    (tmp_path / "pipeline.py").write_text(upload.REMOTE_CODE)
     assert hub.holds_only_our_code(tmp_path)
-    (tmp_path / "handler.py").write_text(hub.HANDLER)
+    (tmp_path / "handler.py").write_text(upload.HANDLER)
     assert hub.holds_only_our_code(tmp_path)
-    (tmp_path / "unet" / "diffusers_soundctm.py").write_text(hub.REMOTE_CODE + "print('hello')\n")
+    (tmp_path / "unet" / "diffusers_soundctm.py").write_text(upload.REMOTE_CODE + "print('hello')\n")
     assert not hub.holds_only_our_code(tmp_path)
 
 
 def test_without_the_package_remote_code_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers_soundctm", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install diffusers-soundctm"):
-        exec(hub.REMOTE_CODE, {})
+    with pytest.raises(ModuleNotFoundError, match="not on PyPI"):
+        exec(upload.REMOTE_CODE, {})
 
 
 def test_the_endpoint_handler_answers_with_a_wav(embedded_folder):
@@ -257,7 +124,7 @@ def test_the_endpoint_handler_answers_with_a_wav(embedded_folder):
     import soundfile
 
     scope: dict = {}
-    exec(hub.HANDLER, scope)
+    exec(upload.HANDLER, scope)
     handler = scope["EndpointHandler"](str(embedded_folder))
     answer = handler({"inputs": "rain", "parameters": {"num_inference_steps": 2, "seed": 3, "audio_length_in_s": 0.5}})
     sound, rate = soundfile.read(io.BytesIO(base64.b64decode(answer["audio"])))
@@ -278,22 +145,23 @@ def test_the_endpoint_handler_scales_loud_sounds_down():
             return SimpleNamespace(audios=np.array([[[0.5, -2.0, 1.0]]], np.float32))
 
     scope: dict = {}
-    exec(hub.HANDLER, scope)
+    exec(upload.HANDLER, scope)
     handler = object.__new__(scope["EndpointHandler"])
     handler.pipe = Loud()
     sound, _ = soundfile.read(io.BytesIO(base64.b64decode(handler({"inputs": "rain"})["audio"])))
     np.testing.assert_allclose(sound, [0.25, -1, 0.5], atol=1e-4)
 
 
-def test_card_tells_of_the_run_and_names_the_base(tiny_pipeline):
+def test_card_tells_of_the_run_and_names_the_base():
     facts = {"teacher": "cvssp/audioldm-s-full-v2", "steps": "100 × 8"}
-    pipe = tiny_pipeline("audioldm")
-    card = hub.model_card(pipe, REPO, "cc-by-4.0", facts, ["samples/0-1steps.wav"])
+    audio = {"num_channels": 2, "sampling_rate": 44100, "guidance_scale_range": (2.0, 5.5)}
+    card = hub.model_card(REPO, **audio, license="cc-by-4.0", facts=facts, sounds=["samples/0-1steps.wav"])
+    assert "(2, samples) at 44100 Hz" in card and "from 2 to 5.5 in training" in card
     assert "base_model: cvssp/audioldm-s-full-v2" in card and "| steps | 100 × 8 |" in card
     assert f"{REPO}/resolve/main/samples/0-1steps.wav" in card
-    adapter = hub.model_card(pipe, REPO, adapter_of="cvssp/audioldm-s-full-v2")
+    adapter = hub.model_card(REPO, **audio, adapter_of="cvssp/audioldm-s-full-v2", branch_init="zero")
     assert "base_model_relation: adapter" in adapter and f'load_lora_weights("{REPO}")' in adapter
-    assert "base_model" not in hub.model_card(pipe, REPO, facts={"teacher": "teacher"})
+    assert "base_model" not in hub.model_card(REPO, **audio, facts={"teacher": "teacher"})
 
 
 TRAIN = """
@@ -326,7 +194,7 @@ def test_training_ends_on_the_hub(fake_hub, tiny_pipeline, tmp_path):
 
     def train(output_dir):
         argv = [f"--{name}={value}" for name, value in {**arguments, "output_dir": output_dir}.items()]
-        script = str(Path(__file__).parent.parent / "training" / "train_ctm.py")
+        script = str(Path(__file__).parents[2] / "training" / "train_ctm.py")
         return TRAIN.format(argv=[*argv, "--push_to_hub"], script=repr(script))
 
     fake_hub.full = True

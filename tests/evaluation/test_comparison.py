@@ -6,7 +6,7 @@ import soundfile
 
 from diffusers_soundctm.cli import main
 from diffusers_soundctm.evaluation import compare
-from diffusers_soundctm.evaluation.evaluate import fraction_interval, load_sounds
+from diffusers_soundctm.evaluation.comparison import fraction_interval, load_sounds
 
 RATE = 8000
 

@@ -9,8 +9,9 @@ import soundfile
 import torch
 from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, ClapTextConfig
 
-from diffusers_soundctm.evaluation import compare, frechet_distance, published
-from diffusers_soundctm.evaluation.published import (
+from diffusers_soundctm.evaluation import compare, frechet_distance
+from diffusers_soundctm.evaluation import published_metrics as published
+from diffusers_soundctm.evaluation.published_metrics import (
     Clap,
     check_known_pairs,
     check_metrics,

@@ -220,7 +220,7 @@ def _waveform(path: Path, sampling_rate: int, peak: float | None = None) -> np.n
 
 
 def _files(folder: str | os.PathLike) -> dict[str, Path]:
-    from .evaluate import AUDIO_SUFFIXES
+    from .comparison import AUDIO_SUFFIXES
 
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     files = {path.stem: path for path in paths}

@@ -98,7 +98,7 @@ def compare(
     from .distances import frechet_distance, kernel_distance
     from .embeddings import load_embedding
     from .probe import LinearProbe
-    from .published import published_metrics, read_captions
+    from .published_metrics import published_metrics, read_captions
 
     for name, value in {"sampling_rate": sampling_rate, "duration": duration}.items():
         if not value > 0:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .version import __version__
+from ..version import __version__
 
 # Imports of torch, diffusers and transformers wait until a command needs them: `--help` and bad input answer at once.
 
@@ -120,7 +120,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
     evaluate = commands.add_parser("evaluate", help="measure sounds")
     if argv[:1] == ["evaluate"]:  # its options come with numpy
-        from .evaluation.evaluate import add_arguments, run
+        from ..evaluation.comparison import add_arguments, run
 
         evaluate.set_defaults(command=run)
         add_arguments(evaluate)
@@ -128,7 +128,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from .conversion import convert_release
+    from ..conversion import convert_release
 
     convert_release(
         arguments.release,
@@ -183,7 +183,7 @@ def _refine(arguments: argparse.Namespace) -> None:
     if arguments.steps < 1:
         raise ValueError(f"--steps is {arguments.steps}; it must be at least 1.")
 
-    from . import audio
+    from .. import audio
 
     recorded, rate = audio.read_audio(draft)
     settings = _settings_of(draft)
@@ -202,7 +202,7 @@ def _refine(arguments: argparse.Namespace) -> None:
 
     _write(path, waveform, pipe.sampling_rate, refined | {"model": model, "dtype": dtype}, arguments.loudness)
 
-    from .control import drift
+    from ..control import drift
 
     recorded = audio.resample(recorded.mean(dim=0), rate, pipe.sampling_rate)
     try:
@@ -214,7 +214,7 @@ def _refine(arguments: argparse.Namespace) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     try:
-        from .app import build_app, launch
+        from ..app import build_app, launch
     except ImportError as error:
         raise ValueError('The app needs gradio; install it with: pip install "diffusers-soundctm[demo]"') from error
     pipe = _load(arguments.model, arguments.dtype, arguments.device)
@@ -224,7 +224,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _settings_of(draft: Path) -> dict[str, Any]:
     """What `generate` wrote into a file, all of `SETTINGS`; checked before a model is loaded."""
-    from . import audio
+    from .. import audio
 
     try:
         settings = json.loads(audio.read_tags(draft).get("comment", ""))
@@ -255,7 +255,7 @@ def _render(
     """A sound (channels, samples) and its settings, from the noise of `seed`, whose hash must be `noise` if given."""
     import torch
 
-    from .control import noise_hash
+    from ..control import noise_hash
 
     hashes = []
 
@@ -293,7 +293,7 @@ def _render(
 
 
 def _write(path: Path, waveform: Any, sampling_rate: int, settings: dict[str, Any], loudness: float | None) -> None:
-    from . import audio
+    from .. import audio
 
     if loudness is not None:
         waveform = audio.normalize_loudness(waveform, sampling_rate, loudness)
@@ -352,7 +352,7 @@ def _load(model: str | None, dtype: str, device: str | None) -> Any:
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
 
-    from .pipelines.pipeline_soundctm import SoundCTMPipeline
+    from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 
     dtype = getattr(torch, dtype)
     if model is None:
@@ -364,11 +364,11 @@ def _load(model: str | None, dtype: str, device: str | None) -> Any:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from . import hub
+    from .. import hub
 
     folder = hub.embedded_folder() if arguments.model is None else Path(arguments.model)
     if not folder.is_dir():
-        folder = Path(hub.download(arguments.model))
+        folder = Path(hub.download_model(arguments.model))
     hub.check_folder(folder)
     index = hub.read_json(folder / hub.INDEX)
     print(f"{arguments.model or 'embedded model'} ({folder})")
