@@ -8,7 +8,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-from .loss_guidance import LossGuidance, checked_callbacks
+from .guidance import LossGuidance, checked_callbacks
 from .objectives import SILENT_PEAK, MelMatchObjective
 from .sound import as_heard_by, gain_over
 

@@ -10,7 +10,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-from .loss_guidance import LossGuidance, checked_callbacks
+from .guidance import LossGuidance, checked_callbacks
 from .objectives import SILENT_PEAK, LatentMatchObjective, checked_latents, checked_mask, checked_spans, over_time
 from .seams import FADE_IN_S, crossfade, join
 from .sound import as_heard_by, decode_waveform, gain_over

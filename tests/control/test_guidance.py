@@ -7,7 +7,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks
 
 from diffusers_soundctm.control import IntensityObjective, KnownRegion, LossGuidance, MelMatchObjective
-from diffusers_soundctm.control.loss_guidance import normalized_step
+from diffusers_soundctm.control.guidance import normalized_step
 from diffusers_soundctm.control.sound import Sound
 from diffusers_soundctm.preconditioning import c_in, c_out, c_skip
 
