@@ -250,7 +250,7 @@ def test_the_end_that_is_cut_off_is_not_looked_at(pipe):
     ("objective", "message"),
     [
         (lambda sound: sound.mel.mean(dim=(1, 2)) * float("nan"), "finite"),
-        (lambda sound: sound.mel.mean(), "one number a sample"),
+        (lambda sound: sound.mel.mean(), "one number per waveform"),
         (lambda sound: sound.mel.mean(dim=(1, 2)).detach(), "no gradient"),
         (lambda sound: torch.ones(len(sound.mel), requires_grad=True), "no gradient"),
         (lambda sound: 0.5, "float"),
