@@ -55,7 +55,7 @@ def stereo_studio(tiny_pipeline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stereo")
     make_teacher("stable_audio", folder / "teacher", tiny_pipeline)
     pipe = SoundCTMPipeline.from_teacher(folder / "teacher")
-    pipe.unet.register_to_config(sample_size=2100)  # 1.52 s
+    pipe.denoiser.register_to_config(sample_size=2100)  # 1.52 s
     pipe.save_pretrained(folder / "model")
     # Loaded from a file, as in the app: on some CPUs, mapped weights give other last bits than the same ones in memory.
     pipe = SoundCTMPipeline.from_pretrained(folder / "model")
