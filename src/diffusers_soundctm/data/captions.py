@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ def read_metadata(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row["file_name"], str) or not row["file_name"].strip():
             raise ValueError(f"{path}, line {line}: `file_name` is {row['file_name']!r}; name an audio file.")
     return [row for _, row in rows]
+
+
+def read_captions(path: str | os.PathLike) -> list[str]:
+    """Read a text file with one caption per line. Empty lines are ignored.
+
+    Raises:
+        ValueError: The file is not UTF-8 or has no caption.
+    """
+    captions = [line.strip() for line in _read_utf8(Path(path)).splitlines() if line.strip()]
+    if not captions:
+        raise ValueError(f"{path} has no caption; give a text file with one caption per line.")
+    return captions
 
 
 def _read_utf8(path: Path) -> str:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..audio import LogMel, is_waveform_autoencoder
 from ..pipelines.conditioning import PromptConditioning
+from .clips import SILENCE_PEAK
 from .latents import encode
 from .prompts import encode_prompts
 
@@ -82,6 +83,11 @@ class Encoders:
     def waveform_shape(self, num_samples: int) -> tuple[int, ...]:
         """Shape of a clip: (samples,) of a mono clip, else (channels, samples)."""
         return (num_samples,) if self.num_channels == 1 else (self.num_channels, num_samples)
+
+    def latent_shape(self, num_samples: int) -> tuple[int, ...]:
+        """Shape of the latents of a clip, without the batch dimension, by encoding a quiet one."""
+        quiet = torch.full((1, *self.waveform_shape(num_samples)), SILENCE_PEAK)
+        return tuple(self.encode_waveforms(quiet).shape[1:])
 
     @torch.no_grad()
     def encode_waveforms(

@@ -77,6 +77,7 @@ class PromptTable:
     """
 
     def __init__(self, states: torch.Tensor, lengths: torch.Tensor, has_mask: bool, captions: list[list[int]]):
+        self.states, self.lengths = states, lengths
         self.embeddings = states.split(lengths.tolist())
         self.has_mask = has_mask
         self.captions = captions

@@ -10,10 +10,11 @@ import torch
 
 from ..files import read_json
 from .batches import DistillationData, TrainingData
+from .captions import read_captions
 from .clips import Clips, load_clips, name_of
 from .encoders import Encoders
 from .latents import encode_latents
-from .prompts import embed_captions
+from .prompts import PromptTable, embed_captions
 from .shards import INDEX, ShardedData, is_precomputed, read_clip
 from .streams import MemorySource, StreamSource, WaveformData, column_of, open_rows
 
@@ -23,7 +24,8 @@ class DataSettings:
     """Which data a run reads, and how.
 
     Attributes:
-        dataset: As for `load_clips`, "webdataset" with `data_files`, or a folder of `training/precompute.py`.
+        dataset: As for `load_clips`, "webdataset" with `data_files`, or a folder of `training/precompute.py`. None with
+            `captions`.
         num_samples: Length of a clip.
         cache_dir: Folder of decoded clips, latents and prompt embeddings.
         audio_column: Column of the audio.
@@ -35,10 +37,11 @@ class DataSettings:
         mix_rate: Fraction of clips that are mixed with another one.
         sample_posterior: Whether latents are samples of the autoencoder's posterior, drawn anew for every batch, not
             its mode.
+        captions: Text file with one caption per line, in place of a data set with audio.
         seed: Of a stream's shuffle.
     """
 
-    dataset: str
+    dataset: str | None
     num_samples: int
     cache_dir: str | os.PathLike
     audio_column: str = "audio"
@@ -49,6 +52,7 @@ class DataSettings:
     stream_buffer_size: int = 1000
     mix_rate: float = 0.0
     sample_posterior: bool = False
+    captions: str | os.PathLike | None = None
     seed: int = 0
 
     @property
@@ -71,6 +75,8 @@ def distillation_data(
     Raises:
         ValueError: The data set does not fit the teacher or the settings.
     """
+    if settings.captions is not None:
+        return caption_data(settings, encoders, device)
     precomputed = is_precomputed(settings.dataset)
     if settings.max_samples is not None and (precomputed or settings.is_stream):
         raise ValueError(
@@ -101,9 +107,32 @@ def distillation_data(
     return training_data(settings, encoders, device)
 
 
-def default_num_samples(dataset: str, otherwise: int) -> int:
+def default_num_samples(dataset: str | None, otherwise: int) -> int:
     """Return the length of a clip in samples: that of a precomputed data set, or `otherwise`."""
-    return read_json(Path(dataset) / INDEX)["num_samples"] if is_precomputed(dataset) else otherwise
+    if dataset is None or not is_precomputed(dataset):
+        return otherwise
+    return read_json(Path(dataset) / INDEX)["num_samples"]
+
+
+def caption_data(settings: DataSettings, encoders: Encoders, device: torch.device | str = "cpu") -> TrainingData:
+    """Read captions without audio.
+
+    The latents are zeros, so that every trajectory starts from pure noise, σ_max·ε. A caption that occurs twice is
+    drawn twice as often.
+
+    Args:
+        settings: Names the file of the captions.
+        encoders: Those of the teacher.
+        device: Where the text encoders run.
+
+    Raises:
+        ValueError: The file is not UTF-8 or has no caption.
+    """
+    captions = read_captions(settings.captions)
+    prompts = _prompts([[caption] for caption in captions], settings, encoders, device)
+    shape = encoders.latent_shape(settings.num_samples)
+    nothing = torch.zeros((), dtype=torch.bfloat16).expand(len(captions), *shape)
+    return TrainingData(nothing, prompts, encoders.conditioning)
 
 
 def training_data(settings: DataSettings, encoders: Encoders, device: torch.device | str = "cpu") -> TrainingData:
@@ -116,14 +145,19 @@ def training_data(settings: DataSettings, encoders: Encoders, device: torch.devi
     """
     clips = _clips(settings, encoders)
     latents = encode_latents(encoders.vae, clips, settings.cache_dir, front_end=encoders.front_end, device=device)
-    prompts = embed_captions(
+    return TrainingData(latents, _prompts(clips.captions, settings, encoders, device), encoders.conditioning)
+
+
+def _prompts(
+    captions: list[list[str]], settings: DataSettings, encoders: Encoders, device: torch.device | str
+) -> PromptTable:
+    return embed_captions(
         encoders.conditioning,
-        clips.captions,
+        captions,
         settings.cache_dir,
         device=device,
         audio_length_in_s=settings.num_samples / encoders.sampling_rate,
     )
-    return TrainingData(latents, prompts, encoders.conditioning)
 
 
 def _clips(settings: DataSettings, encoders: Encoders) -> Clips:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .batches import Batch
-from .clips import SILENCE_PEAK, Clips, metadata_files, open_dataset
+from .clips import Clips, metadata_files, open_dataset
 from .encoders import Encoders
 from .latents import from_int16
 from .prompts import pad_prompts
@@ -225,8 +225,7 @@ class WaveformData:
         self.source, self.encoders, self.mix_rate = source, encoders, mix_rate
         self.sample_posterior = sample_posterior
         self.audio_length_in_s = num_samples / encoders.sampling_rate
-        quiet = torch.full((1, *encoders.waveform_shape(num_samples)), SILENCE_PEAK)
-        self.latent_shape = tuple(encoders.encode_waveforms(quiet).shape[1:])
+        self.latent_shape = encoders.latent_shape(num_samples)
 
     def __len__(self) -> int:
         return len(self.source)
