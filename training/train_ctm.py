@@ -367,7 +367,7 @@ class DistillationRecipe(Recipe):
         losses = self.objective(triples, noisy)
         values = {"ctm": losses.consistency.mean()}
         if noisy is not None:
-            values |= {"dsm": losses.denoising.mean(), "balance": losses.balance}
+            values |= {"dsm": losses.denoising.mean(), "adaptive_weight": losses.adaptive_weight}
         return losses.total, values
 
     def ema_decay(self, step: int) -> float:
