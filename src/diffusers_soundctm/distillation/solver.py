@@ -29,7 +29,7 @@ def heun_trajectory(
 def heun_solve(
     denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], sample: torch.Tensor, sigmas: torch.Tensor
 ) -> torch.Tensor:
-    """Integrate the ODE with K Heun steps, without gradients. A step is second-order accurate and calls `denoise` twice.
+    """Integrate the ODE with K Heun steps, without gradients. Each is second-order and calls `denoise` twice.
 
     Args:
         denoise: The estimate D(z, σ) of z_0, from (B, ...) and (B,) to (B, ...).
