@@ -58,5 +58,5 @@ def test_lost_guidance_and_errors_are_measured():
     assert all(value == pytest.approx(0.8 * omega, rel=1e-3) for (omega, _), value in weak.items())
     wrong = comparison(Gaussian(error=0.1))
     assert min(wrong.estimate_error.values()) > 0.05
-    t, s = list(wrong.jump_error)[-1]  # low noise, where a single jump of the exact denoiser is exact
-    assert wrong.jump_error[t, s] == pytest.approx(0.1 * (t**2 + 0.25) ** 0.5 / (0.5 * t), rel=0.01)
+    t, s = next(iter(wrong.jump_error))  # at high noise, where one jump of the exact denoiser is nearly exact
+    assert wrong.jump_error[t, s] == pytest.approx(0.1 * (t**2 + 0.25) ** 0.5 / (0.5 * t), rel=0.02)
