@@ -171,9 +171,9 @@ def test_resumed_student_equals_one_never_stopped(training_inputs, teacher, stud
 
 def test_a_student_of_the_papers_objective_resumes_too(training_inputs, teacher, student, tmp_path):
     config = tmp_path / "paper.yaml"
-    config.write_text(
-        "solve_to_target: false\nsampler_rate: 0\ndenoising_target: data\nadaptive_weight: true\nfeature_distance: full\n"
-    )
+    lines = ["solve_to_target: false", "sampler_rate: 0", "denoising_target: data", "adaptive_weight: true",
+             "feature_distance: full"]  # fmt: skip
+    config.write_text("\n".join(lines))
     settings = {**STUDENT, "teacher_model": teacher, "config": config}
     whole = train(training_inputs, tmp_path / "whole", **settings)
     resumed = resume_from_the_middle(training_inputs, whole, tmp_path / "resumed", **settings)

@@ -15,6 +15,12 @@ RANGES: dict[str, str] = {
     "mix_rate": "[0, 1]",
     "shard_size": "[1, inf)",
     "batch_size": "[1, inf)",
+    "train_clips": "[1, inf)",
+    "test_clips": "[1, inf)",
+    "mixture_share": "[0, 1]",
+    "num_proc": "[1, inf)",
+    "guidance_scale_range": "[0, inf)",
+    "audio_length_in_s": "(0, inf)",
     # distillation
     "num_scales": "[2, inf)",
     "trajectory_reuse": "[1, inf)",
