@@ -130,7 +130,8 @@ def load_component(name: str, kind: str, source: Path) -> Any:
             f"The {name} in {source} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); download or copy "
             "it again."
         ) from error
-    return component.float() if isinstance(component, torch.nn.Module) else component
+    is_half = isinstance(component, torch.nn.Module) and any(p.dtype != torch.float32 for p in component.parameters())
+    return component.float() if is_half else component
 
 
 def _class(path: str) -> Any:
