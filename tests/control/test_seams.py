@@ -59,7 +59,7 @@ def test_every_family_makes_loops(family_pipe):
     turned = decode_loop(pipe, z_0.roll(z_0.shape[2] // 2, dims=2))
     middle = slice(round(0.3 * samples), round(0.4 * samples))
     pair = (x[..., middle].flatten() for x in (turned, loop.roll(samples // 2, dims=-1)))
-    # Not to the sample: normalisation in the decoder of mels sees all of it.
+    # Not to the sample: normalization in the decoder of mels sees all of it.
     assert torch.nn.functional.cosine_similarity(*pair, dim=0) > 0.9
 
 

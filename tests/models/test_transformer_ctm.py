@@ -135,7 +135,7 @@ class TestGolden:
         close(estimate, tensors["unit.estimate_zs"], 1e-4)
         close(target, tensors["unit.target_zs"], 1e-4)
         close(l2_distance(estimate, target), tensors["unit.loss.l2"], 1e-4)
-        # The recording's features are not chained, and normalised along tokens instead of channels.
+        # The recording's features are not chained, and normalized along tokens instead of channels.
         distance = feature_distance(*(unchained_features(z, s, states) for z in (estimate, target)))
         close(distance, tensors["unit.loss.feature_space"], 1e-4)
 

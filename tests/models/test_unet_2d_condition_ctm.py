@@ -56,7 +56,7 @@ CONDITION = torch.tensor([[0.05, 3.5], [40.0, 2.0]])
 
 
 @torch.no_grad()
-def test_zero_initialised_student_is_its_teacher(family):
+def test_zero_initialized_student_is_its_teacher(family):
     teacher, inputs = make_teacher(family), make_inputs(family)
     student = CTMUNet2DConditionModel.from_teacher(teacher, branch_init="zero")
     assert torch.equal(student(**inputs, timestep_cond=CONDITION).sample, teacher(**inputs).sample)

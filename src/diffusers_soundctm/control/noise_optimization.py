@@ -1,4 +1,4 @@
-"""Noise optimisation: find the starting noise whose one-step sound meets an objective, then sample from it as usual."""
+"""Noise optimization: find starting noise whose one-step sound meets an objective."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from .sound import Sound
 logger = logging.get_logger(__name__)
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999  # Adam's β
-# An objective that falls by less than this share over `patience` iterations has stopped falling.
+# Optimization stops when no loss falls by this fraction over `patience` iterations.
 IMPROVEMENT = 0.01
 
 
@@ -36,33 +36,39 @@ def optimize_noise(
     checkpointing: bool = True,
     return_losses: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """ε ← argmin L(Dec(G(σ_max·ε, σ_max, σ_min))) by Adam, each sample for itself.
+    """Optimize the starting noise with Adam, for each waveform on its own: ε ← argmin L(Dec(G(σ_max·ε, σ_max, σ_min))).
 
-    The prior stays honest: after each step, ε goes back to the sphere it was drawn on, ‖ε‖ ≈ √d, so that the network
-    sees noise of the level it is told; and Adam has one second moment a sample, so that steps go along the gradient and
-    change no more of the noise than they must. (With one a coordinate all of them move alike, and out of the noise's
-    distribution: other steps than the one that was optimised lose the sound.) Each iteration runs the network and the
-    decoder forwards and backwards once.
+    The noise is projected back onto the Gaussian sphere, ‖ε‖ ≈ √d, after each step, so that it keeps the level that the
+    network is told. Adam has one second moment per waveform, so that steps follow the gradient and change the noise as
+    little as possible. With one per coordinate, the noise would leave its distribution, and sampling in more than one
+    step would lose the result. Each iteration costs one forward and backward pass of the network and the decoder.
 
     Args:
-        objective: see `LossGuidance`.
-        num_iterations: most steps of Adam.
-        learning_rate: of Adam; the noise has unit variance, so this is the share of it that a step may change.
-        patience: stop when over so many iterations no sample's loss fell by a hundredth.
-        latents: unit-variance noise to start from, in place of one drawn from `generator`.
-        checkpointing: run the decoders twice rather than keep their activations.
-        return_losses: also return the losses.
-        audio_length_in_s, guidance_scale, nu, negative_prompt, num_waveforms_per_prompt, generator: as in a call of the
-            pipeline; give the same to the call that samples from the result.
+        pipe: The pipeline.
+        prompt: One prompt or a list.
+        objective: See `LossGuidance`.
+        num_iterations: Largest number of Adam steps.
+        learning_rate: Of Adam. Because the noise has unit variance, this is the fraction of it that a step may change.
+        patience: Number of iterations without a loss that falls by 1 % after which optimization stops.
+        audio_length_in_s: Duration in seconds. This and the following four are arguments of the pipeline; pass the
+            same values to the call that samples from the result.
+        guidance_scale: ω.
+        nu: ν.
+        negative_prompt: One negative prompt or a list.
+        num_waveforms_per_prompt: Waveforms per prompt.
+        generator: Source of the noise, one generator or one per waveform.
+        latents: Unit-variance noise to start from, in place of noise from `generator`.
+        checkpointing: Whether the backward pass runs the decoders again instead of keeping their activations.
+        return_losses: Whether to return the losses as well.
 
     Returns:
-        Of each sample the best noise met, (B, C, time, width), to be passed as `latents` to the pipeline with any
-        number of steps; with `return_losses` also L of each iterate, (iterations + 1, B): row 0 is before, and the
-        minimum of each column is what the returned noise has in one step.
+        The best noise of each waveform, (B, C, time, width), which can be passed to the pipeline as `latents` with any
+        number of steps. With `return_losses`, also L of each iterate, (iterations + 1, B). Row 0 is L before the first
+        step, and the minimum of each column belongs to the returned noise.
 
     Raises:
-        ValueError, TypeError: an argument is wrong, or the objective returns NaN, something else than (B,), or has no
-            gradient; the message names it.
+        TypeError: `objective` is not a function or returns no tensor.
+        ValueError: An argument is out of range, or the objective is NaN, not of shape (B,) or has no gradient.
 
     Example:
         >>> latents = optimize_noise(pipe, "rain on a tin roof", IntensityObjective({0: -40, 5: -15}))
@@ -72,9 +78,9 @@ def optimize_noise(
         raise TypeError(f"`objective` is a {type(objective).__name__}; pass a function of a `Sound`.")
     for name, value in (("num_iterations", num_iterations), ("patience", patience)):
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
+            raise ValueError(f"`{name}` is {value!r}; pass an integer of at least 1.")
     if not 0 < learning_rate < math.inf:
-        raise ValueError(f"`learning_rate` is {learning_rate}; give a positive number, such as 0.02.")
+        raise ValueError(f"`learning_rate` is {learning_rate}; pass a positive number, such as 0.02.")
     look_ahead, start, num_samples = _call_once(
         pipe,
         prompt,
@@ -126,13 +132,13 @@ def optimize_noise(
 
     if num_skipped:
         logger.warning(
-            f"The gradient of {name_of(objective)} was not finite {num_skipped} times; there the noise was left alone."
+            f"The gradient of {name_of(objective)} was not finite {num_skipped} times. Those steps were skipped."
         )
     return (best, torch.stack(losses)) if return_losses else best
 
 
 def _call_once(pipe: SoundCTMPipeline, prompt, **kwargs) -> tuple[LookAhead, torch.Tensor, int]:
-    """Let a one-step call check and prepare everything: its look-ahead, its z_T and its number of samples."""
+    """Check and prepare all inputs by a one-step call. Returns its look-ahead, its z_T and its number of samples."""
     prepared: dict[str, torch.Tensor | None] = {}
 
     def keep(pipe, step, timestep, tensors):
