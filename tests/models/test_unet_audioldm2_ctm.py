@@ -1,4 +1,4 @@
-"""CTMAudioLDM2UNet2DConditionModel: the same student, with two text streams."""
+"""CTMAudioLDM2UNet2DConditionModel: the UNet student with two sequences of text embeddings."""
 
 import pytest
 import torch
