@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers.utils import logging
@@ -50,8 +51,7 @@ def optimize_noise(
         num_iterations: Largest number of Adam steps.
         learning_rate: Of Adam. Because the noise has unit variance, this is the fraction of it that a step may change.
         patience: Number of iterations without a loss that falls by 1 % after which optimization stops.
-        audio_length_in_s: Duration in seconds. This and the following four are arguments of the pipeline; pass the
-            same values to the call that samples from the result.
+        audio_length_in_s: Duration in seconds. Pass this and the following four to the pipeline's call as well.
         guidance_scale: ω.
         nu: ν.
         negative_prompt: One negative prompt or a list.
@@ -74,13 +74,7 @@ def optimize_noise(
         >>> latents = optimize_noise(pipe, "rain on a tin roof", IntensityObjective({0: -40, 5: -15}))
         >>> audio = pipe("rain on a tin roof", latents=latents, num_inference_steps=16).audios[0]
     """
-    if not callable(objective):
-        raise TypeError(f"`objective` is a {type(objective).__name__}; pass a function of a `Sound`.")
-    for name, value in (("num_iterations", num_iterations), ("patience", patience)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}; pass an integer of at least 1.")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"`learning_rate` is {learning_rate}; pass a positive number, such as 0.02.")
+    _check_arguments(objective, num_iterations, patience, learning_rate)
     look_ahead, start, num_samples = _call_once(
         pipe,
         prompt,
@@ -97,44 +91,85 @@ def optimize_noise(
     def decode(noise: torch.Tensor) -> Sound:
         return Sound.of_latents(pipe, look_ahead(sigma * noise, sigma, timestep), num_samples, checkpointing)
 
-    noise = start / sigma
-    radius = per_sample_norm(noise)
-    first, second = torch.zeros_like(noise), torch.zeros_like(radius)  # moments of the gradient
-    best, best_loss = noise.clone(), torch.full((len(noise),), math.inf, device=noise.device)
-    losses, num_skipped, since_improvement = [], 0, 0
-
+    optimizer = _SphericalAdam(start / sigma, learning_rate)
     with frozen(pipe), pipe.progress_bar(total=num_iterations) as progress_bar:
-        for iteration in range(num_iterations + 1):
-            if iteration < num_iterations:
-                loss, gradient = objective_gradient(decode, objective, noise)
-            else:
-                loss = evaluate(objective, decode(noise))
-            if iteration == 0:
-                check_finite(loss, objective)
-            losses.append(loss)
-            since_improvement = 0 if (loss < (1 - IMPROVEMENT) * best_loss).any() else since_improvement + 1
-            better = loss < best_loss
-            best[better], best_loss[better] = noise[better], loss[better]
-            if iteration == num_iterations or since_improvement >= patience:
-                break
-
-            mean_square = per_sample_norm(gradient).square() / gradient[0].numel()
-            usable = loss.isfinite().reshape(radius.shape) & mean_square.isfinite()
-            num_skipped += int((~usable).sum())
-            gradient, mean_square = (torch.where(usable, x, torch.zeros_like(x)) for x in (gradient, mean_square))
-            first = FIRST_DECAY * first + (1 - FIRST_DECAY) * gradient
-            second = SECOND_DECAY * second + (1 - SECOND_DECAY) * mean_square
-            mean, square = first / (1 - FIRST_DECAY ** (iteration + 1)), second / (1 - SECOND_DECAY ** (iteration + 1))
-            noise = noise - learning_rate * mean / square.sqrt().clamp(min=1e-12)
-            noise = noise * (radius / per_sample_norm(noise))
-            progress_bar.set_postfix(loss=f"{best_loss.mean().item():.3g}")
-            progress_bar.update()
-
-    if num_skipped:
+        best, losses = _minimize(optimizer, decode, objective, num_iterations, patience, progress_bar)
+    if optimizer.num_skipped:
         logger.warning(
-            f"The gradient of {name_of(objective)} was not finite {num_skipped} times. Those steps were skipped."
+            f"The gradient of {name_of(objective)} was not finite {optimizer.num_skipped} times. Those steps were "
+            "skipped."
         )
-    return (best, torch.stack(losses)) if return_losses else best
+    return (best, losses) if return_losses else best
+
+
+def _minimize(
+    optimizer: "_SphericalAdam",
+    decode: Callable[[torch.Tensor], Sound],
+    objective: Callable[[Sound], torch.Tensor],
+    num_iterations: int,
+    patience: int,
+    progress_bar: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best noise of each waveform, (B, ...), and the losses of all iterates, (iterations + 1, B)."""
+    best = optimizer.noise.clone()
+    best_loss = torch.full((len(best),), math.inf, device=best.device)
+    losses, since_improvement = [], 0
+    for iteration in range(num_iterations + 1):
+        noise = optimizer.noise
+        if iteration < num_iterations:
+            loss, gradient = objective_gradient(decode, objective, noise)
+        else:
+            loss = evaluate(objective, decode(noise))
+        if iteration == 0:
+            check_finite(loss, objective)
+        losses.append(loss)
+        since_improvement = 0 if (loss < (1 - IMPROVEMENT) * best_loss).any() else since_improvement + 1
+        better = loss < best_loss
+        best[better], best_loss[better] = noise[better], loss[better]
+        if iteration == num_iterations or since_improvement >= patience:
+            break
+        optimizer.step(loss, gradient)
+        progress_bar.set_postfix(loss=f"{best_loss.mean().item():.3g}")
+        progress_bar.update()
+    return best, torch.stack(losses)
+
+
+class _SphericalAdam:
+    """Adam with one second moment per waveform, and a projection onto the sphere of the starting noise.
+
+    Attributes:
+        noise: (B, ...), the current iterate.
+        num_skipped: How often a loss or gradient was not finite and counted as 0.
+    """
+
+    def __init__(self, noise: torch.Tensor, learning_rate: float):
+        self.noise, self.learning_rate, self.radius = noise, learning_rate, per_sample_norm(noise)
+        self.first, self.second = torch.zeros_like(noise), torch.zeros_like(self.radius)  # moments of the gradient
+        self.num_steps = self.num_skipped = 0
+
+    def step(self, loss: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Move `noise` against the gradient (B, ...) of the loss (B,)."""
+        mean_square = per_sample_norm(gradient).square() / gradient[0].numel()
+        usable = loss.isfinite().reshape(self.radius.shape) & mean_square.isfinite()
+        self.num_skipped += int((~usable).sum())
+        gradient, mean_square = (torch.where(usable, x, torch.zeros_like(x)) for x in (gradient, mean_square))
+        self.num_steps += 1
+        self.first = FIRST_DECAY * self.first + (1 - FIRST_DECAY) * gradient
+        self.second = SECOND_DECAY * self.second + (1 - SECOND_DECAY) * mean_square
+        mean = self.first / (1 - FIRST_DECAY**self.num_steps)
+        square = self.second / (1 - SECOND_DECAY**self.num_steps)
+        noise = self.noise - self.learning_rate * mean / square.sqrt().clamp(min=1e-12)
+        self.noise = noise * (self.radius / per_sample_norm(noise))
+
+
+def _check_arguments(objective: Callable, num_iterations: int, patience: int, learning_rate: float) -> None:
+    if not callable(objective):
+        raise TypeError(f"`objective` is a {type(objective).__name__}; pass a function of a `Sound`.")
+    for name, value in (("num_iterations", num_iterations), ("patience", patience)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` is {value!r}; pass an integer of at least 1.")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"`learning_rate` is {learning_rate}; pass a positive number, such as 0.02.")
 
 
 def _call_once(pipe: SoundCTMPipeline, prompt, **kwargs) -> tuple[LookAhead, torch.Tensor, int]:
