@@ -18,8 +18,9 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from diffusers_soundctm import SoundCTMPipeline, audio
-from diffusers_soundctm.evaluation import comparison, embeddings
+from diffusers_soundctm.evaluation import compare, format_results, load_embedding
 from diffusers_soundctm.evaluation.published_metrics import METRICS, check_metrics, read_captions
+from diffusers_soundctm.files import read_json, write_json
 
 # ω of the authors' inference scripts, by sampling rate; ν = 1 and γ = 0 in both.
 OMEGA = {16000: 3.5, 44100: 5.0}
@@ -86,16 +87,16 @@ def remember(folder: Path, settings: dict) -> None:
     """Keep `settings` in `folder`; `ValueError` if sounds with others are there."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "settings.json"
-    if file.exists() and json.loads(file.read_text()) != settings:
+    if file.exists() and read_json(file) != settings:
         raise ValueError(f"{folder} has sounds made with {file.read_text().strip()}; choose another --output.")
-    comparison.write_json(file, settings)
+    write_json(file, settings)
 
 
 def measure(args: argparse.Namespace) -> None:
     """Metrics of every number of steps, one JSON file each."""
     for steps in args.steps:
         folder = args.output / f"steps-{steps:02d}"
-        results = comparison.compare(
+        results = compare(
             str(folder),
             args.reference,
             captions=args.captions,
@@ -103,15 +104,15 @@ def measure(args: argparse.Namespace) -> None:
             duration=args.seconds,
             metrics=args.metrics,
         )
-        comparison.write_json(folder.with_suffix(".json"), results)
-        print(f"{steps} steps\n{comparison.format_results(results)}")
+        write_json(folder.with_suffix(".json"), results)
+        print(f"{steps} steps\n{format_results(results)}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     if args.reference is not None:  # what is missing is told now, not after the last sound
         check_metrics(args.metrics, read_captions(args.captions), args.reference)
-        embeddings.load_embedding(args.embedding)
+        load_embedding(args.embedding)
     # Told to, accelerate finds its other processes on CPUs too (`torchrun`; `accelerate launch` starts one there).
     state = PartialState(cpu=not torch.accelerator.is_available())
     generate(args, state)

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from diffusers_soundctm.audio import read_audio, read_tags, write_audio
-from diffusers_soundctm.cli import _facts, main
+from diffusers_soundctm.cli import main
+from diffusers_soundctm.cli.info import facts
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def test_refine_writes_what_it_cannot_compare(seconds, tmp_path, capsys):
     main(["generate", "rain", "-o", str(draft), "--duration", seconds, "--seed", "3"])
     write_audio(draft, 0 * read_audio(draft)[0], 16000, read_tags(draft))
     assert main(["refine", str(draft), "--steps", "2"]) == 0
-    assert "too short or silent" in capsys.readouterr().out
+    assert "too short or too quiet" in capsys.readouterr().out
     assert settings_of(final) == settings_of(draft) | {"steps": 2}
 
 
@@ -238,7 +239,7 @@ def test_info_counts_a_model_once_whatever_its_variants(embedded_folder, tmp_pat
 def test_info_knows_stereo_models(tmp_path):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text('{"sampling_rate": 44100, "audio_channels": 2}')
-    assert _facts(tmp_path, {}) == {"sound": "stereo, 44100 Hz, autoencoder of waveforms"}
+    assert facts(tmp_path) == {"audio": "stereo, 44100 Hz, waveform autoencoder"}
 
 
 def test_as_a_module_in_its_own_process(embedded_folder, tmp_path):

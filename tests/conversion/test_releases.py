@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL
 from transformers import ClapTextModel, SpeechT5HifiGan, T5EncoderModel
 
 import golden
-from diffusers_soundctm import AutoencoderDAC, CTMAudioDiTModel, CTMUNet2DConditionModel, SoundCTMPipeline, cli, hub
-from diffusers_soundctm.cli import main
+from diffusers_soundctm import AutoencoderDAC, CTMAudioDiTModel, CTMUNet2DConditionModel, SoundCTMPipeline, hub
+from diffusers_soundctm.cli import convert, main
 from diffusers_soundctm.conversion import RELEASES, convert_release, load_release
 from diffusers_soundctm.conversion.releases import find_files
 
@@ -182,7 +182,7 @@ def test_command(unet_release, tmp_path, capsys):
     assert SoundCTMPipeline.from_pretrained(output).sampling_rate == 16000
     assert main(command) == 2
     assert "holds a model already" in capsys.readouterr().err
-    assert tuple(RELEASES) == cli.RELEASES
+    assert tuple(RELEASES) == convert.RELEASES
 
 
 def test_folder_of_another_conversion_is_refused_before_reading(tmp_path):

@@ -100,7 +100,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
                 "CTMScheduler. Distil a SoundCTM from it with training/train_ctm.py, or put an adapter on it with "
                 "`from_teacher` and `load_lora_weights`."
             )
-        kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
+        if "custom_pipeline" not in kwargs:
+            kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
         pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipe
