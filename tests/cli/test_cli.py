@@ -123,7 +123,8 @@ def test_refine_refuses_other_noise(change, tmp_path, capsys):
 
 
 def test_refine_names_what_it_cannot_use(tmp_path, capsys):
-    draft, plain = tmp_path / "rain.wav", tmp_path / "plain.wav"
+    draft, plain, odd = tmp_path / "rain.wav", tmp_path / "plain.wav", tmp_path / "odd.wav"
+    odd.touch()
     main(["generate", "rain", "-o", str(draft), "--duration", "0.5", "--gamma", "0.5"])
     write_audio(plain, read_audio(draft)[0], 16000)
     capsys.readouterr()
@@ -131,9 +132,26 @@ def test_refine_names_what_it_cannot_use(tmp_path, capsys):
     assert "--gamma 0" in fails(capsys, "refine", draft)
     assert "metadata" in fails(capsys, "refine", plain)
     assert "missing.wav" in fails(capsys, "refine", tmp_path / "missing.wav")
+    for name, value in (("duration", "long"), ("dtype", "int8"), ("model", ["a"]), ("seed", True)):
+        write_audio(odd, *read_audio(draft), {"comment": json.dumps(settings_of(draft) | {"gamma": 0, name: value})})
+        assert f"{name} = {value!r}" in fails(capsys, "refine", odd)
     assert "--steps" in fails(capsys, "refine", draft, "--steps", "0")
     assert "exists" in fails(capsys, "refine", draft, "-o", plain)
     assert names(tmp_path) == before
+
+
+def test_refine_loads_the_model_that_a_file_names_only_when_told(embedded_folder, tmp_path, capsys, monkeypatch):
+    draft = tmp_path / "rain.wav"
+    main(["generate", "rain", "-o", str(draft), "--duration", "0.5", "--model", str(embedded_folder)])
+    capsys.readouterr()
+    monkeypatch.setattr("diffusers_soundctm.hub.download_model", lambda *_: pytest.fail("the model is looked for"))
+    assert f"--model {embedded_folder}" in fails(capsys, "refine", draft)
+    samples, rate = read_audio(draft)
+    write_audio(draft, samples, rate, {"comment": json.dumps(settings_of(draft) | {"model": "someone/else"})})
+    assert "someone/else" in fails(capsys, "refine", draft)
+    assert main(["refine", str(draft), "--model", str(embedded_folder), "--steps", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "'someone/else'" in said and str(embedded_folder) in said
 
 
 def test_loudness_is_what_was_asked_for(tmp_path):

@@ -93,7 +93,7 @@ def fad_vggish(generated: Mapping[str, Path], reference: Mapping[str, Path], cap
 
 
 def fd_openl3(generated: Mapping[str, Path], reference: Mapping[str, Path], captions: Mapping[str, str]) -> float:
-    """Compute the Fréchet distance of OpenL3 embeddings: 512 values every 0.5 s, environmental sounds, mono, 44.1 kHz."""
+    """Compute the Fréchet distance of OpenL3 embeddings: environmental sounds, mono, 44.1 kHz, one per 0.5 s."""
     openl3 = _library("openl3")
     model = openl3.models.load_audio_embedding_model(input_repr="mel256", content_type="env", embedding_size=512)
 
