@@ -129,7 +129,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
 
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
-        return load_release(release, pretrained_model_link_or_path, **kwargs)
+        model = load_release(release, pretrained_model_link_or_path, **kwargs)
+        return cls.from_components(model.components, guidance_scale_range=model.guidance_scale_range)
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
