@@ -91,7 +91,7 @@ def test_what_metrics_need_is_checked_before_any_sound(arguments, tmp_path, monk
     command = [*arguments, "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
         script().main([*command, "--metrics", "clap"])
-    assert "give their folder as --reference" in capsys.readouterr().err
+    assert "pass their folder as --reference" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no audio"):
         script().main([*command, "--reference", str(tmp_path / "empty")])
