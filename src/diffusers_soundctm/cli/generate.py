@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
             settings |= {"model": arguments.model or "embedded", "dtype": arguments.dtype}
             write_sound(path, waveform, pipe.sampling_rate, settings, arguments.loudness)
             duration = settings["duration"]
-            speed = f"{duration / seconds:.1f} times faster than real time"
+            speed = f"{duration / seconds:.1f} times real time"
             tqdm.write(f"{path}: {duration:.2f} s of sound in {seconds:.2f} s ({speed}), seed {seed + i}")
 
 

@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     recorded, rate = audio.read_audio(draft)
     settings = read_settings(draft)
-    model = hub.model_to_load(settings["model"], arguments.model, draft)
+    model = hub.model_to_load(settings["model"], draft, passed=arguments.model)
     dtype = arguments.dtype or settings["dtype"]
-    print(f"{draft} was made with the model {settings['model']}; refining with {model}.")
+    print(f"{draft} was made with the model {settings['model']!r}; refining it with {model}.")
     pipe = load_pipeline(model, dtype, arguments.device)
     options = {
         "num_inference_steps": arguments.steps,
