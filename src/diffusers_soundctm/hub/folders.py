@@ -57,7 +57,7 @@ def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
         ):
             needed = ", or ".join(" and ".join(files) for files in VOCABULARIES)
             raise OSError(
-                f"{folder / name} lacks a vocabulary ({needed}); download or copy the model again, or pass `{name}=`."
+                f"{folder / name} lacks its vocabulary ({needed}); download or copy the model again, or pass `{name}=`."
             )
 
 
