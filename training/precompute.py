@@ -29,7 +29,7 @@ from diffusers_soundctm.data.shards import (
 )
 from diffusers_soundctm.data.streams import open_rows
 from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
-from diffusers_soundctm.evaluation.comparison import write_json
+from diffusers_soundctm.files import write_json
 from diffusers_soundctm.training.config import add_data_arguments, parse_with_config
 
 SETTINGS = "settings.json"
