@@ -101,7 +101,7 @@ def test_a_missing_split_is_named_with_those_there_are(tmp_path):
         load_clips(folder, split="validation")
 
 
-def test_labels_wordings_and_max_samples_from_a_saved_data_set(tmp_path):
+def test_labels_captions_and_max_samples_from_a_saved_data_set(tmp_path):
     from datasets import Audio, Dataset, DatasetDict
 
     paths = []

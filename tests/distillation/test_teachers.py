@@ -127,7 +127,7 @@ def test_denoiser_is_the_original_schedulers_estimate(original, teacher):
 
 
 @torch.no_grad()
-def test_zero_initialised_student_starts_at_the_teacher(teacher):
+def test_zero_initialized_student_equals_the_teacher(teacher):
     z, sigma = latents(teacher, 2), torch.tensor([2.0, 0.3])
     kwargs = condition(teacher, PROMPTS[:2])
     expected = Denoiser(teacher.network, teacher.preconditioning)(z, sigma, **kwargs)
