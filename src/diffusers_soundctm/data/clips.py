@@ -186,14 +186,14 @@ def open_dataset(dataset: str, split: str) -> Any:
         if split not in splits:
             raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(splits)}.")
         return splits[split]
-    suffixes = {file.suffix.lower() for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")}
-    if folder.is_dir() and not suffixes:
-        raise ValueError(f"`dataset` {dataset!r} is an empty folder; put audio files and a metadata.csv into it.")
     metadata = metadata_files(folder)
     if split in metadata:
         return _audio_folder(metadata[split])
     if metadata:
         raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(metadata)}.")
+    suffixes = {file.suffix.lower() for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")}
+    if folder.is_dir() and not suffixes:
+        raise ValueError(f"`dataset` {dataset!r} is an empty folder; put audio files and a metadata.csv into it.")
     if suffixes & _AUDIO and ".parquet" not in suffixes:
         raise ValueError(
             f"Data set {dataset!r} has audio files but no metadata.csv; add one with the columns file_name and caption."
