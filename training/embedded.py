@@ -65,8 +65,8 @@ class EmbeddedRecipe:
         return self.root / name
 
     def settings(self, name: str) -> dict[str, object]:
-        """The settings of a stage, from its YAML file."""
-        return yaml.safe_load(self.config(name).read_text(encoding="utf-8")) or {}
+        """The settings of a stage, from its YAML file if it has one."""
+        return yaml.safe_load(self.config(name).read_text(encoding="utf-8")) if self.config(name).is_file() else {}
 
     def config(self, name: str) -> Path:
         """The YAML file of a stage: that of the scale, or the one that all scales share."""
