@@ -25,7 +25,17 @@ from accelerate.utils import set_seed
 from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm import tqdm
 
-from diffusers_soundctm.distillation.checkpoints import (
+from diffusers_soundctm.data.latents import fingerprint
+from diffusers_soundctm.data.sampling import step_generator
+from diffusers_soundctm.data.sources import default_num_samples, distillation_data
+from diffusers_soundctm.distillation.denoisers import Denoiser
+from diffusers_soundctm.distillation.features import FeatureSpace
+from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
+from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
+from diffusers_soundctm.distillation.trajectories import DENOISING_TARGETS, Grid, TripleStream
+from diffusers_soundctm.lora import add_lora, save_lora
+from diffusers_soundctm.preconditioning import karras_sigmas
+from diffusers_soundctm.training.checkpoints import (
     remove_unfinished,
     resume,
     run_identity,
@@ -33,21 +43,16 @@ from diffusers_soundctm.distillation.checkpoints import (
     save_model,
     set_learning_rate,
 )
-from diffusers_soundctm.distillation.config import (
+from diffusers_soundctm.training.config import (
     PRESETS,
     add_data_arguments,
     add_run_arguments,
     add_stream_arguments,
     parse_with_config,
 )
-from diffusers_soundctm.distillation.ema import ema_update
-from diffusers_soundctm.distillation.guards import STOPPED, RunningLosses, SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.latents import fingerprint
-from diffusers_soundctm.distillation.networks import Denoiser
-from diffusers_soundctm.distillation.noise_levels import step_generator
-from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
-from diffusers_soundctm.distillation.optimizers import OPTIMIZERS, make_optimizer, scaler_state, step_if_finite
-from diffusers_soundctm.distillation.preflight import (
+from diffusers_soundctm.training.ema import ema_update
+from diffusers_soundctm.training.optimizers import OPTIMIZERS, make_optimizer, scaler_state, step_if_finite
+from diffusers_soundctm.training.preflight import (
     TRACKERS,
     check_arguments,
     check_output_dir,
@@ -56,14 +61,10 @@ from diffusers_soundctm.distillation.preflight import (
     make_accelerator,
     teacher_dtype,
 )
-from diffusers_soundctm.distillation.publishing import publish
-from diffusers_soundctm.distillation.sharding import Networks, process_rows
-from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
-from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
-from diffusers_soundctm.distillation.trajectories import DENOISING_TARGETS, Grid, TripleStream
-from diffusers_soundctm.distillation.validation import STEPS, log_sounds, make_sounds
-from diffusers_soundctm.lora import add_lora, save_lora
-from diffusers_soundctm.preconditioning import karras_sigmas
+from diffusers_soundctm.training.publish import publish
+from diffusers_soundctm.training.sharding import Networks, process_rows
+from diffusers_soundctm.training.signals import STOPPED, RunningLosses, SkippedSteps, StopSignal
+from diffusers_soundctm.training.validation import STEPS, log_sounds, make_sounds
 
 FP16_GRADIENT_SCALE = 2.0**14
 

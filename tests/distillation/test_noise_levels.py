@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.distillation.noise_levels import (
-    clip_indices,
     denoising_sigmas,
     heun_step_counts,
     lognormal_sigmas,
     start_indices,
-    step_generator,
     target_indices,
 )
 from diffusers_soundctm.distillation.trajectories import Grid

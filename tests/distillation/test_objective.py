@@ -10,12 +10,12 @@ from diffusers import UNet2DConditionModel
 
 from diffusers_soundctm import CTMUNet2DConditionModel
 from diffusers_soundctm.distillation import TeacherFeatures, feature_distance
-from diffusers_soundctm.distillation.ema import ema_copy, ema_update
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_loss
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump, micro_batches
-from diffusers_soundctm.distillation.teachers import FeatureSpace
 from diffusers_soundctm.preconditioning import denoised
+from diffusers_soundctm.training.ema import ema_copy, ema_update
 
 EDM = Preconditioning()
 

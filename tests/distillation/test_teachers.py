@@ -10,8 +10,10 @@ from diffusers import DDPMScheduler
 
 from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
 from diffusers_soundctm.distillation import TeacherDenoiser, load_teacher
-from diffusers_soundctm.distillation.networks import Denoiser
-from diffusers_soundctm.distillation.teachers import FeatureSpace, recognise, scheduler_of
+from diffusers_soundctm.distillation.denoisers import Denoiser
+from diffusers_soundctm.distillation.features import FeatureSpace
+from diffusers_soundctm.distillation.teachers import recognize
+from diffusers_soundctm.distillation.teachers.base import scheduler_of
 from tiny_teachers import BETAS, FAMILIES, STABLE_AUDIO_SCHEDULER, make_teacher, noise
 
 CPU = torch.device("cpu")
@@ -190,10 +192,10 @@ def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
 def test_unknown_pipelines_are_named_with_those_there_are(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ValueError, match=r"FluxPipeline.*AudioLDM2Pipeline.*StableAudioPipeline.*TeacherFamily"):
-        recognise(tmp_path)
+        recognize(tmp_path)
     (tmp_path / "model_index.json").unlink()
     with pytest.raises(ValueError, match="no pipeline"):
-        recognise(tmp_path)
+        recognize(tmp_path)
 
 
 def test_a_student_is_no_teacher(teacher, tmp_path):

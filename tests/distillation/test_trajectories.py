@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_soundctm.distillation.networks import Preconditioning
-from diffusers_soundctm.distillation.noise_levels import clip_indices
+from diffusers_soundctm.data.sampling import clip_indices
+from diffusers_soundctm.distillation.denoisers import Preconditioning, TeacherDenoiser
 from diffusers_soundctm.distillation.solver import heun_solve
-from diffusers_soundctm.distillation.teachers import TeacherDenoiser
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
 

@@ -533,14 +533,14 @@ def test_pickled_weights_are_refused(embedded, embedded_folder, tmp_path):
 
 
 def test_embedded_model_without_weights_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr("diffusers_soundctm.hub.EMBEDDED", tmp_path)
+    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", tmp_path)
     with pytest.raises(FileNotFoundError, match="Reinstall"):
         SoundCTMPipeline.from_embedded()
 
 
 def test_embedded_model_loads_half_precision_files_in_float32(monkeypatch, embedded_folder, tmp_path):
     SoundCTMPipeline.from_pretrained(embedded_folder, torch_dtype=torch.float16).save_pretrained(tmp_path)
-    monkeypatch.setattr("diffusers_soundctm.hub.EMBEDDED", tmp_path)
+    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", tmp_path)
     pipe = SoundCTMPipeline.from_embedded()
     assert {model.dtype for model in (pipe.unet, pipe.vae, pipe.vocoder, pipe.text_encoder)} == {torch.float32}
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
-from .checked import build
+from .build import build
 
 _STUDENT_ONLY = "s_time_embedding."
 

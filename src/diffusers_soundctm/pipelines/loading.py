@@ -130,7 +130,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         """
         passed = {k for k in cls._get_signature_keys(cls)[0] if k in kwargs}
         arguments = {k: v for k, v in kwargs.items() if k in hub.DOWNLOAD_ARGUMENTS}
-        return hub.download(pretrained_model_name, skip=passed, **arguments)
+        return hub.download_model(pretrained_model_name, skip=passed, **arguments)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the pipeline with a model card; see `diffusers_soundctm.hub.push_to_hub`."""
