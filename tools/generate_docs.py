@@ -95,7 +95,7 @@ def api_page(name: str) -> str:
         module_name, _, public = spelled.partition(":")
         module = importlib.import_module(module_name)
         for item in module.__all__ if public == "*" else [public]:
-            if not isinstance(getattr(module, item), (int, float, str)):
+            if callable(getattr(module, item)):
                 parts.append(_described(getattr(module, item), item, module_name))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n"
 
@@ -161,6 +161,8 @@ def _sections(doc: str) -> dict[str, str]:
             current = line.rstrip(":")
             found[current] = []
         else:
+            if line and not line.startswith(" "):
+                current = ""
             found[current].append(line)
     return {name: textwrap.dedent("\n".join(lines)).strip("\n") for name, lines in found.items()}
 

@@ -45,11 +45,11 @@ def test_links_lead_to_files_and_headings(path):
             assert anchor in anchors(linked), f"{target}: no such heading"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=ids)
+@pytest.mark.parametrize("path", [path for path in PAGES if path.parent.name != "api"], ids=ids)
 def test_lines_of_prose_fit_120_columns(path):
     for number, line in enumerate(prose(path.read_text(encoding="utf-8")).splitlines(), 1):
-        is_table, is_link = line.lstrip().startswith("|"), re.search(r"\]\(|<img", line)
-        assert len(line) <= 120 or is_table or is_link, f"line {number} has {len(line)} columns: {line[:60]} …"
+        cannot_wrap = line.startswith(("|", "`")) or re.search(r"\]\(|<img", line)
+        assert len(line) <= 120 or cannot_wrap, f"line {number} has {len(line)} columns: {line[:60]} …"
 
 
 @pytest.mark.parametrize("path", FOR_DESIGNERS, ids=ids)
