@@ -85,7 +85,7 @@ class Bench:
         self.args = args
         model = args.pipeline
         self.pipe = SoundCTMPipeline.from_pretrained(model) if model else SoundCTMPipeline.from_embedded()
-        networks = [self.pipe.unet, self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder]
+        networks = [self.pipe.denoiser, self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder]
         self.fingerprint = digest(*networks)
         self.pipe.to(args.device).set_progress_bar_config(disable=True)
         self.rate, self.length = self.pipe.sampling_rate, self.pipe.default_audio_length_in_s

@@ -76,7 +76,7 @@ class SoundMaker:
         self.pipe = load_pipeline(args, self.teacher)
         self.pipe.set_progress_bar_config(disable=True)
         dtype = getattr(torch, args.dtype)
-        for network in (self.pipe.unet, self.teacher):
+        for network in (self.pipe.denoiser, self.teacher):
             if network is not None:
                 network.to(dtype)
         self.embedding = load_embedding()
@@ -84,7 +84,7 @@ class SoundMaker:
         self.batch_size = args.batch_size
         decoder = digest(self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder)
         self.fingerprints = {
-            "student": digest(self.pipe.unet) + decoder,
+            "student": digest(self.pipe.denoiser) + decoder,
             "teacher": digest(self.teacher) + decoder if self.teacher is not None else None,
         }
         self.fingerprints["undistilled"] = self.fingerprints["teacher"]
@@ -96,7 +96,7 @@ class SoundMaker:
         for start in tqdm(starts, desc=str(setting), unit="batch"):
             captions = prompts.captions[start : start + self.batch_size]
             seeds = prompts.seeds[start : start + self.batch_size]
-            key = json.dumps([self.fingerprints[setting.model], str(self.pipe.unet.dtype), captions, seeds])
+            key = json.dumps([self.fingerprints[setting.model], str(self.pipe.denoiser.dtype), captions, seeds])
             path = self.folder / str(setting) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
             if not path.exists():
                 waveforms = self.waveforms(setting, captions, seeds)

@@ -84,7 +84,7 @@ def _dit_pipeline():
         latents_mean=torch.linspace(-1, 1, 6).tolist(),
         latents_std=torch.linspace(0.5, 2, 6).tolist(),
     )
-    unet = CTMAudioDiTModel(
+    transformer = CTMAudioDiTModel(
         sample_size=64,
         in_channels=6,
         out_channels=6,
@@ -100,7 +100,8 @@ def _dit_pipeline():
         vae=vae.eval(),
         text_encoder=text_encoder.eval(),
         tokenizer=tokenizer,
-        unet=unet.eval(),
+        unet=None,
+        transformer=transformer.eval(),
         scheduler=CTMScheduler(),
         vocoder=None,
         guidance_scale_range=(2.0, 5.0),

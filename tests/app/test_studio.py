@@ -38,7 +38,7 @@ def stereo_desk(tiny_pipeline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stereo")
     make_teacher("stable_audio", folder / "teacher", tiny_pipeline)
     pipe = SoundCTMPipeline.from_teacher(folder / "teacher")
-    pipe.unet.register_to_config(sample_size=2100)  # 1.52 s
+    pipe.transformer.register_to_config(sample_size=2100)  # 1.52 s
     pipe.save_pretrained(folder / "model")
     # As the app has it: on some CPUs weights mapped from a file give other last bits than the same ones in memory.
     pipe = SoundCTMPipeline.from_pretrained(folder / "model")

@@ -159,7 +159,7 @@ def test_noise_levels_are_the_teachers_own(original, teacher):
 
 
 def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path):
-    pipe = teacher.pipeline(teacher.student(), (2.0, 5.0))
+    pipe = SoundCTMPipeline.from_components(teacher.parts(teacher.student()), (2.0, 5.0))
     pipe.save_pretrained(tmp_path)
     loaded = SoundCTMPipeline.from_pretrained(tmp_path)
     sounds = []
@@ -177,7 +177,7 @@ def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path
 
 @torch.no_grad()
 def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
-    pipe = teacher.pipeline(teacher.student())
+    pipe = SoundCTMPipeline.from_components(teacher.parts(teacher.student()))
     sound = 0.3 * noise(1, 2, 1280)
     z = pipe.encode_audio(sound, pipe.sampling_rate, 1280)
     if original[0] != "stable_audio":

@@ -63,8 +63,47 @@ def test_every_family_becomes_a_pipeline(family, dataset, teachers, tmp_path):
     assert student.keys() == start.keys()
 
 
+def test_captions_alone_are_enough(inputs, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\ufeffrain on a tin roof\n\na dog barks\na church bell\n", encoding="utf-8")
+    given = {name: value for name, value in inputs.items() if name != "dataset_name"}
+    folder = distil(tmp_path / "run", **given, captions=captions)
+    record = json.loads((folder / "training.json").read_text())
+    assert record["clips"] == 3 and record["losses"]["dsm"] > 0
+    assert SoundCTMPipeline.from_pretrained(folder)("rain").audios.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"dataset_name": "clips"}, "either --dataset_name, or --captions"),
+        ({"denoising_target": "data"}, "--denoising_target data needs clips"),
+        ({"mix_rate": 0.5}, "--mix_rate needs clips"),
+        ({"trajectory_reuse": 1}, "--trajectory_reuse 1"),
+        ({"captions": "missing.txt"}, "missing.txt is not a file"),
+        ({"sampler_rate": 1.5}, "--sampler_rate 1.5"),
+        ({"match_point": "z0"}, "--match_point z0"),
+    ],
+)
+def test_what_captions_alone_cannot_do_is_refused(wrong, named, inputs, tmp_path, capsys):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("rain\n", encoding="utf-8")
+    given = {name: value for name, value in inputs.items() if name != "dataset_name"}
+    with pytest.raises(SystemExit) as stopped:
+        distil(tmp_path / "run", **{**given, "captions": captions, **wrong})
+    assert stopped.value.code == 2 and named in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_guided_run_against_clips_says_what_it_loses(inputs, tmp_path, capsys):
+    distil(tmp_path / "clips", **inputs, denoising_target="data")
+    assert "many steps lose guidance" in " ".join(capsys.readouterr().out.split())
+    distil(tmp_path / "teacher", **inputs)
+    assert "lose guidance" not in capsys.readouterr().out
+
+
 def test_accumulation_changes_memory_and_not_the_result(inputs, tmp_path):
-    plain = {**inputs, "train_batch_size": 4, "no_adaptive_weight": True}
+    plain = {**inputs, "train_batch_size": 4, "adaptive_weight": False}
     whole = distil(tmp_path / "whole", **plain)
     parts = distil(tmp_path / "parts", **plain, gradient_accumulation_steps=2)
     theirs = load_file(parts / WEIGHTS)
@@ -82,6 +121,7 @@ def test_options_of_optimisation_and_reports(inputs, tmp_path):
         gradient_checkpointing=True,
         mixed_precision="bf16",
         omega=3.0,
+        adaptive_weight=True,
         feature_distance="half",
         match_point="z0",
         report_to="tensorboard",

@@ -37,4 +37,6 @@ def convert_soundctm_unet(
     is_student = any(name.startswith(_STUDENT_ONLY) for name in tensors)
     tensors = {name.replace(_STUDENT_ONLY, "time_embedding.target_embedding."): t for name, t in tensors.items()}
 
-    return build(CTMUNet2DConditionModel if is_student else UNet2DConditionModel, config, tensors)
+    if not is_student:
+        return build(UNet2DConditionModel, config, tensors)
+    return build(CTMUNet2DConditionModel, {**config, "conditioning": "cross_attention"}, tensors)

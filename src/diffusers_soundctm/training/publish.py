@@ -60,11 +60,15 @@ def facts_of(args: argparse.Namespace, record: Mapping[str, Any]) -> dict[str, s
     def public(name: str | os.PathLike) -> str:
         return str(name) if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not Path(name).exists() else Path(name).name
 
+    seconds = f"{args.num_samples / args.sampling_rate:.2f} s"
+    if args.captions is None:
+        data = f"{public(args.dataset_name)}, {record['clips'] or 'streamed'} clips of {seconds}"
+    else:
+        data = f"{record['clips']} captions, no audio; trajectories of {seconds}"
     losses = ", ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
     return {
         "teacher": public(args.teacher_model),
-        "data": f"{public(args.dataset_name)}, {record['clips'] or 'streamed'} clips of "
-        f"{args.num_samples / args.sampling_rate:.2f} s",
+        "data": data,
         "guidance scale ω": f"{args.omega_min:g} to {args.omega_max:g}",
         "steps": f"{args.max_train_steps} × {args.train_batch_size}",
         "optimizer": f"{args.optimizer}, learning rate {args.learning_rate:g}, EMA {args.ema_decay:g}",
@@ -93,7 +97,7 @@ def publish(args: argparse.Namespace, pipe: "SoundCTMPipeline", student: Any, re
         facts=facts,
         sounds=sounds,
         adapter_of=facts["teacher"] if args.lora_rank else None,
-        branch_init=getattr(pipe.unet.config, "branch_init", None),
+        branch_init=getattr(pipe.denoiser.config, "branch_init", None),
     )
     if args.lora_rank:
         lora.save_lora(student, folder)

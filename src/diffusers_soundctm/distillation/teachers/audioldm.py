@@ -9,4 +9,5 @@ class AudioLDM(TeacherFamily):
     """FiLM by CLAP's text embedding."""
 
     pipelines = ("AudioLDMPipeline",)
+    conditioning = "class_label"
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapTextModelWithProjection"}

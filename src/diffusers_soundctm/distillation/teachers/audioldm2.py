@@ -11,6 +11,7 @@ class AudioLDM2(TeacherFamily):
     """Two text streams: what a GPT-2 writes after CLAP's and T5's words, and T5."""
 
     pipelines = ("AudioLDM2Pipeline",)
+    conditioning = "audioldm2"
     parts: ClassVar = {
         **MusicLDM.parts,
         "text_encoder_2": "transformers.T5EncoderModel",

@@ -74,6 +74,7 @@ class TeacherFamily:
         optional: those of them that may be missing.
         network: subfolder of the network, `network_class` its class.
         student_class: the network's SoundCTM student.
+        conditioning: how prompts condition it, a key of `pipelines.conditioning.CONDITIONINGS`.
     """
 
     pipelines: ClassVar[tuple[str, ...]]
@@ -87,6 +88,7 @@ class TeacherFamily:
     network = "unet"
     network_class = "diffusers.UNet2DConditionModel"
     student_class: ClassVar[type] = CTMUNet2DConditionModel
+    conditioning = "cross_attention"
 
     @classmethod
     def load(cls, folder: Path, given: Mapping[str, str | os.PathLike | None]) -> "Teacher":
@@ -117,7 +119,8 @@ class TeacherFamily:
     def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
         """Arguments of the student's class beside the network's: how it is told noise levels."""
         betas = {key: teacher.scheduler.config[key] for key in BETAS}
-        return {"prediction_type": teacher.scheduler.config.prediction_type, **betas}
+        prediction_type = teacher.scheduler.config.prediction_type
+        return {"prediction_type": prediction_type, "conditioning": cls.conditioning, **betas}
 
 
 @dataclass
@@ -210,14 +213,7 @@ class Teacher:
 
     def parts(self, student: torch.nn.Module) -> dict[str, Any]:
         """The components of the student's pipeline, by name: the student, and the teacher's own parts around it."""
-        around = dict.fromkeys(("vae", "text_encoder", "tokenizer", "vocoder")) | self.components
-        return {**around, "unet": student, "scheduler": self.scheduler}
-
-    def pipeline(self, student: torch.nn.Module, guidance_scale_range: tuple[float, float] = ()) -> Any:
-        """The pipeline of a student, with the teacher's own parts around it."""
-        from ...pipelines.pipeline_soundctm import SoundCTMPipeline
-
-        return SoundCTMPipeline(**self.parts(student), guidance_scale_range=guidance_scale_range)
+        return {**self.components, self.family.network: student, "scheduler": self.scheduler}
 
 
 def _class(path: str) -> Any:

@@ -9,4 +9,5 @@ class MusicLDM(TeacherFamily):
     """AudioLDM with the whole CLAP model."""
 
     pipelines = ("MusicLDMPipeline",)
+    conditioning = "class_label"
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapModel"}

@@ -19,10 +19,12 @@ class StableAudio(TeacherFamily):
     network = "transformer"
     network_class = f"{StableAudioNetwork.__module__}.StableAudioNetwork"
     student_class = CTMStableAudioDiTModel
+    conditioning = "stable_audio"
 
     @classmethod
     def student_config(cls, teacher: Teacher) -> dict[str, Any]:
         return {
             "prediction_type": teacher.scheduler.config.prediction_type,
+            "conditioning": cls.conditioning,
             "num_text_tokens": teacher.conditioning.num_text_tokens,
         }
