@@ -26,6 +26,12 @@ class Placeholders:
         (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
         return str(folder)
 
+    def captions(self) -> str:
+        """A text file with three captions."""
+        path = self.folder / "captions.txt"
+        path.write_text("a dog barks\nrain on a tin roof\na train\n")
+        return str(path)
+
     def tiny_teacher(self) -> str:
         """An AudioLDM pipeline with random weights."""
         from tiny_teachers import make_teacher
