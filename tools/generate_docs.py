@@ -273,13 +273,14 @@ def _option(action: argparse.Action, default: Any) -> str:
 
 
 def _presets() -> str:
-    from diffusers_soundctm.training.config import PRESETS
+    from diffusers_soundctm.training import config
 
-    names = list(PRESETS)
-    keys = sorted({key for preset in PRESETS.values() for key in preset})
-    rows = [f"| `{key}` | " + " | ".join(f"`{PRESETS[name].get(key, '')}`" for name in names) + " |" for key in keys]
+    presets = {name: config.load_preset(name) for name in config.preset_names()}
+    names = list(presets)
+    keys = sorted({key for preset in presets.values() for key in preset})
+    rows = [f"| `{key}` | " + " | ".join(f"`{presets[name].get(key, '')}`" for name in names) + " |" for key in keys]
     head = f"| option | {' | '.join(f'`{name}`' for name in names)} |\n|---|{'---|' * len(names)}"
-    return "## Presets\n\n`--preset` sets the published recipes:\n\n" + head + "\n" + "\n".join(rows) + "\n"
+    return "## Presets\n\n`--preset` sets the published recipes; their files name a source for each value:\n\n" + head + "\n" + "\n".join(rows) + "\n"
 
 
 class _Found(Exception):
