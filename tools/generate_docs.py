@@ -6,7 +6,6 @@ python tools/generate_docs.py --check    # exit with 1 if one is out of date; te
 
 import argparse
 import dataclasses
-import enum
 import importlib
 import importlib.util
 import inspect
@@ -74,6 +73,58 @@ METHODS = {
     "CTMStableAudioDiTModel": ["forward"], "CTMAudioDiTModel": ["forward"], "AudioDiTModel": ["forward"],
     "AutoencoderDAC": ["encode", "decode"], "ISTFTVocoder": ["forward", "match"], "ClapEmbedding": ["text", "__call__"],
 }  # fmt: skip
+# What an argument means wherever its docstring does not say more.
+COMMON = {
+    "pipe": "pipeline to generate with.",
+    "prompt": "what to hear; one string or a list.",
+    "prompts": "what to hear; one string or a list.",
+    "negative_prompt": "replaces the empty prompt; one string or a list.",
+    "num_inference_steps": "steps of the sampler, 1 to 16.",
+    "num_waveforms_per_prompt": "waveforms per prompt.",
+    "audio_length_in_s": "length in seconds.",
+    "num_samples": "length in samples at the model's sampling rate.",
+    "sampling_rate": "sampling rate in Hz.",
+    "from_rate": "sampling rate of the input in Hz.",
+    "to_rate": "sampling rate of the result in Hz.",
+    "waveform": "float32 (..., samples), full scale 1.",
+    "waveforms": "float32 (B, channels, samples), full scale 1.",
+    "draft": "waveform (..., samples) of the draft.",
+    "final": "waveform (..., samples) of the final.",
+    "peak": "largest magnitude, full scale 1.",
+    "path": "file to read or write.",
+    "mel": "log-mels (B, frames, n_mels), natural logarithm.",
+    "latents": "latents (B, C, time, width), or (B, C, time) of waveforms.",
+    "sample": "noisy latents (B, C, time, width), or (B, C, time) of waveforms, scaled by c_in.",
+    "timestep": "c_noise of the noise level, a scalar or (B,).",
+    "encoder_hidden_states": "prompt embeddings (B, L, width).",
+    "encoder_attention_mask": "mask of the prompt embeddings (B, L), True for tokens to use.",
+    "global_hidden_states": "global condition (B, 1, width).",
+    "attention_mask": "mask of the prompt embeddings (B, L), True for tokens to use.",
+    "negative_attention_mask": "mask of the negative embeddings (B, L), True for tokens to use.",
+    "prompt_embeds": "prompt embeddings (B, L, width), or (B, width); replaces the prompt.",
+    "negative_prompt_embeds": "negative embeddings (B, L, width), or (B, width); replaces the negative prompt.",
+    "do_nu_sampling": "whether negative embeddings are needed, which is so if ν is not 1.",
+    "device": "device of the result; the pipeline's by default.",
+    "return_dict": "False for a plain tuple.",
+    "conditioning": "kind of conditioning, a key of `pipelines.conditioning.CONDITIONINGS`.",
+    "network": "the teacher's network.",
+    "mode": "which features are compared, `full` or `half`.",
+    "denoise": "denoiser D(z, σ) with its prompts bound.",
+    "noise": "noise of unit variance, (B, ...).",
+    "num_steps": "steps of Heun's method.",
+    "sigma_min": "smallest noise level.",
+    "sigma_max": "largest noise level.",
+    "rho": "curvature of the Karras noise levels.",
+    "name_or_folder": "folder or Hub id of the pipeline.",
+    "pretrained_model_name_or_path": "folder or Hub id.",
+    "use_safetensors": "False also loads pickled weights.",
+    "adapter_name": "name of the adapter, for several at a time.",
+    "components": "components whose adapters are fused.",
+    "repo_id": "repository on the Hub, `user/name`.",
+    "generator": "one generator for the batch, or a list with one per waveform.",
+    "kwargs": "passed on.",
+    "settings": "passed on.",
+}
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Examples", "Yields")
 
 SCRIPTS = ("train_ctm", "train_teacher", "train_autoencoder", "train_vocoder", "precompute")
@@ -126,14 +177,14 @@ def _documented(item: Any) -> str:
     sections = _sections(inspect.getdoc(item) or "")
     function = item.__init__ if inspect.isclass(item) else item
     parameters = {}
-    if not (inspect.isclass(item) and issubclass(item, enum.Enum)):
+    if (getattr(function, "__module__", None) or "").startswith("diffusers_soundctm"):  # not inherited from diffusers
         signature = inspect.signature(inspect.unwrap(function))
         parameters = {k: v for k, v in signature.parameters.items() if k not in ("self", "cls")}
-    descriptions = _entries(sections.pop("Args", ""))
+    descriptions = COMMON | _inherited(item) | _entries(sections.pop("Args", ""))
     attributes = _entries(sections.pop("Attributes", ""))
     parts = [_prose(sections.pop("", "")) + "\n"]
-    if dataclasses.is_dataclass(item) and not descriptions:
-        descriptions, attributes = attributes, {}
+    if dataclasses.is_dataclass(item):
+        descriptions, attributes = descriptions | attributes, {}
     if parameters:
         parts += ["| argument | type | default | meaning |", "|---|---|---|---|"]
         parts += [_row(parameter, descriptions.get(name, "")) for name, parameter in parameters.items()]
@@ -150,6 +201,19 @@ def _documented(item: Any) -> str:
         else:
             parts += [f"**{section}** {_prose(text)}\n"]
     return "\n".join(parts)
+
+
+def _inherited(item: Any) -> dict[str, str]:
+    """Descriptions of the arguments that a class takes from its bases, or passes on to its time embedding."""
+    if not inspect.isclass(item):
+        return {}
+    from diffusers_soundctm import CTMTimestepEmbedding
+
+    entries: dict[str, str] = {}
+    for base in (CTMTimestepEmbedding, *reversed(item.__mro__)):
+        if base.__module__.startswith("diffusers_soundctm"):
+            entries |= _entries(_sections(inspect.getdoc(base) or "").get("Args", ""))
+    return entries
 
 
 def _sections(doc: str) -> dict[str, str]:
@@ -232,8 +296,8 @@ def options_page() -> str:
     parts = [
         "# Options of the training scripts\n",
         NOTE.replace("docstrings", "parsers"),
-        "Every option can also be a key of the YAML file that `--config` names; the command line wins. A flag without a\n"
-        "value is `true` there. \"Symbol\" is the papers' name for it.\n",
+        "Every option can also be a key of the YAML file that `--config` names; the command line wins.\n"
+        'A flag without a value is `true` there. "Symbol" is the papers\' name for it.\n',
     ]
     seen: dict[tuple, str] = {}
     for script in SCRIPTS:
@@ -280,7 +344,13 @@ def _presets() -> str:
     keys = sorted({key for preset in presets.values() for key in preset})
     rows = [f"| `{key}` | " + " | ".join(f"`{presets[name].get(key, '')}`" for name in names) + " |" for key in keys]
     head = f"| option | {' | '.join(f'`{name}`' for name in names)} |\n|---|{'---|' * len(names)}"
-    return "## Presets\n\n`--preset` sets the published recipes; their files name a source for each value:\n\n" + head + "\n" + "\n".join(rows) + "\n"
+    return (
+        "## Presets\n\n`--preset` sets the published recipes; their files name a source for each value:\n\n"
+        + head
+        + "\n"
+        + "\n".join(rows)
+        + "\n"
+    )
 
 
 class _Found(Exception):
