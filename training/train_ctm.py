@@ -24,6 +24,7 @@ from diffusers_soundctm.training.config import (
     add_run_arguments,
     add_scheduler_arguments,
     add_stream_arguments,
+    data_settings,
     parse_with_config,
     preset_names,
     run_script,
@@ -217,6 +218,7 @@ import torch
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.data.sampling import step_generator
 from diffusers_soundctm.data.sources import default_num_samples, distillation_data
+from diffusers_soundctm.data.streams import WaveformData
 from diffusers_soundctm.distillation.denoisers import Denoiser
 from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.objective import CTMObjective, micro_batches
@@ -257,11 +259,13 @@ class DistillationRecipe(Recipe):
         )
         self.folder = self.teacher.family.network
         args.sampling_rate = args.sampling_rate or self.teacher.sampling_rate
-        args.num_samples = args.num_samples or default_num_samples(args.dataset_name, self.teacher)
+        args.num_samples = args.num_samples or default_num_samples(args.dataset_name, self.teacher.default_num_samples)
         check_run(args, self.teacher, accelerator.num_processes)
         student = self.teacher.student(args.branch_init, args.initial_unet)
         with accelerator.main_process_first():
-            self.data = distillation_data(args, self.teacher, accelerator.device)
+            self.data = distillation_data(
+                data_settings(args), self.teacher.encoders, self.teacher.network.config.in_channels, accelerator.device
+            )
         if not self.teacher.conditioning.needs_audio_length:
             student.register_to_config(sample_size=self.data.latent_shape[1])
         if args.gradient_checkpointing:
@@ -331,7 +335,9 @@ class DistillationRecipe(Recipe):
                 "teacher": weights_fingerprint(self.teacher.network)}  # fmt: skip
 
     def state(self) -> dict[str, object]:
-        return self.networks.state(self.network)
+        # A stream counts the clips that it skips over all runs.
+        counters = {"data": self.data} if isinstance(self.data, WaveformData) else {}
+        return {**self.networks.state(self.network), **counters}
 
     def started(self) -> None:
         args = self.args
@@ -361,7 +367,7 @@ class DistillationRecipe(Recipe):
         losses = self.objective(triples, noisy)
         values = {"ctm": losses.consistency.mean()}
         if noisy is not None:
-            values |= {"dsm": losses.denoising.mean(), "balance": losses.balance}
+            values |= {"dsm": losses.denoising.mean(), "adaptive_weight": losses.adaptive_weight}
         return losses.total, values
 
     def ema_decay(self, step: int) -> float:

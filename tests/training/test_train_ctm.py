@@ -157,7 +157,7 @@ def test_trackers_get_losses_and_the_files_of_the_sounds(tracker, inputs, tmp_pa
     made = contents(tmp_path / "run" / "samples", ".wav", ".png")
     assert contents(reports, ".wav", ".png") == made and len(made) == 3
     (history,) = contents(reports, ".wandb", ".db")
-    assert all(name in history for name in (b"ctm", b"dsm", b"balance"))
+    assert all(name in history for name in (b"ctm", b"dsm", b"adaptive_weight"))
 
 
 def test_the_solver_cannot_go_to_the_target_without_whole_trajectories(capsys):
