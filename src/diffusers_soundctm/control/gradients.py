@@ -19,8 +19,9 @@ class LookAhead:
     """ẑ_0 = G(z_t, t, σ_min): where the student expects z_t to end, in one differentiable jump.
 
     Args:
-        pipe: its ω and ν are those of the running (or last) call.
-        positive, negative: embeddings and mask, as `encode_prompt` returns them; `negative` is None for ν = 1.
+        pipe: the pipeline.
+        guidance_scale, nu: ω and ν.
+        positive, negative: embeddings and mask, as `encode_prompt` returns them; `negative` is not used for ν = 1.
     """
 
     tensor_inputs: ClassVar = (
@@ -32,21 +33,26 @@ class LookAhead:
     )
 
     pipe: SoundCTMPipeline
+    guidance_scale: float
+    nu: float
     positive: Conditions
-    negative: Conditions | None
+    negative: tuple[torch.Tensor | None, torch.Tensor | None]
 
     @classmethod
     def of_call(cls, pipe: SoundCTMPipeline, tensors: Mapping[str, torch.Tensor | None]) -> "LookAhead":
-        """The look-ahead of a running call, from the `tensor_inputs` that its callbacks get."""
-        negative = None if pipe.nu == 1 else (tensors["negative_prompt_embeds"], tensors["negative_attention_mask"])
-        return cls(pipe, (tensors["prompt_embeds"], tensors["attention_mask"]), negative)
+        """The look-ahead of a running call, from the pipeline and the `tensor_inputs` that its callbacks get."""
+        positive = tensors["prompt_embeds"], tensors["attention_mask"]
+        negative = tensors["negative_prompt_embeds"], tensors["negative_attention_mask"]
+        return cls(pipe, pipe.guidance_scale, pipe.nu, positive, negative)
 
     def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """z_t (B, C, time, width) at noise level `sigma` = t, whose c_noise is `timestep` → ẑ_0, float32."""
         scheduler = self.pipe.scheduler
         sigma_min = torch.as_tensor(scheduler.config.sigma_min, dtype=torch.float32, device=sample.device)
         model_input = scheduler.scale_model_input(sample, timestep)
-        model_output = self.pipe.predict(model_input, timestep, sigma_min, self.positive, self.negative)
+        model_output = self.pipe.predict(
+            model_input, timestep, sigma_min, self.guidance_scale, self.nu, self.positive, self.negative
+        )
         return scheduler.jump(model_output, sample, sigma, sigma_min)
 
 
