@@ -16,7 +16,7 @@ from .clips import Clips, load_clips, sounding, to_int16
 from .latents import encode_latents
 from .prompts import embed_captions
 from .shards import INDEX, ShardedData, column_of, is_precomputed
-from .streams import MemorySource, SoundData, StreamSource, open_rows
+from .streams import MemorySource, SoundData, StreamSource, latent_shape, open_rows
 
 
 def distillation_data(args: argparse.Namespace, teacher: Any, device: torch.device | str) -> DistillationData:
@@ -26,6 +26,8 @@ def distillation_data(args: argparse.Namespace, teacher: Any, device: torch.devi
     Raises:
         ValueError: the data set does not fit the teacher or the arguments.
     """
+    if args.captions is not None:
+        return caption_data(args, teacher, device)
     if args.max_train_samples is not None and (is_precomputed(args.dataset_name) or args.streaming or args.data_files):
         raise ValueError(
             f"--max_train_samples {args.max_train_samples} limits neither a stream nor the latents of precompute.py; "
@@ -56,9 +58,33 @@ def distillation_data(args: argparse.Namespace, teacher: Any, device: torch.devi
     return TrainingData(latents, prompts, teacher.conditioning)
 
 
-def default_num_samples(dataset_name: str, teacher: Any) -> int:
+def caption_data(args: argparse.Namespace, teacher: Any, device: torch.device | str) -> TrainingData:
+    """Captions without audio, from the text file `args.captions`, one caption per line.
+
+    The latents are zeros, so that every trajectory starts from pure noise, σ_max·ε, and from the teacher alone. Every
+    line is equally likely, so a caption that occurs twice is drawn twice as often.
+
+    Raises:
+        ValueError: the file has no caption.
+    """
+    text = Path(args.captions).read_text(encoding="utf-8-sig")
+    captions = [line.strip() for line in text.splitlines() if line.strip()]
+    if not captions:
+        raise ValueError(f"--captions {args.captions} has no caption; give a text file with one caption per line.")
+    prompts = embed_captions(
+        teacher.conditioning,
+        [[caption] for caption in captions],
+        cache_folder(args),
+        device=device,
+        audio_length_in_s=args.num_samples / args.sampling_rate,
+    )
+    nothing = torch.zeros((), dtype=torch.bfloat16).expand(len(captions), *latent_shape(teacher, args.num_samples))
+    return TrainingData(nothing, prompts, teacher.conditioning)
+
+
+def default_num_samples(dataset_name: str | None, teacher: Any) -> int:
     """Length of a clip: that of precomputed latents, else the teacher's."""
-    if is_precomputed(dataset_name):
+    if dataset_name is not None and is_precomputed(dataset_name):
         return json.loads((Path(dataset_name) / INDEX).read_text(encoding="utf-8"))["num_samples"]
     return teacher.default_num_samples
 

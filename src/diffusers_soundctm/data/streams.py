@@ -161,9 +161,7 @@ class SoundData:
     def __init__(self, source: MemorySource | StreamSource, teacher: Any, num_samples: int, mix_rate: float = 0.0):
         self.source, self.teacher, self.mix_rate = source, teacher, mix_rate
         self.audio_length_in_s = num_samples / teacher.sampling_rate
-        channels = teacher.num_channels
-        silence = torch.zeros(1, num_samples) if channels == 1 else torch.zeros(1, channels, num_samples)
-        self.latent_shape = tuple(self._encode(silence + SILENCE_PEAK, "cpu").shape[1:])
+        self.latent_shape = latent_shape(teacher, num_samples)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -205,11 +203,22 @@ class SoundData:
 
         return batch
 
-    @torch.no_grad()
     def _encode(self, waveforms: torch.Tensor, device) -> torch.Tensor:
-        vae = self.teacher.components["vae"].to(device).eval()
-        latents = vae.encode(autoencoder_input(vae, waveforms.to(device))).latent_dist.mode().float()
-        return latents * vae.config.get("scaling_factor", 1.0)
+        return _encode(self.teacher.components["vae"], waveforms, device)
+
+
+def latent_shape(teacher: Any, num_samples: int) -> tuple[int, ...]:
+    """Shape of the latents of one waveform of `num_samples` samples, such as (C, T, F), by encoding near silence."""
+    channels = teacher.num_channels
+    silence = torch.zeros(1, num_samples) if channels == 1 else torch.zeros(1, channels, num_samples)
+    return tuple(_encode(teacher.components["vae"], silence + SILENCE_PEAK, "cpu").shape[1:])
+
+
+@torch.no_grad()
+def _encode(vae: Any, waveforms: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    vae = vae.to(device).eval()
+    latents = vae.encode(autoencoder_input(vae, waveforms.to(device))).latent_dist.mode().float()
+    return latents * vae.config.get("scaling_factor", 1.0)
 
 
 def mix(sound: torch.Tensor, other: torch.Tensor, ratio: float = 0.5) -> torch.Tensor:
