@@ -65,8 +65,8 @@ def test_unet_release(unet_release, tmp_path):
 @pytest.mark.parametrize("case", ["det1_nu0.0_om2.0", "det16_nu1.0_om3.5", "det16_nu2.5_om2.0"])
 def test_prompt_to_latents_matches_the_reference(unet_release, case):
     case = next(item for item in golden.read("samplers.json")["cases"] if item["id"] == case)
-    whole = load_release("sony-unet", [unet_release, unet_release / "030000" / "pytorch_model.bin"], **UNET)
-    pipe = SoundCTMPipeline(None, whole.text_encoder, whole.tokenizer, whole.unet, whole.scheduler, None)
+    whole, _ = load_release("sony-unet", [unet_release, unet_release / "030000" / "pytorch_model.bin"], **UNET)
+    pipe = SoundCTMPipeline.from_components({**whole, "vae": None, "vocoder": None})
     tensors = golden.read("samplers.safetensors")
     latents = pipe(
         case["cond_order"][0],
@@ -102,7 +102,7 @@ def test_dit_release(dit_release, tmp_path, dit):
 def test_clap_out_of_the_student_file(dit_release, dit):
     models, utils = dit_release / "model_checkpoints" / "soundctm", dit_release / "utils_checkpoints"
     files = [models / "ac_v2_ema_0999_030000.pt", models / "z_stats.pth", utils / "vae" / "gaussiandac" / "weights.pth"]
-    pipe = load_release("sony-dit-v2", files, **dit)
+    pipe = SoundCTMPipeline.from_components(*load_release("sony-dit-v2", files, **dit))
     assert pipe.text_encoder.pooler.dense.weight.abs().sum() == 0
     assert pipe.config.guidance_scale_range == [3.0, 6.0]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import ModelMixin, __version__
+from diffusers.pipelines.pipeline_loading_utils import _fetch_class_library_tuple
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as DIFFUSERS_WEIGHTS
 from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_NAME as TRANSFORMERS_WEIGHTS
@@ -31,14 +32,20 @@ _DTYPES = {
 }
 
 
-def save_pipeline(
-    pipe: DiffusionPipeline, folder: Path, record: Mapping[str, Any], variants: tuple[str, ...] = ("fp16",)
+def save_components(
+    components: Mapping[str, Any],
+    guidance_scale_range: Sequence[float],
+    folder: Path,
+    record: Mapping[str, Any],
+    variants: tuple[str, ...] = ("fp16",),
 ) -> None:
-    """Write `pipe` so that `from_pretrained(folder)` loads it; run again, it goes on after the last whole component.
+    """Write the folder of a pipeline, one component at a time. Run again, it goes on after the last whole component.
 
     On a terminal a bar shows the bytes that are written.
 
     Args:
+        components: components of a `SoundCTMPipeline` by name; None for those it does not have.
+        guidance_scale_range: smallest and largest ω that the student was distilled with.
         folder: made if need be; `record` is kept in it as `conversion.json` and tells whether a folder may be gone on
             with.
         variants: names among "fp16" and "bf16" of weights to write besides those in the checkpoint's own dtype.
@@ -52,7 +59,7 @@ def save_pipeline(
         shutil.rmtree(unfinished, ignore_errors=True)
     missing = {
         name: component
-        for name, component in pipe.components.items()
+        for name, component in components.items()
         if component is not None and not (folder / name).is_dir()
     }
     weights = {name: _weights(part, variants) for name, part in missing.items() if isinstance(part, torch.nn.Module)}
@@ -77,7 +84,15 @@ def save_pipeline(
                 for file, content in weights.get(name, {}).items():
                     write_safetensors(temporary / file, *content, progress.update)
     # The last: with it the folder is a model.
-    _write_json(folder / INDEX, json.loads(pipe.to_json_string()))
+    _write_json(folder / INDEX, _index(components, guidance_scale_range))
+
+
+def _index(components: Mapping[str, Any], guidance_scale_range: Sequence[float]) -> dict[str, Any]:
+    """What `SoundCTMPipeline.save_pretrained` writes as `model_index.json`, without absent components."""
+    present = {name: component for name, component in components.items() if component is not None}
+    classes = {name: list(_fetch_class_library_tuple(present[name])) for name in sorted(present)}
+    versions = {"_class_name": "SoundCTMPipeline", "_diffusers_version": __version__}
+    return {**versions, "guidance_scale_range": list(guidance_scale_range), **classes}
 
 
 def check_folder(folder: Path, record: Mapping[str, Any] | None, variants: Sequence[str] = ()) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
@@ -18,12 +18,9 @@ from ..schedulers.scheduling_ctm import CTMScheduler
 from .checkpoints import PICKLES, read_checkpoint
 from .dit import convert_soundctm_dit
 from .first_stages import FIRST_STAGE, convert_audioldm_vae, convert_dac, convert_hifigan
-from .folders import check_folder, keeps_float32, save_pipeline
+from .folders import check_folder, keeps_float32, save_components
 from .text_encoders import clap_prefix, convert_clap_text, convert_t5_encoder
 from .unet import convert_soundctm_unet
-
-if TYPE_CHECKING:
-    from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 
 CLAP_MAX_TOKENS = 77  # the release pads and cuts every prompt to as many
 _CHECKPOINTS = (*PICKLES, ".safetensors")
@@ -134,8 +131,8 @@ def convert_release(
     """
     output = Path(output)
     check_folder(output, None, variants)
-    pipe, record = _load(release, checkpoint, **kwargs)
-    save_pipeline(pipe, output, {**record, "variants": list(variants)}, tuple(variants))
+    components, omega, record = _load(release, checkpoint, **kwargs)
+    save_components(components, omega, output, {**record, "variants": list(variants)}, tuple(variants))
     return output
 
 
@@ -147,8 +144,8 @@ def load_release(
     original_config: str | os.PathLike | Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     **hub_kwargs: Any,
-) -> "SoundCTMPipeline":
-    """A released model as a pipeline, straight from the authors' files; their tensors stay on disk until used.
+) -> tuple[dict[str, Any], tuple[float, float]]:
+    """Convert the authors' files of a released model in memory; their tensors stay on disk until used.
 
     Args:
         release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz).
@@ -160,23 +157,25 @@ def load_release(
         dtype: of the weights; None leaves them as they are in the files.
         hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
 
+    Returns:
+        Components for `SoundCTMPipeline.from_components`, and the range of ω in training.
+
     Raises:
         ValueError: something is missing, twice, refused, or of another name or shape; the message lists it.
         OSError: a Hub repo cannot be reached.
     """
-    pipe, _ = _load(release, checkpoint, text_encoder, original_config, **hub_kwargs)
+    components, omega, _ = _load(release, checkpoint, text_encoder, original_config, **hub_kwargs)
     if dtype is not None:
-        for component in pipe.components.values():
+        for component in components.values():
             if isinstance(component, torch.nn.Module):
                 _cast(component, dtype)
-    return pipe
+    return components, omega
 
 
 def _load(
     name: str, checkpoint: Any, text_encoder: Any = None, original_config: Any = None, **hub_kwargs: Any
-) -> tuple["SoundCTMPipeline", dict[str, Any]]:
-    from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-
+) -> tuple[dict[str, Any], tuple[float, float], dict[str, Any]]:
+    """Components, range of ω, and the record of where they come from."""
     if name not in RELEASES:
         raise ValueError(f"`release` is {name!r}; choose among {', '.join(RELEASES)}.")
     release = RELEASES[name]
@@ -229,13 +228,12 @@ def _load(
         "scheduler": scheduler,
         "vocoder": vocoder,
     }
-    pipe = SoundCTMPipeline.from_components(components, guidance_scale_range=omega)
     record = {
         "from": name,
         "files": {file.name: file.stat().st_size for file in files},
         "text_encoder": Path(text_encoder).name if Path(text_encoder).is_dir() else text_encoder,
     }
-    return pipe, record
+    return components, omega, record
 
 
 def find_files(

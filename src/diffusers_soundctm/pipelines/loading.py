@@ -128,7 +128,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
 
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
-        return load_release(release, pretrained_model_link_or_path, **kwargs)
+        return cls.from_components(*load_release(release, pretrained_model_link_or_path, **kwargs))
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
