@@ -1,5 +1,6 @@
 """What guidance and noise optimisation share: the look-ahead through the learned jump, and an objective's gradient."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,9 +94,16 @@ def per_sample_norm(values: torch.Tensor) -> torch.Tensor:
     return values.flatten(1).norm(dim=1).reshape(-1, *[1] * (values.ndim - 1))
 
 
+# How many running blocks of `frozen` hold each weight; threads may share a pipeline.
+_holders: dict[torch.nn.Parameter, int] = {}
+_holders_lock = threading.Lock()
+
+
 @contextmanager
 def frozen(pipe: SoundCTMPipeline) -> Iterator[None]:
-    """Weights need no gradient here: what only they would need is not kept for the backward pass.
+    """Turn off gradients of all weights, so that no activations are kept for them.
+
+    They are turned on again at the end of the last block that runs.
 
     Raises:
         RuntimeError: inside `torch.inference_mode`, where nothing can be differentiated.
@@ -103,11 +111,18 @@ def frozen(pipe: SoundCTMPipeline) -> Iterator[None]:
     if torch.is_inference_mode_enabled():
         raise RuntimeError("Control needs gradients; call it outside `torch.inference_mode()` (`no_grad` is fine).")
     networks = (network for network in pipe.components.values() if isinstance(network, torch.nn.Module))
-    weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
+    weights = [weight for network in networks for weight in network.parameters()]
+    with _holders_lock:
+        weights = [weight for weight in weights if weight.requires_grad or weight in _holders]
+        for weight in weights:
+            _holders[weight] = _holders.get(weight, 0) + 1
+            weight.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in weights:
-            weight.requires_grad_(True)
+        with _holders_lock:
+            for weight in weights:
+                _holders[weight] -= 1
+                if _holders[weight] == 0:
+                    del _holders[weight]
+                    weight.requires_grad_(True)
