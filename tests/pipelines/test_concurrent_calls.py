@@ -1,6 +1,6 @@
 """The state of a call is its own: other threads and calls inside a callback leave its latents as they are, to the bit.
 
-Waveforms may differ in their last bits: the Fourier transforms of a vocoder round as their memory happens to be aligned.
+Waveforms may differ in their last bits: how a vocoder's Fourier transforms round depends on the alignment of memory.
 """
 
 from concurrent.futures import ThreadPoolExecutor

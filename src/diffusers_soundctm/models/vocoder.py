@@ -1,6 +1,7 @@
 """Log-mel spectrogram → waveform, by predicting a complex spectrogram and inverting it."""
 
 import math
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -53,6 +54,7 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
     """
 
     __module__ = "diffusers_soundctm"
+    config: Any  # diffusers gives it no useful type
 
     @register_to_config
     def __init__(

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -209,7 +209,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> AudioPipelineOutput | tuple:
+    ) -> AudioPipelineOutput:
         """Generate audio from text.
 
         Args:
@@ -375,7 +375,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
-        return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+        # A tuple is typed as the output, which can be indexed alike: a union would hide `audios` from type checkers.
+        return AudioPipelineOutput(audios) if return_dict else cast(AudioPipelineOutput, (audios,))
 
     def _last_levels(self, num_inference_steps: int, strength: float) -> torch.Tensor:
         """n + 1 noise levels over the last `strength` of the Karras curve."""

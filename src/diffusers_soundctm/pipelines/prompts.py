@@ -1,5 +1,7 @@
 """From prompts to the tensors that condition the denoiser."""
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from .conditioning import PromptConditioning, conditioning_for
@@ -8,6 +10,17 @@ from .conditioning.base import pad_tokens
 
 class PromptMixin:
     """The part of the pipeline that knows the text encoders."""
+
+    if TYPE_CHECKING:  # of the pipeline
+        denoiser: Any
+        text_encoder: Any
+        tokenizer: Any
+        text_encoder_2: Any
+        tokenizer_2: Any
+        projection_model: Any
+        language_model: Any
+        default_audio_length_in_s: float
+        _execution_device: torch.device
 
     @property
     def conditioning(self) -> PromptConditioning:

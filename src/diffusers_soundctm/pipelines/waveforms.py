@@ -1,10 +1,12 @@
 """From waveforms to latents and back, and how long they are."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import audio
+from .conditioning import PromptConditioning
 
 MAX_AUDIO_LENGTH_IN_S = 30.0
 
@@ -15,6 +17,13 @@ class WaveformMixin:
     A mel autoencoder maps log-mels (B, 1, frames, n_mels) to latents (B, C, time, width), and a vocoder maps log-mels
     to waveforms. A waveform autoencoder maps waveforms (B, channels, samples) to latents (B, C, time).
     """
+
+    if TYPE_CHECKING:  # of the pipeline
+        vae: Any
+        vocoder: Any
+        denoiser: Any
+        conditioning: PromptConditioning
+        _execution_device: torch.device
 
     @property
     def encodes_waveforms(self) -> bool:
