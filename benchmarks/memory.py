@@ -60,7 +60,9 @@ def random_model(release: str, folder: Path) -> None:
         vae = AutoencoderDAC()  # the released ratios are known to no one without the file; their product is 1024
     scheduler = CTMScheduler(sigma_data=RELEASES[release].sigma_data)
     pipe = SoundCTMPipeline(vae, None, None, unet, scheduler, vocoder)
-    save_components(pipe.components, (), folder, {"from": f"random {release}"}, ("fp16", "bf16"))
+    save_components(
+        pipe.components, pipe.config.guidance_scale_range, folder, {"from": f"random {release}"}, ("fp16", "bf16")
+    )
 
 
 def in_dtype(dtype: torch.dtype) -> Callable[[Path, str], SoundCTMPipeline]:

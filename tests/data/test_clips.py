@@ -17,11 +17,6 @@ LENGTH = 4096
 TRAINING = Path(__file__).parents[2] / "training"
 
 
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
-
-
 def tone(frequency, seconds=0.256, rate=RATE, amplitude=0.5):
     return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 

@@ -77,7 +77,7 @@ def test_gradients_do_not_depend_on_the_scale_they_are_taken_at(networks, batch)
         networks[0].zero_grad()
         losses = objective(networks, gradient_scale=scale)(*batch)
         losses.total.backward()
-        gradients.append([losses.balance, *(parameter.grad.clone() for parameter in networks[0].parameters())])
+        gradients.append([losses.adaptive_weight, *(parameter.grad.clone() for parameter in networks[0].parameters())])
     for plain, scaled in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, scaled, rtol=1e-4, atol=1e-7)
 
@@ -138,7 +138,7 @@ def test_a_target_solved_to_s_is_compared_as_it_is(networks, batch):
     assert not calls
 
 
-def test_balance_equalises_both_gradients_on_the_last_layer(networks, batch):
+def test_adaptive_weight_equalizes_both_gradients_on_the_last_layer(networks, batch):
     weight = networks[0].conv_out.weight
     losses = objective(networks)(*batch)
     (alone,) = torch.autograd.grad(objective(networks)(batch[0]).total, weight)

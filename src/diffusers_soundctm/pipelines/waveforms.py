@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import audio
+from ..data.latents import denormalize_latents, encode
 from .conditioning import PromptConditioning
 
 MAX_AUDIO_LENGTH_IN_S = 30.0
@@ -127,17 +128,11 @@ class WaveformMixin:
         """
         device = device or self._execution_device
         length = self.latent_shape(num_samples)[1] * self.vae_scale_factor * self.hop_length
-        if self.encodes_waveforms:
-            waveforms = audio.match_channels(waveforms.float(), self.num_channels)
-            waveforms = audio.resample(waveforms, sampling_rate, self.sampling_rate)[..., :num_samples]
-            waveforms = torch.nn.functional.pad(waveforms, (0, length - waveforms.shape[-1]))
-            latents = self.vae.encode(waveforms.to(device, self.vae.dtype)).latent_dist.mode().float()
-            mean, scale = self._latent_statistics(latents)
-            return (latents - mean) / scale
-        mono = audio.resample(waveforms.float().mean(dim=1), sampling_rate, self.sampling_rate)[:, :num_samples]
-        mono = torch.nn.functional.pad(audio.peak_normalize(mono), (0, length - mono.shape[1]))
-        mel = audio.LogMel.for_vocoder(self.vocoder.config).to(device)(mono.to(device))[:, None]
-        return self.vae.encode(mel.to(self.vae.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
+        waveforms = audio.match_channels(waveforms.float(), self.num_channels)
+        waveforms = audio.resample(waveforms, sampling_rate, self.sampling_rate)[..., :num_samples]
+        waveforms = torch.nn.functional.pad(waveforms, (0, length - waveforms.shape[-1]))
+        front_end = None if self.encodes_waveforms else audio.LogMel.for_vocoder(self.vocoder.config)
+        return encode(self.vae, waveforms.to(device), front_end)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents to log-mels, or with a waveform autoencoder to waveforms. Differentiable.
@@ -148,10 +143,8 @@ class WaveformMixin:
         Returns:
             Log-mels (B, 1, frames, n_mels), or waveforms (B, channels, samples), float32.
         """
-        if self.encodes_waveforms:
-            mean, scale = self._latent_statistics(latents)
-            return self.vae.decode((latents * scale + mean).to(self.vae.dtype)).sample.float()
-        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+        decoded = self.vae.decode(denormalize_latents(self.vae, latents).to(self.vae.dtype)).sample
+        return decoded.float() if self.encodes_waveforms else decoded
 
     def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
         """Convert log-mels (B, 1, frames, n_mels) to waveforms (B, 1, samples), float32. Differentiable."""
@@ -167,11 +160,3 @@ class WaveformMixin:
             waveforms = self.mel_spectrogram_to_waveform(waveforms)
         waveforms = waveforms[..., :num_samples]
         return audio.limit_peak(waveforms.flatten(1)).reshape(waveforms.shape)
-
-    def _latent_statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and scale of the waveform autoencoder's latents, z_vae = scale·z + mean, each (C, 1) or (1, 1)."""
-        config = self.vae.config
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        mean = latents.new_zeros(1) if mean is None else latents.new_tensor(mean)
-        std = latents.new_ones(1) if std is None else latents.new_tensor(std)
-        return mean[:, None], std[:, None] / getattr(config, "scaling_factor", 1.0)
