@@ -444,7 +444,9 @@ class DistillationRecipe(Recipe):
     def finish(self) -> dict[str, object]:
         if self.teacher.can_decode and not self.args.lora_rank:
             self.pipeline(self.distilled).save_pretrained(self.output_dir)
-        return {"clips": len(self.data), "seconds_in_solver": round(self.seconds_in_solver)}
+        skipped = self.data.skipped if isinstance(self.data, WaveformData) else None
+        counts = {} if skipped is None else {"clips_read": skipped.seen, "clips_skipped": skipped.reasons}
+        return {"clips": len(self.data), **counts, "seconds_in_solver": round(self.seconds_in_solver)}
 
     def publish(self, record: dict[str, object]) -> None:
         if self.args.push_to_hub:
