@@ -30,6 +30,23 @@ def l2_distance(sample: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (sample - other).square().flatten(1).mean(1)
 
 
+def output_distance(
+    jump: torch.Tensor,
+    target: torch.Tensor,
+    sigma: torch.Tensor,
+    target_sigma: torch.Tensor,
+    sigma_data: float = 0.5,
+    prediction_type: str = "edm",
+) -> torch.Tensor:
+    """Mean squared difference of two jumps in units of the network's output F, (B, ...) → (B,), float32.
+
+    mean(((G − G*) / (max(1 − s/t, 0.1)·c_out(t)))²). G = (s/t)·z + (1 − s/t)·(c_skip·z + c_out·F), so an error of F
+    costs the same at every pair of noise levels. Jumps shorter than a tenth of t are not weighted up any further.
+    """
+    scale = (1 - target_sigma / sigma).clamp(min=0.1) * c_out(sigma, prediction_type, sigma_data)
+    return ((jump - target) / per_sample(scale, jump)).square().flatten(1).mean(1)
+
+
 def pseudo_huber_distance(sample: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """mean(√(d² + c²) − c), c = 0.00054·√(elements of a sample), as in improved consistency training; (B,)."""
     c = 0.00054 * sample[0].numel() ** 0.5

@@ -8,6 +8,8 @@ import torch
 
 from ..preconditioning import karras_sigma
 
+SAMPLER_STEPS = (1, 2, 4, 8, 16)
+
 
 def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
     """CPU generator of the draws of `step`; `stream` tells different kinds of draws apart."""
@@ -70,3 +72,31 @@ def denoising_sigmas(
     normal = torch.randn(batch_size // 2, generator=generator)
     position = 0.7 * torch.rand(batch_size - batch_size // 2, generator=generator)
     return torch.cat([(p_mean + p_std * normal).exp(), karras_sigma(position, sigma_min, sigma_max, rho)])
+
+
+def teacher_level_rows(sigmas: torch.Tensor, generator: torch.Generator, levels: str = "mixed") -> torch.Tensor:
+    """Rows of `sigmas` (P, B), one per sample, at which g is trained against the teacher; (B,).
+
+    "uniform": each of the P levels is as likely. "mixed": ⌊B/2⌋ samples take the level nearest to exp(N(0, 1)), the
+    others a uniform one. Noise levels of about 1 to 5 decide the error of many steps.
+    """
+    num_levels, batch_size = sigmas.shape
+    uniform = (torch.rand(batch_size, generator=generator) * num_levels).long()
+    if levels == "uniform":
+        return uniform
+    log_sigma = torch.randn(batch_size, generator=generator)
+    nearest = (sigmas.log() - log_sigma).abs().argmin(dim=0)
+    return torch.where(torch.arange(batch_size) < batch_size // 2, nearest, uniform)
+
+
+def sampler_step(batch_size: int, num_scales: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Grid indices (of t, of s), each (B,), of a random step of an n-step sampler, n one of 1, 2, 4, 8, 16.
+
+    A sampler's levels are rounded to the grid of N levels; they lie on it if n divides N − 1.
+    """
+    counts = torch.tensor([count for count in SAMPLER_STEPS if count < num_scales])
+    which, position = torch.rand(2, batch_size, generator=generator)
+    count = counts[(which * len(counts)).long()]
+    step = (position * count).long()
+    intervals = num_scales - 1
+    return (step * intervals / count).round().long(), ((step + 1) * intervals / count).round().long()

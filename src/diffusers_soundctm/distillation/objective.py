@@ -7,11 +7,11 @@ import torch
 
 from .. import preconditioning
 from .features import feature_distance
-from .losses import adaptive_weight, denoising_loss, l2_distance, pseudo_huber_distance
+from .losses import adaptive_weight, denoising_loss, l2_distance, output_distance, pseudo_huber_distance
 from .networks import Denoiser
 from .teachers import FeatureSpace
 
-FEATURE_DISTANCES = ("full", "half", "l2", "pseudo_huber")
+FEATURE_DISTANCES = ("full", "half", "output", "l2", "pseudo_huber")
 
 
 @dataclass
@@ -80,7 +80,8 @@ class CTMObjective:
         target: its moving average, which nothing trains.
         features: the teacher's feature space, or None for distances in latent space.
         last_layer: the student's last layer, where a compares gradients.
-        distance: "full" or "half" with `features`; "l2" or "pseudo_huber" without.
+        distance: how two jumps are compared. "full" or "half" with `features`. Without: "output" in units of the
+            network's output (see `output_distance`), "l2" or "pseudo_huber" of the latents.
         denoising_weight: λ; 0 leaves denoising score matching out.
         adaptive: False fixes a at 1.
         match_sigma: level the points are compared at: None for s itself, or σ_min, reached by a jump of the target.
@@ -107,6 +108,8 @@ class CTMObjective:
             raise ValueError(f"`distance` is {distance!r}; choose one of {', '.join(FEATURE_DISTANCES)}.")
         if (features is not None) != (distance in ("full", "half")):
             raise ValueError(f"`distance` {distance!r} does not go with features={features!r}.")
+        if distance == "output" and match_sigma is not None:
+            raise ValueError('`distance` "output" compares jumps where they land; leave out `match_sigma`.')
         self.student, self.target, self.features = student, target, features
         # A sharded network has its whole weight only while it runs.
         last_layer.register_forward_hook(self._remember_weight)
@@ -169,6 +172,11 @@ class CTMObjective:
                 target = jump(self.target, target, sigma, end, triples)
             estimate = jump(self.target, estimate, sigma, end, triples)
             sigma = end
+        if self.distance == "output":
+            settings = self.student.preconditioning
+            return output_distance(
+                estimate, target, triples.sigma, sigma, settings.sigma_data, settings.prediction_type
+            )
         if self.distance == "l2":
             return l2_distance(estimate, target)
         if self.distance == "pseudo_huber":

@@ -11,15 +11,18 @@ from .networks import Preconditioning
 from .noise_levels import (
     denoising_sigmas,
     heun_step_counts,
+    sampler_step,
     start_indices,
     step_generator,
     target_indices,
+    teacher_level_rows,
 )
 from .objective import NoisyLatents, Triples
 from .solver import heun_trajectory
 from .teachers import TeacherDenoiser
 
 DENOISING_TARGETS = ("data", "teacher")
+DENOISING_LEVELS = ("uniform", "mixed")
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class Grid:
     The paper solves k steps from a random level for every update. With `reuse` = K > 1, trajectories run down the whole
     grid and serve K updates on average: a batch is solved every K updates, and each sample of an update comes from one
     of the last K batches. k, t and s are drawn anew for every sample and update, by the paper's own law.
-    `step_count_power` is p in P(k) ∝ k^p. With `solve_to_target` u = s, which takes reused trajectories: the teacher's
-    solver does all of the target's way and the student's moving average none, so that its errors do not add up.
+    `step_count_power` is p in P(k) ∝ k^p. With `solve_to_target` u = s: the solver integrates down to s, so the EMA is
+    not needed for the target and its errors do not accumulate. A share `sampler_rate` of the triples is a random step
+    of an n-step sampler instead, n one of 1, 2, 4, 8, 16. Both need reused trajectories.
 
     Raises:
-        ValueError: `solve_to_target` with trajectories that are not reused.
+        ValueError: `solve_to_target` or `sampler_rate` with trajectories that are not reused, or a `sampler_rate`
+            outside [0, 1].
     """
 
     sigmas: torch.Tensor
@@ -41,10 +46,14 @@ class Grid:
     target_sigma_min_rate: float = 0.0
     step_count_power: float = 1.0
     solve_to_target: bool = False
+    sampler_rate: float = 0.0
 
     def __post_init__(self):
-        if self.solve_to_target and self.reuse == 1:
-            raise ValueError("`solve_to_target` needs trajectories down the whole grid: `reuse` > 1, not 1.")
+        if not 0 <= self.sampler_rate <= 1:
+            raise ValueError(f"`sampler_rate` is {self.sampler_rate}; give a share in [0, 1].")
+        for name in ("solve_to_target", "sampler_rate"):
+            if getattr(self, name) and self.reuse == 1:
+                raise ValueError(f"`{name}` needs trajectories down the whole grid: `reuse` > 1, not 1.")
 
     def visited(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         """Indices of the levels a new trajectory goes through, (k + 1, B)."""
@@ -66,7 +75,13 @@ class Grid:
             start = torch.zeros_like(steps)
         solved = visited[start + steps, torch.arange(batch_size)]
         target = target_indices(solved, scales, generator, self.target_sigma_min_rate)
-        return start, target if self.solve_to_target else start + steps, target
+        solved = start + steps
+        if self.sampler_rate:
+            sampled = torch.rand(batch_size, generator=generator) < self.sampler_rate
+            sampler_start, sampler_target = sampler_step(batch_size, scales, generator)
+            start, target = torch.where(sampled, sampler_start, start), torch.where(sampled, sampler_target, target)
+            solved = torch.where(sampled, sampler_target, solved)
+        return start, target if self.solve_to_target else solved, target
 
 
 @dataclass
@@ -125,10 +140,11 @@ class TripleStream:
         denoising: whether to draw denoising score matching's samples.
         denoising_target: what they are held to: the clips ("data"), or the guided teacher ("teacher") at points of its
             trajectories, where its solver has asked it already.
+        denoising_levels: levels of those points: "uniform" on the grid, or "mixed", half of them near exp(N(0, 1)).
         device: where the batches are wanted.
 
     Raises:
-        ValueError: no such `denoising_target`.
+        ValueError: no such `denoising_target` or `denoising_levels`.
     """
 
     def __init__(
@@ -145,11 +161,16 @@ class TripleStream:
         caption_dropout: float = 0.1,
         denoising: bool = True,
         denoising_target: str = "data",
+        denoising_levels: str = "uniform",
         device: torch.device | str = "cpu",
     ):
         if denoising_target not in DENOISING_TARGETS:
             raise ValueError(
                 f"`denoising_target` is {denoising_target!r}; choose one of {', '.join(DENOISING_TARGETS)}."
+            )
+        if denoising_levels not in DENOISING_LEVELS:
+            raise ValueError(
+                f"`denoising_levels` is {denoising_levels!r}; choose one of {', '.join(DENOISING_LEVELS)}."
             )
         self.data, self.teacher, self.preconditioning, self.grid = data, teacher, preconditioning, grid
         self.batch_size, self.rows, self.seed, self.device = batch_size, rows, seed, device
@@ -157,6 +178,7 @@ class TripleStream:
         self.caption_dropout = caption_dropout
         self.denoising = denoising
         self.denoising_target = denoising_target
+        self.denoising_levels = denoising_levels
         self._solved: dict[int, Trajectories] = {}
 
     def at(self, step: int) -> tuple[Triples, NoisyLatents | None]:
@@ -182,7 +204,8 @@ class TripleStream:
         if not self.denoising:
             return triples, None
         if self.denoising_target == "teacher":
-            row = (torch.rand(self.batch_size, generator=generator) * len(trajectories.slopes)).long()[self.rows]
+            levels = self.grid.sigmas[trajectories.visited[:-1]]
+            row = teacher_level_rows(levels, generator, self.denoising_levels)[self.rows]
             point, slope = trajectories.points[row, samples], trajectories.slopes[row, samples]
             sigma = visited[row, samples].to(self.device)
             # z = D_ω + σ·(z − D_ω)/σ: the teacher's estimate stands for the clip, the slope for its noise.
