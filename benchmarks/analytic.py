@@ -38,7 +38,7 @@ SIGMAS = (80.0, 20.0, 5.0, 1.0)
 GUIDANCE_SCALES = (2.0, 5.0)
 ASKED = 3.5  # the guidance scale that is compared with the effective one
 DIMENSIONS, CLASSES, COMPONENT_STD = 16, 32, 0.19
-CAPTION_NOISE = 0.5
+CAPTION_DIMENSIONS, CAPTION_NOISE = 32, 0.5
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ class AnalyticTeacher(nn.Module):
     Args:
         means: (M, D).
         members: which components each class has, bool (C + 1, M); row 0 is the empty prompt's.
-        embeddings: (C + 1, D), captions of the classes.
+        embeddings: (C + 1, E), captions of the classes.
     """
 
     def __init__(self, means: torch.Tensor, members: torch.Tensor, embeddings: torch.Tensor, std: float):
@@ -96,14 +96,17 @@ def _projection(weight: torch.Tensor) -> nn.Linear:
 
 
 class Student(nn.Module):
-    """MLP of 3 × `width` on [c_in·z, caption, Fourier features of ln(t)/4], plus a linear branch for (ln(s)/4, ω)."""
+    """MLP of 3 × `width` on [c_in·z, caption, features of ln(t)/4], plus a linear branch for ω and features of ln(s)/4.
+
+    The features are Fourier's. The branch starts at zero.
+    """
 
     FREQUENCIES = 4
 
     def __init__(self, width: int):
         super().__init__()
-        self.first = nn.Linear(2 * DIMENSIONS + 2 * self.FREQUENCIES + 1, width)
-        self.branch = nn.Linear(2, width, bias=False)
+        self.first = nn.Linear(DIMENSIONS + CAPTION_DIMENSIONS + 2 * self.FREQUENCIES, width)
+        self.branch = nn.Linear(2 * self.FREQUENCIES + 1, width, bias=False)
         nn.init.zeros_(self.branch.weight)
         self.middle = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
         self.last = nn.Linear(width, DIMENSIONS)
@@ -115,15 +118,19 @@ class Student(nn.Module):
         caption: torch.Tensor,
         timestep_cond: torch.Tensor | None = None,
     ) -> SimpleNamespace:
-        angles = timestep[:, None] * 2.0 ** torch.arange(self.FREQUENCIES)
-        hidden = self.first(torch.cat([sample, caption, timestep[:, None], angles.sin(), angles.cos()], dim=1))
+        hidden = self.first(torch.cat([sample, caption, self._fourier(timestep)], dim=1))
         if timestep_cond is not None:
             target_sigma, guidance_scale = timestep_cond.unbind(1)
-            hidden = hidden + self.branch(torch.stack([target_sigma.log() / 4, guidance_scale - ASKED], dim=1))
+            landing = self._fourier(target_sigma.log() / 4)
+            hidden = hidden + self.branch(torch.cat([landing, guidance_scale[:, None] - ASKED], dim=1))
         hidden = nn.functional.silu(hidden)
         for layer in self.middle:
             hidden = nn.functional.silu(layer(hidden))
         return SimpleNamespace(sample=self.last(hidden))
+
+    def _fourier(self, timestep: torch.Tensor) -> torch.Tensor:
+        angles = timestep[:, None] * 2.0 ** torch.arange(self.FREQUENCIES)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 @dataclass
@@ -141,7 +148,8 @@ class Toy:
     def mixture(cls, seed: int = 0) -> "Toy":
         """Every class is a mixture of two Gaussians, the empty prompt the mixture of all of them."""
         generator = torch.Generator().manual_seed(seed)
-        centers, offsets, embeddings = torch.randn(3, CLASSES, DIMENSIONS, generator=generator)
+        centers, offsets = torch.randn(2, CLASSES, DIMENSIONS, generator=generator)
+        embeddings = torch.randn(CLASSES, CAPTION_DIMENSIONS, generator=generator)
         means = torch.stack([0.35 * centers + 0.3 * offsets, 0.35 * centers - 0.3 * offsets], dim=1).flatten(0, 1)
         members = torch.eye(CLASSES).repeat_interleave(2, dim=1).bool()
         return cls("mixture", cls._teacher(means, torch.cat([torch.ones_like(members[:1]), members]), embeddings))
@@ -150,18 +158,19 @@ class Toy:
     def gaussian(cls, seed: int = 0) -> "Toy":
         """Every class is one Gaussian, and so is the empty prompt, around 0."""
         generator = torch.Generator().manual_seed(seed)
-        centers, embeddings = torch.randn(2, CLASSES, DIMENSIONS, generator=generator)
+        centers = torch.randn(CLASSES, DIMENSIONS, generator=generator)
+        embeddings = torch.randn(CLASSES, CAPTION_DIMENSIONS, generator=generator)
         means = torch.cat([torch.zeros(1, DIMENSIONS), 0.46 * centers])
         return cls("gaussian", cls._teacher(means, torch.eye(CLASSES + 1).bool(), embeddings))
 
     @staticmethod
     def _teacher(means: torch.Tensor, members: torch.Tensor, embeddings: torch.Tensor) -> AnalyticTeacher:
-        embeddings = torch.cat([torch.zeros(1, DIMENSIONS), embeddings])
+        embeddings = torch.cat([torch.zeros(1, CAPTION_DIMENSIONS), embeddings])
         return AnalyticTeacher(means, members, embeddings, COMPONENT_STD).eval()
 
     def captions(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """A new caption for every class 1..C, (B, D)."""
-        noise = torch.randn(len(classes), DIMENSIONS, generator=generator)
+        noise = torch.randn(len(classes), CAPTION_DIMENSIONS, generator=generator)
         return self.teacher.embeddings[classes] + CAPTION_NOISE * noise
 
     def latents(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -262,11 +271,13 @@ class Recipe:
     step_count_power: float = 0.5
     target_sigma_min_rate: float = 0.3
     solve_to_target: bool = True
+    sampler_rate: float = 0.0
     # objective
     feature_distance: str = "pseudo_huber"
     denoising_target: str = "teacher"
+    denoising_levels: str = "uniform"
     denoising_weight: float = 0.5
-    adaptive: bool = True
+    adaptive_weight: bool = True
     # optimization
     train_batch_size: int = 16
     optimizer: str = "radam"
@@ -279,6 +290,10 @@ class Recipe:
 
 RECIPES = {
     "stage5": Recipe(),
+    "G": Recipe(
+        clips=False, captions_per_class=0, trajectory_reuse=4, sampler_rate=0.25, feature_distance="output",
+        denoising_levels="mixed", denoising_weight=1.0, adaptive_weight=False, lr_scheduler="cosine",
+    ),
     "paper": Recipe(
         num_scales=40, trajectory_reuse=1, step_count_power=1.0, target_sigma_min_rate=0.0, solve_to_target=False,
         feature_distance="full", denoising_target="data", denoising_weight=1.0, lr_scheduler="constant",
@@ -342,6 +357,7 @@ def train(toy: Toy, recipe: Recipe, student: Student, updates: int, seed: int) -
             recipe.target_sigma_min_rate,
             recipe.step_count_power,
             recipe.solve_to_target,
+            recipe.sampler_rate,
         ),
         batch_size=recipe.train_batch_size,
         rows=slice(None),
@@ -350,6 +366,7 @@ def train(toy: Toy, recipe: Recipe, student: Student, updates: int, seed: int) -
         caption_dropout=recipe.caption_dropout,
         denoising=recipe.denoising_weight > 0,
         denoising_target=recipe.denoising_target,
+        denoising_levels=recipe.denoising_levels,
     )
     in_feature_space = recipe.feature_distance in ("full", "half")
     objective = CTMObjective(
@@ -359,7 +376,7 @@ def train(toy: Toy, recipe: Recipe, student: Student, updates: int, seed: int) -
         student.last,
         distance=recipe.feature_distance,
         denoising_weight=recipe.denoising_weight,
-        adaptive=recipe.adaptive,
+        adaptive=recipe.adaptive_weight,
     )
     optimizer = make_optimizer(student.parameters(), recipe.optimizer, recipe.learning_rate)
     schedule = get_scheduler(
@@ -401,12 +418,18 @@ class Evaluation:
         self.guidance_scale = lowest + (highest - lowest) * torch.rand(self.batch_size, generator=generator)
         self.scheduler = CTMScheduler()
         levels = karras_sigmas(self.rk4_steps)
-        start = levels[0] * self.noise
-        self.ends = self.toy.solution(start, self.caption, self.guidance_scale, levels)[-1].float()
-        asked = torch.full_like(self.guidance_scale, ASKED)
-        trajectory = self.toy.solution(start, self.caption, asked, levels)
+        # Both guidance scales in one run of the solver; a quarter of the captions is enough for the second.
+        self.some = self.caption[: self.batch_size // 4]
+        asked = torch.full((len(self.some),), ASKED)
+        trajectory = self.toy.solution(
+            levels[0] * torch.cat([self.noise, self.noise[: len(self.some)]]),
+            torch.cat([self.caption, self.some]),
+            torch.cat([self.guidance_scale, asked]),
+            levels,
+        )
+        self.ends = trajectory[-1][: self.batch_size].float()
         nearest = [(levels.log() - math.log(sigma)).abs().argmin().item() for sigma in SIGMAS]
-        self.points = [(levels[i], trajectory[i].float()) for i in nearest]
+        self.points = [(levels[i], trajectory[i][self.batch_size :].float()) for i in nearest]
 
     @torch.no_grad()
     def errors(self, student: nn.Module) -> list[float]:
@@ -431,15 +454,13 @@ class Evaluation:
         """
         effective, errors = [], []
         preconditioning = self.toy.teacher.preconditioning
+        teacher = Denoiser(self.toy.teacher, preconditioning)
         for sigma, point in self.points:
-            sigma = sigma.expand(self.batch_size)
-            teacher = Denoiser(self.toy.teacher, preconditioning)
-            empty = teacher(point, sigma, caption=torch.zeros_like(self.caption))
-            direction = teacher(point, sigma, caption=self.caption) - empty
+            sigma = sigma.expand(len(point))
+            empty = teacher(point, sigma, caption=torch.zeros_like(self.some))
+            direction = teacher(point, sigma, caption=self.some) - empty
             condition = torch.stack([sigma, torch.full_like(sigma, ASKED)], dim=1)
-            estimate = Denoiser(student, preconditioning)(
-                point, sigma, caption=self.caption, timestep_cond=condition
-            )
+            estimate = Denoiser(student, preconditioning)(point, sigma, caption=self.some, timestep_cond=condition)
             effective.append((((estimate - empty) * direction).sum() / direction.square().sum()).item())
             guided = empty + ASKED * direction
             errors.append(((estimate - guided).square().mean().sqrt() / guided.square().mean().sqrt()).item())
