@@ -42,7 +42,7 @@ from diffusers_soundctm.control.inpainting import mirror_fill
 from diffusers_soundctm.control.seams import FADE_IN_S
 from diffusers_soundctm.data import load_clips
 from diffusers_soundctm.evaluation import kernel_distance, load_embedding
-from diffusers_soundctm.evaluation.evaluate import fraction_interval, write_json
+from diffusers_soundctm.evaluation.comparison import fraction_interval, write_json
 
 LABELS = ("rain", "sea waves", "applause", "helicopter", "jackhammer", "chainsaw", "birds", "bagpipe")
 LOUD, QUIET = -15.0, -40.0  # dB
@@ -85,7 +85,7 @@ class Bench:
         self.args = args
         model = args.pipeline
         self.pipe = SoundCTMPipeline.from_pretrained(model) if model else SoundCTMPipeline.from_embedded()
-        networks = [self.pipe.unet, self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder]
+        networks = [self.pipe.denoiser, self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder]
         self.fingerprint = digest(*networks)
         self.pipe.to(args.device).set_progress_bar_config(disable=True)
         self.rate, self.length = self.pipe.sampling_rate, self.pipe.default_audio_length_in_s

@@ -72,7 +72,7 @@ def in_dtype(dtype: torch.dtype) -> Callable[[Path, str], SoundCTMPipeline]:
 
 def compiled(folder: Path, device: str) -> SoundCTMPipeline:
     pipe = in_dtype(torch.bfloat16)(folder, device)
-    pipe.unet.compile_repeated_blocks(fullgraph=True)
+    pipe.denoiser.compile_repeated_blocks(fullgraph=True)
     return pipe
 
 
@@ -111,7 +111,7 @@ def quantized(kind: str) -> Callable[[Path, str], SoundCTMPipeline]:
         from torchao import quantization
 
         pipe = in_dtype(torch.bfloat16)(folder, device)
-        quantization.quantize_(pipe.unet, getattr(quantization, kind)())
+        quantization.quantize_(pipe.denoiser, getattr(quantization, kind)())
         return pipe
 
     return load

@@ -34,9 +34,9 @@ from common import (
 )
 from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
 from diffusers_soundctm.distillation import TeacherDenoiser, sample_teacher
-from diffusers_soundctm.distillation.networks import Preconditioning
+from diffusers_soundctm.distillation.denoisers import Preconditioning
 from diffusers_soundctm.evaluation import Estimate, LinearProbe, kernel_distance, load_embedding
-from diffusers_soundctm.evaluation.evaluate import fraction_interval, write_json
+from diffusers_soundctm.evaluation.comparison import fraction_interval, write_json
 from diffusers_soundctm.pipelines.conditioning import conditioning_for
 
 TEACHER_STEPS = 18
@@ -76,7 +76,7 @@ class SoundMaker:
         self.pipe = load_pipeline(args, self.teacher)
         self.pipe.set_progress_bar_config(disable=True)
         dtype = getattr(torch, args.dtype)
-        for network in (self.pipe.unet, self.teacher):
+        for network in (self.pipe.denoiser, self.teacher):
             if network is not None:
                 network.to(dtype)
         self.embedding = load_embedding()
@@ -84,7 +84,7 @@ class SoundMaker:
         self.batch_size = args.batch_size
         decoder = digest(self.pipe.vae, self.pipe.vocoder, self.pipe.text_encoder)
         self.fingerprints = {
-            "student": digest(self.pipe.unet) + decoder,
+            "student": digest(self.pipe.denoiser) + decoder,
             "teacher": digest(self.teacher) + decoder if self.teacher is not None else None,
         }
         self.fingerprints["undistilled"] = self.fingerprints["teacher"]
@@ -96,7 +96,7 @@ class SoundMaker:
         for start in tqdm(starts, desc=str(setting), unit="batch"):
             captions = prompts.captions[start : start + self.batch_size]
             seeds = prompts.seeds[start : start + self.batch_size]
-            key = json.dumps([self.fingerprints[setting.model], str(self.pipe.unet.dtype), captions, seeds])
+            key = json.dumps([self.fingerprints[setting.model], str(self.pipe.denoiser.dtype), captions, seeds])
             path = self.folder / str(setting) / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
             if not path.exists():
                 waveforms = self.waveforms(setting, captions, seeds)

@@ -26,13 +26,13 @@ def parts(pipe: SoundCTMPipeline, steps: int) -> dict[str, tuple[int, Callable[[
     embeds, mask, _, _ = pipe.encode_prompt(PROMPT, do_nu_sampling=False)
     kwargs = pipe.conditioning.network_kwargs(embeds, mask)
     noise = torch.randn(1, *pipe.latent_shape(round(pipe.default_audio_length_in_s * pipe.sampling_rate)))
-    noise = noise.to(pipe.device, pipe.unet.dtype)
+    noise = noise.to(pipe.device, pipe.denoiser.dtype)
     timestep = torch.ones((), device=pipe.device)
     condition = torch.tensor([[0.002, 3.5]], device=pipe.device)
     mel = pipe.vae.decode(noise.to(pipe.vae.dtype)).sample[:, 0]
     return {
         "text encoder": (1, lambda: pipe.text_encoder(**tokens)),
-        "network": (steps, lambda: pipe.unet(noise, timestep, timestep_cond=condition, **kwargs)),
+        "network": (steps, lambda: pipe.denoiser(noise, timestep, timestep_cond=condition, **kwargs)),
         "VAE decoder": (1, lambda: pipe.vae.decode(noise.to(pipe.vae.dtype))),
         "vocoder": (1, lambda: pipe.vocoder(mel)),
     }

@@ -23,17 +23,19 @@ from diffusers import UNet2DConditionModel
 from common import print_command, print_table
 from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
 from diffusers_soundctm.data import load_clips
-from diffusers_soundctm.distillation.ema import ema_copy, ema_update
-from diffusers_soundctm.distillation.features import feature_distance
-from diffusers_soundctm.distillation.latents import TrainingData, embed_captions, encode_latents
+from diffusers_soundctm.data.batches import TrainingData
+from diffusers_soundctm.data.latents import encode_latents
+from diffusers_soundctm.data.prompts import embed_captions
+from diffusers_soundctm.distillation.denoisers import Denoiser, TeacherDenoiser
+from diffusers_soundctm.distillation.features import FeatureSpace, feature_distance
 from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_loss, l2_distance
-from diffusers_soundctm.distillation.networks import Denoiser
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, StepLosses, Triples, jump
-from diffusers_soundctm.distillation.optimizers import make_optimizer
 from diffusers_soundctm.distillation.solver import heun_solve
-from diffusers_soundctm.distillation.teachers import EDM, FeatureSpace, Teacher, TeacherDenoiser
+from diffusers_soundctm.distillation.teachers import EDM, Teacher
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
+from diffusers_soundctm.training.ema import ema_copy, ema_update
+from diffusers_soundctm.training.optimizers import make_optimizer
 
 ROOT = Path(__file__).parents[1]
 CAPTIONS = [

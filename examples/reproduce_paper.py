@@ -18,8 +18,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from diffusers_soundctm import SoundCTMPipeline, audio
-from diffusers_soundctm.evaluation import embeddings, evaluate
-from diffusers_soundctm.evaluation.published import METRICS, check_metrics, read_captions
+from diffusers_soundctm.evaluation import comparison, embeddings
+from diffusers_soundctm.evaluation.published_metrics import METRICS, check_metrics, read_captions
 
 # ω of the authors' inference scripts, by sampling rate; ν = 1 and γ = 0 in both.
 OMEGA = {16000: 3.5, 44100: 5.0}
@@ -88,14 +88,14 @@ def remember(folder: Path, settings: dict) -> None:
     file = folder / "settings.json"
     if file.exists() and json.loads(file.read_text()) != settings:
         raise ValueError(f"{folder} has sounds made with {file.read_text().strip()}; choose another --output.")
-    evaluate.write_json(file, settings)
+    comparison.write_json(file, settings)
 
 
 def measure(args: argparse.Namespace) -> None:
     """Metrics of every number of steps, one JSON file each."""
     for steps in args.steps:
         folder = args.output / f"steps-{steps:02d}"
-        results = evaluate.compare(
+        results = comparison.compare(
             str(folder),
             args.reference,
             captions=args.captions,
@@ -103,8 +103,8 @@ def measure(args: argparse.Namespace) -> None:
             duration=args.seconds,
             metrics=args.metrics,
         )
-        evaluate.write_json(folder.with_suffix(".json"), results)
-        print(f"{steps} steps\n{evaluate.format_results(results)}")
+        comparison.write_json(folder.with_suffix(".json"), results)
+        print(f"{steps} steps\n{comparison.format_results(results)}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from training_inputs import training_inputs  # noqa: F401, a fixture
+
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 WORDS = "a an and bark barks dog drum loud of on piano plays quiet rain roof tin train wind"
 
@@ -82,7 +84,7 @@ def _dit_pipeline():
         latents_mean=torch.linspace(-1, 1, 6).tolist(),
         latents_std=torch.linspace(0.5, 2, 6).tolist(),
     )
-    unet = CTMAudioDiTModel(
+    transformer = CTMAudioDiTModel(
         sample_size=64,
         in_channels=6,
         out_channels=6,
@@ -98,7 +100,8 @@ def _dit_pipeline():
         vae=vae.eval(),
         text_encoder=text_encoder.eval(),
         tokenizer=tokenizer,
-        unet=unet.eval(),
+        unet=None,
+        transformer=transformer.eval(),
         scheduler=CTMScheduler(),
         vocoder=None,
         guidance_scale_range=(2.0, 5.0),

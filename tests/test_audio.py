@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import SpeechT5HifiGanConfig
 
+from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import (
     LogMel,
     limit_peak,
@@ -50,7 +52,7 @@ def test_log_mel_shapes_floor_and_gradient():
     assert log_mel(torch.zeros(1600, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-def test_log_mel_of_a_padded_waveform_is_the_centred_one():
+def test_log_mel_of_a_padded_waveform_is_the_centered_one():
     waveform = torch.randn(16000)
     padded = torch.nn.functional.pad(waveform[None, None], (512, 512), mode="reflect")[0, 0]
     torch.testing.assert_close(LogMel()(padded, center=False)[:100], LogMel()(waveform))
@@ -59,6 +61,35 @@ def test_log_mel_of_a_padded_waveform_is_the_centred_one():
 def test_too_short_a_waveform_is_named():
     with pytest.raises(ValueError, match=r"`waveform` has 512 samples; .* needs 513"):
         log_mel(torch.zeros(512))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, {}),
+        ({"sampling_rate": 22050, "n_fft": 2048, "hop_length": 256, "model_in_dim": 80},
+         {"sampling_rate": 22050, "n_fft": 2048, "hop_length": 256, "n_mels": 80}),
+        ({"sampling_rate": 16000, "upsample_rates": [5, 4, 2, 2, 2], "model_in_dim": 64}, {}),
+        ({"sampling_rate": 48000, "upsample_rates": [6, 5, 4, 2, 2], "model_in_dim": 256},
+         {"sampling_rate": 48000, "n_fft": 2048, "hop_length": 480, "n_mels": 256, "fmin": 20.0, "fmax": 24000.0}),
+    ],
+    ids=["default", "istft", "hifigan_16k", "hifigan_48k"],
+)  # fmt: skip
+def test_the_front_end_follows_the_vocoder(config, expected):
+    waveform = torch.randn(8192, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(LogMel.for_vocoder(config)(waveform), log_mel(waveform, **expected))
+
+
+def test_the_configurations_of_models_are_accepted():
+    vocoder = ISTFTVocoder(n_fft=512, hop_length=128, hidden_size=8, num_layers=1, intermediate_size=8)
+    assert torch.equal(LogMel.for_vocoder(vocoder.config).filterbank, vocoder.filters)
+    config = SpeechT5HifiGanConfig(upsample_rates=[10, 16], model_in_dim=64)
+    assert (LogMel.for_vocoder(config).n_fft, LogMel.for_vocoder(config).hop_length) == (1024, 160)
+
+
+def test_an_unknown_vocoder_is_named_with_the_remedy():
+    with pytest.raises(ValueError, match=r"22050 Hz with hop length 256 is not a known .* add the `n_fft`"):
+        LogMel.for_vocoder({"sampling_rate": 22050, "upsample_rates": [8, 8, 4], "model_in_dim": 80})
 
 
 def test_levels():

@@ -27,12 +27,12 @@ def latents(pipe):
 def test_base_and_adapter_are_the_trained_student(base, tmp_path, alpha):
     trained = SoundCTMPipeline.from_teacher(base)
     before = latents(trained)
-    parameters = add_lora(trained.unet, 4, alpha)
+    parameters = add_lora(trained.denoiser, 4, alpha)
     torch.testing.assert_close(latents(trained), before)  # B starts at zero
     generator = torch.Generator().manual_seed(1)
     for parameter in parameters:
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    save_lora(trained.unet, tmp_path)
+    save_lora(trained.denoiser, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]
 
     pipe = SoundCTMPipeline.from_teacher(base)
@@ -43,9 +43,9 @@ def test_base_and_adapter_are_the_trained_student(base, tmp_path, alpha):
 
 def test_adapters_can_be_fused(base, tmp_path):
     trained = SoundCTMPipeline.from_teacher(base)
-    for parameter in add_lora(trained.unet, 2, 3):
+    for parameter in add_lora(trained.denoiser, 2, 3):
         parameter.data += 0.05
-    save_lora(trained.unet, tmp_path)
+    save_lora(trained.denoiser, tmp_path)
     pipe = SoundCTMPipeline.from_teacher(base)
     pipe.load_lora_weights(tmp_path, adapter_name="fast")
     assert pipe.get_active_adapters() == ["fast"]
@@ -60,7 +60,7 @@ def test_adapters_can_be_fused(base, tmp_path):
 def test_adapters_of_another_network_are_refused(tiny_pipeline, tmp_path):
     for family in ("audioldm", "tango"):
         make_teacher(family, tmp_path / family, tiny_pipeline)
-    student = SoundCTMPipeline.from_teacher(tmp_path / "audioldm").unet
+    student = SoundCTMPipeline.from_teacher(tmp_path / "audioldm").denoiser
     add_lora(student, 2)
     save_lora(student, tmp_path / "adapter")
     with pytest.raises(ValueError, match="another network"):

@@ -18,12 +18,12 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm import tqdm
 
-from diffusers_soundctm.distillation.config import add_data_arguments, parse_with_config
-from diffusers_soundctm.distillation.latents import fingerprint
-from diffusers_soundctm.distillation.shards import Encoder, is_precomputed, shard_path, write_index, write_shard
-from diffusers_soundctm.distillation.streams import open_rows
+from diffusers_soundctm.data.latents import fingerprint
+from diffusers_soundctm.data.shards import Encoder, is_precomputed, shard_path, write_index, write_shard
+from diffusers_soundctm.data.streams import open_rows
 from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
-from diffusers_soundctm.evaluation.evaluate import write_json
+from diffusers_soundctm.evaluation.comparison import write_json
+from diffusers_soundctm.training.config import add_data_arguments, parse_with_config
 
 SETTINGS = "settings.json"
 # What may change between a stopped run and the one that goes on: the shards are the same.

@@ -25,7 +25,18 @@ from accelerate.utils import set_seed
 from diffusers.optimization import SchedulerType, get_scheduler
 from tqdm import tqdm
 
-from diffusers_soundctm.distillation.checkpoints import (
+from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.data.latents import fingerprint
+from diffusers_soundctm.data.sampling import step_generator
+from diffusers_soundctm.data.sources import default_num_samples, distillation_data
+from diffusers_soundctm.distillation.denoisers import Denoiser
+from diffusers_soundctm.distillation.features import FeatureSpace
+from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
+from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
+from diffusers_soundctm.distillation.trajectories import DENOISING_LEVELS, DENOISING_TARGETS, Grid, TripleStream
+from diffusers_soundctm.lora import add_lora, save_lora
+from diffusers_soundctm.preconditioning import karras_sigmas
+from diffusers_soundctm.training.checkpoints import (
     remove_unfinished,
     resume,
     run_identity,
@@ -33,21 +44,16 @@ from diffusers_soundctm.distillation.checkpoints import (
     save_model,
     set_learning_rate,
 )
-from diffusers_soundctm.distillation.config import (
+from diffusers_soundctm.training.config import (
     PRESETS,
     add_data_arguments,
     add_run_arguments,
     add_stream_arguments,
     parse_with_config,
 )
-from diffusers_soundctm.distillation.ema import ema_update
-from diffusers_soundctm.distillation.guards import STOPPED, RunningLosses, SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.latents import fingerprint
-from diffusers_soundctm.distillation.networks import Denoiser
-from diffusers_soundctm.distillation.noise_levels import step_generator
-from diffusers_soundctm.distillation.objective import FEATURE_DISTANCES, CTMObjective, micro_batches
-from diffusers_soundctm.distillation.optimizers import OPTIMIZERS, make_optimizer, scaler_state, step_if_finite
-from diffusers_soundctm.distillation.preflight import (
+from diffusers_soundctm.training.ema import ema_update
+from diffusers_soundctm.training.optimizers import OPTIMIZERS, make_optimizer, scaler_state, step_if_finite
+from diffusers_soundctm.training.preflight import (
     TRACKERS,
     check_arguments,
     check_output_dir,
@@ -56,14 +62,10 @@ from diffusers_soundctm.distillation.preflight import (
     make_accelerator,
     teacher_dtype,
 )
-from diffusers_soundctm.distillation.publishing import publish
-from diffusers_soundctm.distillation.sharding import Networks, process_rows
-from diffusers_soundctm.distillation.sources import default_num_samples, distillation_data
-from diffusers_soundctm.distillation.teachers import FeatureSpace, Teacher, load_teacher
-from diffusers_soundctm.distillation.trajectories import DENOISING_TARGETS, Grid, TripleStream
-from diffusers_soundctm.distillation.validation import STEPS, log_sounds, make_sounds
-from diffusers_soundctm.lora import add_lora, save_lora
-from diffusers_soundctm.preconditioning import karras_sigmas
+from diffusers_soundctm.training.publish import publish
+from diffusers_soundctm.training.sharding import Networks, process_rows
+from diffusers_soundctm.training.signals import STOPPED, RunningLosses, SkippedSteps, StopSignal
+from diffusers_soundctm.training.validation import STEPS, log_sounds, make_sounds
 
 FP16_GRADIENT_SCALE = 2.0**14
 
@@ -73,27 +75,62 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=list(PRESETS), help="a published recipe's objective and optimisation")
     add_data_arguments(parser)
     # A pipeline brings these along.
-    parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None)
+    parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None, dataset_name=None)
+    parser.add_argument(
+        "--captions", help="text file, one caption per line: distill from captions and noise alone, without audio"
+    )
     parser.add_argument("--teacher_model", default=..., help="folder or Hub id of the teacher's pipeline")
     parser.add_argument("--vocoder", help="folder of the vocoder, if the teacher has none")
     add_stream_arguments(parser)
     loss = parser.add_argument_group("objective")
     loss.add_argument("--num_scales", type=int, default=40, help="noise levels of the teacher's solver, N")
-    loss.add_argument("--trajectory_reuse", type=int, default=1, help="updates one solved trajectory serves, K")
+    loss.add_argument("--trajectory_reuse", type=int, default=4, help="updates that one solved trajectory serves, K")
     loss.add_argument("--omega", type=float, help="one fixed guidance scale to embed, in place of a range")
     loss.add_argument("--omega_min", type=float, default=2.0, help="smallest guidance scale to embed")
     loss.add_argument("--omega_max", type=float, default=5.0, help="largest guidance scale to embed")
     loss.add_argument("--caption_dropout", type=float, default=0.1, help="share of empty prompts")
-    loss.add_argument("--feature_distance", choices=FEATURE_DISTANCES, default="full")
+    loss.add_argument(
+        "--feature_distance",
+        choices=FEATURE_DISTANCES,
+        default="output",
+        help="how two jumps are compared: in the teacher's features (full, half), in units of the network's output "
+        "(output), or as latents (l2, pseudo_huber)",
+    )
     loss.add_argument("--match_point", choices=["zs", "z0"], default="zs", help="level the jumps are compared at")
     loss.add_argument("--denoising_weight", type=float, default=1.0, help="lambda; 0 leaves score matching out")
     loss.add_argument(
-        "--denoising_target", choices=DENOISING_TARGETS, default="data", help="what score matching is held to"
+        "--denoising_target",
+        choices=DENOISING_TARGETS,
+        default="teacher",
+        help="what g(z, t, t) is trained against: the guided teacher, or the clips (the paper's), whose best denoiser "
+        "has no guidance",
     )
-    loss.add_argument("--no_adaptive_weight", action="store_true", help="do not balance the losses by gradients")
+    loss.add_argument(
+        "--denoising_levels",
+        choices=DENOISING_LEVELS,
+        default="mixed",
+        help="noise levels of the guided teacher's targets: uniform on the grid, or half of them near exp(N(0, 1))",
+    )
+    loss.add_argument(
+        "--adaptive_weight",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="scale the denoising loss to the consistency loss by their gradients on the last layer (the paper's)",
+    )
     loss.add_argument("--target_sigma_min_rate", type=float, default=0.0, help="extra share of targets s = sigma_min")
     loss.add_argument("--step_count_power", type=float, default=1.0, help="p in P(k) ~ k^p, of k solver steps")
-    loss.add_argument("--solve_to_target", action="store_true", help="the solver goes on to s: u = s")
+    loss.add_argument(
+        "--solve_to_target",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the solver integrates down to s, so that the target needs no EMA: u = s",
+    )
+    loss.add_argument(
+        "--sampler_rate",
+        type=float,
+        default=0.25,
+        help="share of training pairs (t, s) that are a random step of a 1-, 2-, 4-, 8- or 16-step sampler",
+    )
     loss.add_argument(
         "--branch_init", choices=["reference", "zero"], default="reference", help="start of the s and omega branches"
     )
@@ -113,7 +150,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--adam_beta2", type=float, default=0.999)
     run.add_argument("--adam_weight_decay", type=float, default=0.0)
     run.add_argument("--adam_epsilon", type=float, default=1e-8)
-    run.add_argument("--lr_scheduler", default="constant", choices=[kind.value for kind in SchedulerType])
+    run.add_argument("--lr_scheduler", default="cosine", choices=[kind.value for kind in SchedulerType])
     run.add_argument("--lr_warmup_steps", type=int, default=0)
     run.add_argument("--max_grad_norm", type=float, default=1000.0)
     run.add_argument("--ema_decay", type=float, default=0.999, help="of the target, which is also the model")
@@ -137,8 +174,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.omega_min = args.omega_max = args.omega
     if args.num_scales < 2 or args.trajectory_reuse < 1:
         parser.error("--num_scales must be at least 2 and --trajectory_reuse at least 1")
-    if args.solve_to_target and args.trajectory_reuse == 1:
-        parser.error("--solve_to_target needs trajectories down the whole grid: --trajectory_reuse 2 or more")
+    if args.trajectory_reuse == 1 and (args.solve_to_target or args.sampler_rate):
+        parser.error(
+            "--trajectory_reuse 1 solves parts of a trajectory only; --solve_to_target and --sampler_rate need whole "
+            "ones: pass --trajectory_reuse 2 or more, or --no-solve_to_target --sampler_rate 0"
+        )
+    if not 0 <= args.sampler_rate <= 1:
+        parser.error(f"--sampler_rate {args.sampler_rate} must lie in [0, 1]")
+    if (args.captions is None) == (args.dataset_name is None):
+        parser.error("pass either --dataset_name, or --captions to distill without audio")
+    if args.captions is not None:
+        check_captions(parser, args)
+    if args.match_point == "z0" and args.feature_distance == "output":
+        parser.error(
+            "--match_point z0 does not go with --feature_distance output, which compares jumps where they land"
+        )
     if not args.omega_min <= args.omega_max:
         parser.error(f"--omega_min {args.omega_min} is above --omega_max {args.omega_max}")
     if not math.isfinite(args.step_count_power):
@@ -150,6 +200,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_captions(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse arguments that need audio together with `--captions`."""
+    if not Path(args.captions).is_file():
+        parser.error(f"--captions {args.captions} is not a file; give a text file with one caption per line")
+    if args.trajectory_reuse == 1:
+        parser.error("--captions needs trajectories from pure noise: pass --trajectory_reuse 2 or more")
+    if args.denoising_target == "data" and args.denoising_weight > 0:
+        parser.error("--denoising_target data needs clips; with --captions, pass --denoising_target teacher")
+    for name in ("mix_rate", "streaming", "data_files", "max_train_samples"):
+        if getattr(args, name):
+            parser.error(f"--{name} needs clips; leave it out with --captions")
+
+
 def settings_of(args: argparse.Namespace) -> dict:
     """The arguments without secrets."""
     return {name: value for name, value in vars(args).items() if name != "hub_token"}
@@ -158,7 +221,8 @@ def settings_of(args: argparse.Namespace) -> dict:
 def identity(args: argparse.Namespace, teacher: Teacher, clips: int) -> dict[str, str]:
     """What makes every batch and every update of a run: to resume, it must be the same."""
     names = ("train_batch_size", "seed", "num_scales", "trajectory_reuse", "target_sigma_min_rate", "step_count_power",
-             "solve_to_target", "denoising_target", "omega_min", "omega_max", "caption_dropout", "mix_rate",
+             "solve_to_target", "sampler_rate", "denoising_target", "denoising_levels", "adaptive_weight",
+             "denoising_weight", "feature_distance", "omega_min", "omega_max", "caption_dropout", "mix_rate",
              "optimizer", "lora_rank", "lora_alpha")  # fmt: skip
     last = list(teacher.network.parameters())[-8:]
     weights = fingerprint([parameter.flatten()[:1024].tolist() for parameter in last])
@@ -177,7 +241,7 @@ def build_objective(
         last_layer(student),
         distance=args.feature_distance,
         denoising_weight=args.denoising_weight,
-        adaptive=not args.no_adaptive_weight,
+        adaptive=args.adaptive_weight,
         match_sigma=teacher.scheduler.config.sigma_min if args.match_point == "z0" else None,
         reduce=lambda gradient: accelerator.reduce(gradient, "mean"),
         gradient_scale=FP16_GRADIENT_SCALE if args.mixed_precision == "fp16" else 1.0,
@@ -255,7 +319,14 @@ def main(argv: list[str] | None = None) -> None:
         data,
         teacher.network,
         teacher.preconditioning,
-        Grid(sigmas, args.trajectory_reuse, args.target_sigma_min_rate, args.step_count_power, args.solve_to_target),
+        Grid(
+            sigmas,
+            args.trajectory_reuse,
+            args.target_sigma_min_rate,
+            args.step_count_power,
+            args.solve_to_target,
+            args.sampler_rate,
+        ),
         batch_size=args.train_batch_size,
         rows=process_rows(args.train_batch_size, accelerator),
         seed=args.seed,
@@ -263,9 +334,15 @@ def main(argv: list[str] | None = None) -> None:
         caption_dropout=args.caption_dropout,
         denoising=args.denoising_weight > 0,
         denoising_target=args.denoising_target,
+        denoising_levels=args.denoising_levels,
         device=device,
     )
     objective = build_objective(args, accelerator, teacher, model, average, student)
+    if args.denoising_weight > 0 and args.denoising_target == "data" and args.omega_max > 1:
+        accelerator.print(
+            "--denoising_target data trains g(z, t, t) against the clips, whose best denoiser has no guidance, so many "
+            "steps lose guidance; --denoising_target teacher keeps it."
+        )
 
     def checkpoint_now(step: int) -> None:
         save_checkpoint(output_dir, step, state, args.checkpoints_total_limit, own_identity, main_process)
@@ -284,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
         if not main_process:
             return
         folder = output_dir / "samples" / f"step-{step}"
-        pipe = teacher.pipeline(distilled, (args.omega_min, args.omega_max)).to(device)
+        pipe = SoundCTMPipeline.from_components(teacher.parts(distilled), (args.omega_min, args.omega_max)).to(device)
         sounds = make_sounds(
             pipe,
             args.validation_prompts,
@@ -361,14 +438,15 @@ def main(argv: list[str] | None = None) -> None:
     distilled = None if unfinished else save_student()
     if main_process and not unfinished:
         if teacher.can_decode and not args.lora_rank:
-            teacher.pipeline(distilled, (args.omega_min, args.omega_max)).save_pretrained(output_dir)
+            pipe = SoundCTMPipeline.from_components(teacher.parts(distilled), (args.omega_min, args.omega_max))
+            pipe.save_pretrained(output_dir)
         record = {"arguments": settings_of(args), "skipped_steps": skips.total, "losses": running, "clips": len(data),
                   "processes": accelerator.num_processes, "seconds": round(time.time() - started),
                   "seconds_in_solver": round(solving)}  # fmt: skip
         (output_dir / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
     if main_process and args.push_to_hub and not unfinished:
-        pipe = teacher.pipeline(distilled, (args.omega_min, args.omega_max))
+        pipe = SoundCTMPipeline.from_components(teacher.parts(distilled), (args.omega_min, args.omega_max))
         print(f"Uploaded: {publish(args, pipe, distilled, record)}")
 
 

@@ -18,23 +18,24 @@ from diffusers.optimization import get_scheduler
 from tqdm import tqdm
 
 from diffusers_soundctm import CTMScheduler
-from diffusers_soundctm.distillation.checkpoints import (
+from diffusers_soundctm.data.sampling import clip_indices, step_generator
+from diffusers_soundctm.data.sources import training_data
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.losses import denoising_loss
+from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas
+from diffusers_soundctm.training.checkpoints import (
     resume,
     run_identity,
     save_checkpoint,
     save_model,
     set_learning_rate,
 )
-from diffusers_soundctm.distillation.config import add_data_arguments, add_optimisation_arguments, parse_with_config
-from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
-from diffusers_soundctm.distillation.guards import RunningLosses, SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.latents import training_data
-from diffusers_soundctm.distillation.losses import denoising_loss
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
-from diffusers_soundctm.distillation.noise_levels import clip_indices, lognormal_sigmas, step_generator
-from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
-from diffusers_soundctm.distillation.preflight import check_output_dir, make_accelerator
-from diffusers_soundctm.distillation.sharding import process_rows
+from diffusers_soundctm.training.config import add_data_arguments, add_optimisation_arguments, parse_with_config
+from diffusers_soundctm.training.ema import ema_copy, ema_update, warmed_up_decay
+from diffusers_soundctm.training.optimizers import scaler_state, step_if_finite
+from diffusers_soundctm.training.preflight import check_output_dir, make_accelerator
+from diffusers_soundctm.training.sharding import process_rows
+from diffusers_soundctm.training.signals import RunningLosses, SkippedSteps, StopSignal
 
 SAMPLING_RATE = 16000  # of `LogMel`'s defaults, which latents are encoded with
 

@@ -20,21 +20,22 @@ from tqdm import tqdm
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
-from diffusers_soundctm.distillation.checkpoints import (
+from diffusers_soundctm.data.sampling import clip_indices, step_generator
+from diffusers_soundctm.training.checkpoints import (
     resume,
     run_identity,
     save_checkpoint,
     save_model,
     set_learning_rate,
 )
-from diffusers_soundctm.distillation.config import (
+from diffusers_soundctm.training.config import (
     add_clip_arguments,
     add_optimisation_arguments,
     clips_of,
     parse_with_config,
 )
-from diffusers_soundctm.distillation.ema import ema_copy, ema_update, warmed_up_decay
-from diffusers_soundctm.distillation.first_stage import (
+from diffusers_soundctm.training.ema import ema_copy, ema_update, warmed_up_decay
+from diffusers_soundctm.training.first_stage_losses import (
     MelLoss,
     MultiResolutionSTFTLoss,
     SpectrogramDiscriminator,
@@ -45,11 +46,10 @@ from diffusers_soundctm.distillation.first_stage import (
     frequency_loss,
     generator_loss,
 )
-from diffusers_soundctm.distillation.guards import RunningLosses, SkippedSteps, StopSignal
-from diffusers_soundctm.distillation.noise_levels import clip_indices, step_generator
-from diffusers_soundctm.distillation.optimizers import scaler_state, step_if_finite
-from diffusers_soundctm.distillation.preflight import check_output_dir, make_accelerator
-from diffusers_soundctm.distillation.sharding import process_rows
+from diffusers_soundctm.training.optimizers import scaler_state, step_if_finite
+from diffusers_soundctm.training.preflight import check_output_dir, make_accelerator
+from diffusers_soundctm.training.sharding import process_rows
+from diffusers_soundctm.training.signals import RunningLosses, SkippedSteps, StopSignal
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ except ImportError:
 import torch
 
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.demo import build_app, launch
+from diffusers_soundctm.app import build_app, launch
 
 model = os.environ.get("SOUNDCTM_MODEL")
 pipe = SoundCTMPipeline.from_pretrained(model) if model else SoundCTMPipeline.from_embedded()

@@ -1,41 +1,97 @@
-"""Sound at the edges of the models: the log-mel front end, resampling, levels, and audio files."""
+"""Waveforms outside the models: the log-mel front end, resampling, levels, and audio files."""
 
 import math
 import numbers
 import os
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.utils import logging
 from transformers.audio_utils import mel_filter_bank
 
+from .files import atomic
+
 logger = logging.get_logger(__name__)
 
 LOG_FLOOR = 1e-5
 TRAINING_PEAK = 0.5
-# Name, most channels and highest rate of what `write_audio` writes.
+# Extension to name, largest number of channels and largest sampling rate of the formats that `write_audio` writes.
 FORMATS = {".wav": ("WAV", 1024, 2**31 - 1), ".flac": ("FLAC", 8, 655350)}
-# In bytes; libsndfile stops reading a WAV file's tags at the first one beyond 2045, and adds its name to `software`.
+# In bytes. libsndfile stops reading a WAV file's tags at the first one beyond 2045, and adds its name to `software`.
 LONGEST_WAV_TAG = 2000
+# (sampling_rate, hop_length) to the settings of AudioLDM's front ends, which its HiFi-GAN configurations do not hold.
+_AUDIOLDM_MELS = {
+    (16000, 160): {"n_fft": 1024, "fmin": 0.0, "fmax": 8000.0},
+    (48000, 480): {"n_fft": 2048, "fmin": 20.0, "fmax": 24000.0},
+}
 
 
 def mel_filterbank(
     sampling_rate: int = 16000, n_fft: int = 1024, n_mels: int = 64, fmin: float = 0.0, fmax: float | None = None
 ) -> torch.Tensor:
-    """Slaney's mel filters of unit area, float32 (n_fft // 2 + 1, n_mels), from `fmin` to `fmax` Hz (None: Nyquist)."""
+    """Slaney mel filters of unit area, float32 (n_fft // 2 + 1, n_mels).
+
+    Args:
+        sampling_rate: In Hz.
+        n_fft: Length of the Fourier transform, in samples.
+        n_mels: Number of mel bands.
+        fmin: Lower edge of the lowest band, in Hz.
+        fmax: Upper edge of the highest band, in Hz. None stands for half the sampling rate.
+    """
+    return torch.from_numpy(_filterbank(sampling_rate, n_fft, n_mels, fmin, fmax)).float()
+
+
+@lru_cache(maxsize=8)
+def _filterbank(sampling_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | None) -> np.ndarray:
     fmax = sampling_rate / 2 if fmax is None else fmax
-    bank = mel_filter_bank(n_fft // 2 + 1, n_mels, fmin, fmax, sampling_rate, norm="slaney", mel_scale="slaney")
-    return torch.from_numpy(bank).float()
+    return mel_filter_bank(n_fft // 2 + 1, n_mels, fmin, fmax, sampling_rate, norm="slaney", mel_scale="slaney")
+
+
+def mel_settings(vocoder_config: Mapping[str, Any] | Any | None) -> dict[str, Any]:
+    """The arguments of `LogMel` that give the mels that a vocoder was trained with.
+
+    Args:
+        vocoder_config: Configuration of an `ISTFTVocoder` or a `SpeechT5HifiGan`, as a mapping or as the model's
+            `config`. None stands for the 16 kHz AudioLDM vocoder.
+
+    Raises:
+        ValueError: The configuration has no `n_fft`, and AudioLDM has no front end of its sampling rate and hop length.
+    """
+    if vocoder_config is None:
+        return {"sampling_rate": 16000, "hop_length": 160, "n_mels": 64, **_AUDIOLDM_MELS[16000, 160]}
+    config = vocoder_config if isinstance(vocoder_config, Mapping) else vocoder_config.to_dict()
+    sampling_rate = config["sampling_rate"]
+    hop_length = config.get("hop_length") or math.prod(config["upsample_rates"])
+    settings = {"sampling_rate": sampling_rate, "hop_length": hop_length, "n_mels": config["model_in_dim"]}
+    if "n_fft" in config:
+        return settings | {"n_fft": config["n_fft"]}
+    if (sampling_rate, hop_length) not in _AUDIOLDM_MELS:
+        known = ", ".join(f"{rate} Hz with hop {hop}" for rate, hop in _AUDIOLDM_MELS)
+        raise ValueError(
+            f"The vocoder's configuration has no `n_fft`, and its sampling rate {sampling_rate} Hz with hop length "
+            f"{hop_length} is not a known combination ({known}); add the `n_fft` of its training to the configuration."
+        )
+    return settings | _AUDIOLDM_MELS[sampling_rate, hop_length]
 
 
 class LogMel(torch.nn.Module):
-    """ln max(|STFT| · filters, 1e-5): what AudioLDM's and the embedded model's autoencoders read.
+    """ln max(|STFT| · filters, 1e-5): the log-mel spectrogram that mel autoencoders encode.
 
-    Hann window of `n_fft` samples centred on every `hop_length`-th sample, reflected at the ends. Differentiable. The
-    defaults are those of all 16 kHz models.
+    The Hann window of `n_fft` samples is centered on every `hop_length`-th sample, and the waveform is reflected at
+    its ends. The transform is differentiable. The defaults are those of AudioLDM and of the embedded model.
+
+    Args:
+        sampling_rate: In Hz.
+        n_fft: Length of the window and of the Fourier transform, in samples.
+        hop_length: Samples per mel frame.
+        n_mels: Number of mel bands.
+        fmin: Lower edge of the lowest band, in Hz.
+        fmax: Upper edge of the highest band, in Hz. None stands for half the sampling rate.
     """
 
     def __init__(
@@ -48,17 +104,36 @@ class LogMel(torch.nn.Module):
         fmax: float | None = None,
     ):
         super().__init__()
-        self.n_fft, self.hop_length = n_fft, hop_length
+        self.sampling_rate, self.n_fft, self.hop_length, self.n_mels = sampling_rate, n_fft, hop_length, n_mels
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("filterbank", mel_filterbank(sampling_rate, n_fft, n_mels, fmin, fmax), persistent=False)
 
-    def forward(self, waveform: torch.Tensor, center: bool = True) -> torch.Tensor:
-        """Waveform (..., samples) in [-1, 1] → float32 log-mel (..., samples // hop_length, n_mels).
+    @classmethod
+    def for_vocoder(cls, vocoder_config: Mapping[str, Any] | Any | None) -> "LogMel":
+        """The front end of the mels that a vocoder reads, see `mel_settings`.
 
-        With `center=False` the caller has padded the ends: one frame for every whole window inside the waveform.
+        Args:
+            vocoder_config: Configuration of a vocoder. None stands for the 16 kHz AudioLDM vocoder.
 
         Raises:
-            ValueError: there are not more samples than half a window, so the ends cannot be reflected.
+            ValueError: The configuration has no `n_fft`, and AudioLDM has no front end of its sampling rate and hop
+                length.
+        """
+        return cls(**mel_settings(vocoder_config))
+
+    def forward(self, waveform: torch.Tensor, center: bool = True) -> torch.Tensor:
+        """Compute the log-mel of a waveform.
+
+        Args:
+            waveform: (..., samples), full scale 1.
+            center: Whether frames are centered on their samples. If False, the caller has padded the ends, and there
+                is one frame per window that lies inside the waveform.
+
+        Returns:
+            (..., samples // hop_length, n_mels), natural logarithm, float32.
+
+        Raises:
+            ValueError: The waveform is too short to reflect its ends.
         """
         needed = self.n_fft // 2 + 1 if center else self.n_fft
         if waveform.shape[-1] < needed:
@@ -68,15 +143,15 @@ class LogMel(torch.nn.Module):
         flat = waveform.float().reshape(-1, waveform.shape[-1])
         spectrum = torch.stft(flat, self.n_fft, self.hop_length, window=self.window, center=center, return_complex=True)
         if center:
-            # The centred transform has one frame more than the sound has hops.
+            # The centered transform has one frame more than the waveform has hops.
             spectrum = spectrum[..., : waveform.shape[-1] // self.hop_length]
         mel = spectrum.abs().transpose(-1, -2) @ self.filterbank
         return mel.clamp(min=LOG_FLOOR).log().reshape(*waveform.shape[:-1], *mel.shape[-2:])
 
 
-def log_mel(waveform: torch.Tensor, **front_end: float) -> torch.Tensor:
-    """`LogMel(**front_end)` applied once, on the waveform's device: (..., samples) → (..., frames, n_mels)."""
-    return LogMel(**front_end).to(waveform.device)(waveform)
+def log_mel(waveform: torch.Tensor, **settings: float | None) -> torch.Tensor:
+    """Apply `LogMel(**settings)` once, on the waveform's device: (..., samples) → (..., frames, n_mels)."""
+    return LogMel(**settings).to(waveform.device)(waveform)
 
 
 def peak_normalize(waveform: torch.Tensor, peak: float = TRAINING_PEAK) -> torch.Tensor:
@@ -227,22 +302,20 @@ def write_audio(
         tags = {name: _cut_tag(name, text) for name, text in tags.items()}
     samples = limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape).T.numpy()
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as raw:
-            with soundfile.SoundFile(raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=format) as file:
-                for name, text in tags.items():
-                    setattr(file, name, text)
-                file.write(samples)
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(path)
+        # Through Python's file, whose errors name the cause (a full disk, for example).
+        with (
+            atomic(path) as temporary,
+            temporary.open("wb") as raw,
+            soundfile.SoundFile(raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=format) as file,
+        ):
+            for name, text in tags.items():
+                setattr(file, name, text)
+            file.write(samples)
     except OSError as error:
         raise OSError(
             f"`path` {str(path)!r} cannot be written: {error.strerror or error}; choose a writable folder."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from . import hub
+from .files import save_safetensors
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -52,7 +52,6 @@ def save_lora(student: torch.nn.Module, folder: str | os.PathLike) -> Path:
 
     tensors = {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(student).items()}
     tensors |= {f"ctm.{name}": parameter.data for name, parameter in _own_parameters(student).items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     config = student.peft_config["default"].to_dict()
     config = {f"unet.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     metadata = {
@@ -61,13 +60,7 @@ def save_lora(student: torch.nn.Module, folder: str | os.PathLike) -> Path:
         "ctm_branch_init": student.config.branch_init,
     }
     path = Path(folder) / WEIGHTS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_safetensors(tensors, path, metadata)
     return path
 
 

@@ -217,7 +217,7 @@ def test_several_at_once_and_weights_come_back(pipe):
     callbacks = MultiPipelineCallbacks([LossGuidance(quiet), LossGuidance(alike)])
     both = final(pipe, callback_on_step_end=callbacks, num_inference_steps=2)
     assert not torch.equal(both, final(pipe, callback_on_step_end=LossGuidance(quiet), num_inference_steps=2))
-    assert all(weight.requires_grad for weight in pipe.unet.parameters())
+    assert all(weight.requires_grad for weight in pipe.denoiser.parameters())
 
 
 def test_fifty_calls_leave_nothing_behind(pipe):

@@ -3,6 +3,8 @@
 import pytest
 import released
 
+from fake_hub import fake_hub  # noqa: F401 (a fixture)
+
 
 @pytest.fixture(scope="session")
 def unet_release(tmp_path_factory):

@@ -83,7 +83,7 @@ def test_prompt_to_latents_matches_the_reference(unet_release, case):
 def test_dit_release(dit_release, tmp_path, dit):
     output = convert_release("sony-dit-v2", tmp_path / "out", dit_release, variants=("bf16",), **dit)
     pipe = SoundCTMPipeline.from_pretrained(output)
-    assert type(pipe.unet) is CTMAudioDiTModel and type(pipe.vae) is AutoencoderDAC and pipe.vocoder is None
+    assert type(pipe.transformer) is CTMAudioDiTModel and type(pipe.vae) is AutoencoderDAC and pipe.vocoder is None
     # CLAP from its own file: the copy in the EMA file is zero here.
     assert type(pipe.text_encoder) is ClapTextModel and pipe.text_encoder.pooler.dense.weight.abs().sum() > 0
     assert pipe.tokenizer.model_max_length == 77
@@ -94,8 +94,8 @@ def test_dit_release(dit_release, tmp_path, dit):
     assert torch.equal(sound(direct), sound(pipe)) and sound(pipe).shape == (1, 1, 17640)
     half = SoundCTMPipeline.from_pretrained(output, variant="bf16", torch_dtype=torch.bfloat16)
     direct = SoundCTMPipeline.from_single_file(dit_release, release="sony-dit-v2", torch_dtype=torch.bfloat16, **dit)
-    assert half.unet.dtype == direct.unet.dtype == torch.bfloat16
-    assert half.unet.fourier.weight.dtype == direct.unet.fourier.weight.dtype == torch.float32
+    assert half.denoiser.dtype == direct.denoiser.dtype == torch.bfloat16
+    assert half.denoiser.fourier.weight.dtype == direct.denoiser.fourier.weight.dtype == torch.float32
     same_weights(direct, half)
 
 

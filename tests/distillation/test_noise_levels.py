@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.distillation.noise_levels import (
-    clip_indices,
     denoising_sigmas,
     heun_step_counts,
     lognormal_sigmas,
+    sampler_step,
     start_indices,
-    step_generator,
     target_indices,
+    teacher_level_rows,
 )
 from diffusers_soundctm.distillation.trajectories import Grid
 from diffusers_soundctm.preconditioning import karras_sigmas
@@ -111,3 +112,32 @@ def test_lognormal_sigmas_are_stratified():
     sigmas = lognormal_sigmas(64, torch.Generator().manual_seed(0), p_mean=0.0, p_std=1.0)
     quantiles = torch.special.ndtr(sigmas.double().log()).sort().values * 64
     assert torch.equal(quantiles.floor(), torch.arange(64.0, dtype=torch.float64))
+
+
+def test_sampler_steps_are_those_of_1_2_4_8_and_16_step_samplers():
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.stack(sampler_step(DRAWS, 17, generator), dim=1)
+    wanted = {(i * 16 // n, (i + 1) * 16 // n): 1 / (5 * n) for n in (1, 2, 4, 8, 16) for i in range(n)}
+    found, counts = pairs.unique(dim=0, return_counts=True)
+    assert {tuple(pair) for pair in found.tolist()} == set(wanted)
+    for pair, count in zip(found.tolist(), counts.tolist(), strict=True):
+        assert count / DRAWS == pytest.approx(wanted[tuple(pair)], abs=0.004)
+
+
+@pytest.mark.parametrize("scales", [2, 3, 10, 18, 40])
+def test_sampler_steps_go_down_on_any_grid(scales):
+    start, target = sampler_step(1000, scales, torch.Generator().manual_seed(0))
+    assert (start >= 0).all() and (start < target).all() and (target < scales).all()
+
+
+def test_half_of_the_teachers_levels_lie_near_the_middle():
+    sigmas = karras_sigmas(17)[:-1, None].expand(-1, DRAWS)
+    rows = {levels: teacher_level_rows(sigmas, torch.Generator().manual_seed(0), levels) for levels in
+            ("uniform", "mixed")}  # fmt: skip
+    near = {levels: sigmas[row, torch.arange(DRAWS)].log().abs() for levels, row in rows.items()}
+    shares = {levels: (value < 1).double().mean().item() for levels, value in near.items()}
+    uniform = (karras_sigmas(17)[:-1].log().abs() < 1).double().mean().item()
+    assert shares["uniform"] == pytest.approx(uniform, abs=0.005)
+    assert shares["mixed"] == pytest.approx(0.5 * uniform + 0.5 * 0.683, abs=0.06)  # the grid is coarse
+    half = DRAWS // 2
+    assert rows["mixed"][half:].double().mean() == pytest.approx(rows["uniform"].double().mean().item(), abs=0.05)

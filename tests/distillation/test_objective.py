@@ -8,14 +8,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from diffusers_soundctm import CTMUNet2DConditionModel
+from diffusers_soundctm import CTMUNet2DConditionModel, preconditioning
 from diffusers_soundctm.distillation import TeacherFeatures, feature_distance
-from diffusers_soundctm.distillation.ema import ema_copy, ema_update
-from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_loss
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.features import FeatureSpace
+from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_loss, output_distance
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump, micro_batches
-from diffusers_soundctm.distillation.teachers import FeatureSpace
 from diffusers_soundctm.preconditioning import denoised
+from diffusers_soundctm.training.ema import ema_copy, ema_update
 
 EDM = Preconditioning()
 
@@ -51,7 +51,8 @@ def objective(networks, distance="full", **settings):
 
 
 @pytest.mark.parametrize(
-    "distance, match_sigma", itertools.product(["full", "half", "l2", "pseudo_huber"], [None, 0.002])
+    "distance, match_sigma",
+    [*itertools.product(["full", "half", "l2", "pseudo_huber"], [None, 0.002]), ("output", None)],
 )
 def test_gradients_are_those_of_the_written_loss(networks, batch, distance, match_sigma):
     student = networks[0]
@@ -185,3 +186,23 @@ def test_moving_average(tiny_pipeline):
     for name, parameter in average.named_parameters():
         torch.testing.assert_close(parameter, before[name] + 0.1, rtol=0, atol=1e-5)
         assert not parameter.requires_grad
+
+
+def test_output_distance_is_the_error_of_the_networks_output(networks, batch):
+    """Jumps made from two outputs are as far apart as the outputs, whatever t and s."""
+    triples, _ = batch
+    generator = torch.Generator().manual_seed(1)
+    first, second = torch.randn(2, *triples.start.shape, generator=generator)
+    for sigma, target_sigma in ((80.0, 0.002), (5.0, 2.0), (0.01, 0.002)):
+        t, s = torch.full((2,), sigma), torch.full((2,), target_sigma)
+        jumps = [
+            preconditioning.jump(EDM.denoised(output, triples.start, t), triples.start, t, s)
+            for output in (first, second)
+        ]
+        distance = output_distance(*jumps, t, s)
+        torch.testing.assert_close(distance, (first - second).square().flatten(1).mean(1), rtol=1e-3, atol=0)
+
+
+def test_output_distance_compares_jumps_where_they_land(networks):
+    with pytest.raises(ValueError, match="match_sigma"):
+        objective(networks, "output", match_sigma=0.002)

@@ -9,12 +9,12 @@ import torch
 
 from diffusers_soundctm import preconditioning
 from diffusers_soundctm.distillation import TeacherDenoiser, heun_solve, sample_teacher
-from diffusers_soundctm.distillation.ema import ema_copy, ema_update
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump
 from diffusers_soundctm.distillation.solver import heun_trajectory
 from diffusers_soundctm.distillation.trajectories import Grid
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
+from diffusers_soundctm.training.ema import ema_copy, ema_update
 
 SPREAD = 0.7  # standard deviation of the data
 

@@ -10,8 +10,10 @@ from diffusers import DDPMScheduler
 
 from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
 from diffusers_soundctm.distillation import TeacherDenoiser, load_teacher
-from diffusers_soundctm.distillation.networks import Denoiser
-from diffusers_soundctm.distillation.teachers import FeatureSpace, recognise, scheduler_of
+from diffusers_soundctm.distillation.denoisers import Denoiser
+from diffusers_soundctm.distillation.features import FeatureSpace
+from diffusers_soundctm.distillation.teachers import recognize
+from diffusers_soundctm.distillation.teachers.base import scheduler_of
 from tiny_teachers import BETAS, FAMILIES, STABLE_AUDIO_SCHEDULER, make_teacher, noise
 
 CPU = torch.device("cpu")
@@ -157,7 +159,7 @@ def test_noise_levels_are_the_teachers_own(original, teacher):
 
 
 def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path):
-    pipe = teacher.pipeline(teacher.student(), (2.0, 5.0))
+    pipe = SoundCTMPipeline.from_components(teacher.parts(teacher.student()), (2.0, 5.0))
     pipe.save_pretrained(tmp_path)
     loaded = SoundCTMPipeline.from_pretrained(tmp_path)
     sounds = []
@@ -175,7 +177,7 @@ def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path
 
 @torch.no_grad()
 def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
-    pipe = teacher.pipeline(teacher.student())
+    pipe = SoundCTMPipeline.from_components(teacher.parts(teacher.student()))
     sound = 0.3 * noise(1, 2, 1280)
     z = pipe.encode_audio(sound, pipe.sampling_rate, 1280)
     if original[0] != "stable_audio":
@@ -190,10 +192,10 @@ def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
 def test_unknown_pipelines_are_named_with_those_there_are(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ValueError, match=r"FluxPipeline.*AudioLDM2Pipeline.*StableAudioPipeline.*TeacherFamily"):
-        recognise(tmp_path)
+        recognize(tmp_path)
     (tmp_path / "model_index.json").unlink()
     with pytest.raises(ValueError, match="no pipeline"):
-        recognise(tmp_path)
+        recognize(tmp_path)
 
 
 def test_a_student_is_no_teacher(teacher, tmp_path):

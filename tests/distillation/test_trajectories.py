@@ -5,10 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusers_soundctm.distillation.networks import Preconditioning
-from diffusers_soundctm.distillation.noise_levels import clip_indices
+from diffusers_soundctm.data.sampling import clip_indices
+from diffusers_soundctm.distillation.denoisers import Preconditioning, TeacherDenoiser
 from diffusers_soundctm.distillation.solver import heun_solve
-from diffusers_soundctm.distillation.teachers import TeacherDenoiser
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
 
@@ -138,3 +137,23 @@ def test_a_batch_is_a_function_of_the_step(stream, reuse, denoising_target):
         for name in ("start", "sigma", "solved", "solved_sigma", "target_sigma", "guidance_scale"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[rows])
         assert torch.equal(part_noisy.clean, noisy.clean[rows])
+
+
+def test_sampler_steps_are_solved_to_their_target(stream):
+    batch = stream(sampler_rate=1.0, solve_to_target=True)
+    sigmas = karras_sigmas(5)
+    pairs = set()
+    for step in range(40):
+        triples, _ = batch.at(step)
+        assert triples.solved_sigma is None
+        indices = [[(sigmas - sigma).abs().argmin().item() for sigma in row] for row in
+                   (triples.sigma, triples.target_sigma)]  # fmt: skip
+        pairs |= set(zip(*indices, strict=True))
+    # One, two and four steps over five intervals, rounded to the grid.
+    assert pairs == {(0, 5), (0, 2), (2, 5), (0, 1), (1, 2), (2, 4), (4, 5)}
+
+
+@pytest.mark.parametrize("setting", [{"sampler_rate": 0.5}, {"solve_to_target": True}, {"sampler_rate": -1.0}])
+def test_parts_of_trajectories_have_no_sampler_steps(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        Grid(karras_sigmas(5), reuse=1, **setting)

@@ -7,9 +7,9 @@ import diffusers_soundctm
 import golden
 from diffusers_soundctm import AudioDiTModel, CTMAudioDiTModel, CTMScheduler
 from diffusers_soundctm.distillation import TeacherDenoiser, feature_distance, heun_solve
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.features import TeacherFeatures
 from diffusers_soundctm.distillation.losses import denoising_loss, l2_distance
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
 from diffusers_soundctm.preconditioning import jump
 from diffusers_soundctm.schedulers import scheduling_ctm
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.distillation import load_teacher
 from tiny_teachers import make_teacher
 
@@ -12,7 +13,7 @@ from tiny_teachers import make_teacher
 def test_model_offload_fetches_every_model(family, tmp_path, tiny_pipeline):
     make_teacher(family, tmp_path, tiny_pipeline)
     teacher = load_teacher(tmp_path)
-    pipe = teacher.pipeline(teacher.student().eval())
+    pipe = SoundCTMPipeline.from_components(teacher.parts(teacher.student().eval()))
     pipe.set_progress_bar_config(disable=True)
     pipe.enable_model_cpu_offload(device="cpu")
     models = {name: model for name, model in pipe.components.items() if isinstance(model, torch.nn.Module)}

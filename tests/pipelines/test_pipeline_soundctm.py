@@ -122,7 +122,7 @@ def test_numpy_numbers_are_numbers(embedded):
 
 
 def test_one_network_call_a_step_at_nu_1_and_two_halves_otherwise(pipe):
-    sizes, handle = counting_calls(pipe.unet)
+    sizes, handle = counting_calls(pipe.denoiser)
     latents_of(pipe, PROMPTS, num_inference_steps=3)
     assert sizes == [2, 2, 2]
     sizes.clear()
@@ -533,14 +533,14 @@ def test_pickled_weights_are_refused(embedded, embedded_folder, tmp_path):
 
 
 def test_embedded_model_without_weights_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr("diffusers_soundctm.hub.EMBEDDED", tmp_path)
+    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", tmp_path)
     with pytest.raises(FileNotFoundError, match="Reinstall"):
         SoundCTMPipeline.from_embedded()
 
 
 def test_embedded_model_loads_half_precision_files_in_float32(monkeypatch, embedded_folder, tmp_path):
     SoundCTMPipeline.from_pretrained(embedded_folder, torch_dtype=torch.float16).save_pretrained(tmp_path)
-    monkeypatch.setattr("diffusers_soundctm.hub.EMBEDDED", tmp_path)
+    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", tmp_path)
     pipe = SoundCTMPipeline.from_embedded()
     assert {model.dtype for model in (pipe.unet, pipe.vae, pipe.vocoder, pipe.text_encoder)} == {torch.float32}
 
@@ -630,7 +630,7 @@ def test_bad_input_is_named_before_any_network_runs(embedded, name, arguments):
 
 def test_network_of_unknown_length_asks_for_one(tiny_pipeline):
     pipe = tiny_pipeline("embedded")
-    pipe.unet.register_to_config(sample_size=None)
+    pipe.denoiser.register_to_config(sample_size=None)
     with pytest.raises(ValueError, match="audio_length_in_s"):
         pipe("rain")
     assert pipe("rain", audio_length_in_s=0.5).audios.shape == (1, 1, 8000)
@@ -674,3 +674,42 @@ def test_from_pipe_shares_the_components(pipe):
     assert again.config.guidance_scale_range == pipe.config.guidance_scale_range
     other = type(pipe.scheduler).from_config(pipe.scheduler.config)
     assert SoundCTMPipeline.from_pipe(pipe, scheduler=other).scheduler is other
+
+
+# Which component is the student
+
+
+def test_denoiser_is_the_one_component_that_exists(pipe, family, tmp_path):
+    name, other = ("transformer", "unet") if family == "dit" else ("unet", "transformer")
+    assert pipe.denoiser is getattr(pipe, name) and getattr(pipe, other) is None
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index[other] == [None, None] and index[name][1] == type(pipe.denoiser).__name__
+    assert (tmp_path / name).is_dir() and not (tmp_path / other).exists()
+
+
+def test_folder_with_a_transformer_stored_as_unet_loads(tiny_pipeline, tmp_path, caplog):
+    logging.getLogger("diffusers_soundctm").propagate = True
+    pipe = tiny_pipeline("dit")
+    pipe.save_pretrained(tmp_path)
+    (tmp_path / "transformer").rename(tmp_path / "unet")
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["unet"] = index.pop("transformer")
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    old = SoundCTMPipeline.from_pretrained(tmp_path)
+    assert "Save the pipeline again" in caplog.text
+    assert old.unet is None
+    torch.testing.assert_close(latents_of(old), latents_of(pipe))
+    old.save_pretrained(tmp_path / "new")
+    assert (tmp_path / "new" / "transformer").is_dir() and not (tmp_path / "new" / "unet").exists()
+
+
+def test_two_students_are_refused(embedded, tiny_pipeline):
+    with pytest.raises(ValueError, match="`unet` and a `transformer`"):
+        SoundCTMPipeline.from_components({**embedded.components, "transformer": tiny_pipeline("dit").transformer})
+
+
+def test_components_may_be_left_out(embedded):
+    parts = {"unet": embedded.unet, "scheduler": embedded.scheduler}
+    pipe = SoundCTMPipeline.from_components(parts, guidance_scale_range=(2.0, 5.0))
+    assert pipe.denoiser is embedded.unet and pipe.vae is None and pipe.config.guidance_scale_range == [2.0, 5.0]

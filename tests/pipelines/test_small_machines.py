@@ -22,7 +22,7 @@ def test_blocks_that_wait_on_disk(pipe, tmp_path):
         torch.device("cpu"), num_blocks_per_group=1, offload_to_disk_path=str(tmp_path), exclude_modules=["vae"]
     )
     assert torch.equal(sound(pipe), expected)
-    assert len(list(tmp_path.glob("*.safetensors"))) >= len(pipe.unet.transformer_blocks)
+    assert len(list(tmp_path.glob("*.safetensors"))) >= len(pipe.transformer.transformer_blocks)
 
 
 @pytest.mark.skipif(ACCELERATOR is None, reason="needs an accelerator to move the networks to")
@@ -39,15 +39,15 @@ def test_networks_that_wait_on_the_cpu(pipe, kind):
 def test_compiled_blocks(pipe):
     expected = sound(pipe)
     torch.compiler.reset()
-    pipe.unet.compile_repeated_blocks(fullgraph=True, backend="eager")
+    pipe.transformer.compile_repeated_blocks(fullgraph=True, backend="eager")
     torch.testing.assert_close(sound(pipe), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_int8_weights(pipe):
     quantization = pytest.importorskip("torchao.quantization")
-    expected, size = sound(pipe), pipe.unet.transformer_blocks[0].ff.net[2].weight.nbytes
-    quantization.quantize_(pipe.unet, quantization.Int8WeightOnlyConfig())
-    weight = pipe.unet.transformer_blocks[0].ff.net[2].weight
+    expected, size = sound(pipe), pipe.transformer.transformer_blocks[0].ff.net[2].weight.nbytes
+    quantization.quantize_(pipe.transformer, quantization.Int8WeightOnlyConfig())
+    weight = pipe.transformer.transformer_blocks[0].ff.net[2].weight
     assert weight.qdata.nbytes == size / 4
     difference = (sound(pipe) - expected).norm() / expected.norm()
     assert 0 < difference < 0.1

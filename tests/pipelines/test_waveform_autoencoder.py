@@ -52,7 +52,7 @@ def test_latents_are_decoded_as_in_the_release(pipe):
     first_stages = golden.read("first_stages.safetensors")
     statistics = {"z_mean": torch.linspace(-1, 1, 5), "z_std": torch.linspace(0.5, 2, 5)}
     vae = convert_dac(golden.pattern(golden.read("first_stages.json")["dac"]), statistics)
-    pipe = SoundCTMPipeline(vae, None, None, pipe.unet, pipe.scheduler, None)
+    pipe = SoundCTMPipeline(vae, None, None, None, pipe.scheduler, None, transformer=pipe.transformer)
     # The release decodes 2·std·z + mean.
     z = (first_stages["dac.latents"] - statistics["z_mean"][:, None]) / (2 * statistics["z_std"][:, None])
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_prompt_is_one_unit_token(pipe, tiny_pipeline):
 
     projecting = tiny_pipeline("audioldm")  # v1's is CLAP's projected embedding
     pipe = SoundCTMPipeline(
-        None, projecting.text_encoder, projecting.tokenizer, pipe.unet, pipe.scheduler, None
+        None, projecting.text_encoder, projecting.tokenizer, None, pipe.scheduler, None, transformer=pipe.transformer
     ).conditioning
     projected = projecting.text_encoder(**projecting.tokenizer("rain", return_tensors="pt")).text_embeds
     torch.testing.assert_close(pipe.encode(["rain"], torch.device("cpu"))[0][0], normalize(projected, dim=-1))

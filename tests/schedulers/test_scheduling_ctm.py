@@ -195,6 +195,38 @@ class TestJump:
         assert scheduler.step(output, scheduler.timesteps[1], sample.to(dtype)).prev_sample.dtype == dtype
 
 
+class TestRunsThatShareAScheduler:
+    def test_a_schedule_is_what_set_timesteps_keeps(self):
+        scheduler = CTMScheduler()
+        schedule = scheduler.make_schedule(4, gamma=0.5)
+        assert scheduler.num_inference_steps == 1  # as constructed
+        scheduler.set_timesteps(4, gamma=0.5)
+        for name in ("sigmas", "target_sigmas", "timesteps"):
+            assert torch.equal(getattr(schedule, name), getattr(scheduler, name))
+        assert (schedule.gamma, schedule.init_noise_sigma, len(schedule)) == (0.5, 80, 4)
+        restored = schedule.target_sigmas.square() + schedule.noise_sigmas.square()
+        torch.testing.assert_close(restored[:-1].sqrt(), schedule.sigmas[1:-1])
+        assert schedule.noise_sigmas[-1] == 0
+
+    def test_interleaved_runs_are_those_of_their_own_schedules(self):
+        scheduler = CTMScheduler()
+        samples = {seed: 80 * noise_like_sample(seed=seed) for seed in (1, 2)}
+        alone = {}
+        for (seed, sample), gamma in zip(samples.items(), (0.0, 0.7), strict=True):
+            scheduler.set_timesteps(4, gamma=gamma)
+            alone[seed] = run_chain(scheduler, torch.Generator().manual_seed(seed), sample=sample)
+
+        schedules = {1: scheduler.make_schedule(4), 2: scheduler.make_schedule(4, gamma=0.7)}
+        generators = {seed: torch.Generator().manual_seed(seed) for seed in samples}
+        for i in range(4):
+            for seed, schedule in schedules.items():
+                timestep = schedule.timesteps[i]
+                output = torch.tanh(scheduler.scale_model_input(samples[seed], timestep)) + timestep.cos()
+                samples[seed] = scheduler.step_at(schedule, i, output, samples[seed], generators[seed]).prev_sample
+        assert all(torch.equal(samples[seed], alone[seed]) for seed in samples)
+        assert scheduler.step_index == 4  # of the run before
+
+
 class TestNoise:
     def test_each_sample_of_a_batch_is_reproducible_alone(self):
         scheduler = CTMScheduler()

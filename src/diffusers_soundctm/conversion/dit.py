@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..models.transformer_ctm import AudioDiTModel, CTMAudioDiTModel
-from .checked import build
+from .build import build
 
 _TEACHER_ONLY = "to_global_embed."  # in every teacher file, used by neither teacher nor student
 

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from ..models.autoencoder_dac import AutoencoderDAC
-from .checked import build, count_layers, needed
+from .build import build, count_layers, needed
 
 FIRST_STAGE = "first_stage_model."
 VOCODER = "vocoder."

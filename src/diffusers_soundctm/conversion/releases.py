@@ -221,7 +221,15 @@ def _load(
     scheduler = CTMScheduler(sigma_data=arguments.get("sigma_data", release.sigma_data), **known)
     low, high = release.guidance_scale_range
     omega = (arguments.get("w_min", low), arguments.get("w_max", high))
-    pipe = SoundCTMPipeline(vae, encoder, tokenizer, unet, scheduler, vocoder, guidance_scale_range=omega)
+    components = {
+        "vae": vae,
+        "text_encoder": encoder,
+        "tokenizer": tokenizer,
+        "transformer" if isinstance(unet, CTMAudioDiTModel) else "unet": unet,
+        "scheduler": scheduler,
+        "vocoder": vocoder,
+    }
+    pipe = SoundCTMPipeline.from_components(components, guidance_scale_range=omega)
     record = {
         "from": name,
         "files": {file.name: file.stat().st_size for file in files},

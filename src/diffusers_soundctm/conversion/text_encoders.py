@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from transformers import ClapTextConfig, ClapTextModel, ClapTextModelWithProjection, T5Config, T5EncoderModel
 
-from .checked import build, count_layers, needed
+from .build import build, count_layers, needed
 
 CLAP_PREFIXES = ("", "text_encoder.model.", "cond_stage_model.model.")
 _T5_PREFIX = "text_encoder."

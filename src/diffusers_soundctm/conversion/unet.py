@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
-from .checked import build
+from .build import build
 
 _STUDENT_ONLY = "s_time_embedding."
 
@@ -37,4 +37,6 @@ def convert_soundctm_unet(
     is_student = any(name.startswith(_STUDENT_ONLY) for name in tensors)
     tensors = {name.replace(_STUDENT_ONLY, "time_embedding.target_embedding."): t for name, t in tensors.items()}
 
-    return build(CTMUNet2DConditionModel if is_student else UNet2DConditionModel, config, tensors)
+    if not is_student:
+        return build(UNet2DConditionModel, config, tensors)
+    return build(CTMUNet2DConditionModel, {**config, "conditioning": "cross_attention"}, tensors)

@@ -1,8 +1,9 @@
 """What training uses, apart from the loops: pure functions and small classes, each one idea of the paper."""
 
+from .denoisers import TeacherDenoiser
 from .features import TeacherFeatures, feature_distance
 from .solver import heun_solve, sample_teacher
-from .teachers import Teacher, TeacherDenoiser, load_teacher
+from .teachers import Teacher, load_teacher
 
 __all__ = [
     "Teacher",

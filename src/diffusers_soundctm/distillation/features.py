@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from .denoisers import Preconditioning, cast_floats
+
 
 class _LastFeatureReached(Exception):
     pass
@@ -68,3 +70,24 @@ def feature_distance(features: Sequence[torch.Tensor], others: Sequence[torch.Te
 def _unit_length(feature: torch.Tensor) -> torch.Tensor:
     feature = feature.float()
     return feature / (feature.norm(dim=1, keepdim=True) + 1e-10)
+
+
+class FeatureSpace:
+    """The teacher's features of points at a noise level, conditional branch; gradients reach the points.
+
+    Args:
+        network, preconditioning: the teacher's.
+        mode: "full" or "half", see `TeacherFeatures`.
+    """
+
+    def __init__(self, network: torch.nn.Module, preconditioning: Preconditioning, mode: str = "full"):
+        self.features = TeacherFeatures(network, mode)
+        self.preconditioning = preconditioning
+
+    def __call__(
+        self, sample: torch.Tensor, sigma: torch.Tensor, network_kwargs: dict[str, torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        """z (B, ...), σ (B,) and the conditioning of B samples → feature maps."""
+        dtype = next(self.features.parameters()).dtype
+        model_input, timestep = self.preconditioning.network_input(sample, sigma)
+        return self.features(model_input.to(dtype), timestep, **cast_floats(network_kwargs, dtype))[1]

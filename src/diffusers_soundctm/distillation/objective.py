@@ -6,10 +6,9 @@ from dataclasses import dataclass, fields
 import torch
 
 from .. import preconditioning
-from .features import feature_distance
+from .denoisers import Denoiser
+from .features import FeatureSpace, feature_distance
 from .losses import adaptive_weight, denoising_loss, l2_distance, output_distance, pseudo_huber_distance
-from .networks import Denoiser
-from .teachers import FeatureSpace
 
 FEATURE_DISTANCES = ("full", "half", "output", "l2", "pseudo_huber")
 

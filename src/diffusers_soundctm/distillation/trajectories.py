@@ -5,21 +5,20 @@ from dataclasses import dataclass
 
 import torch
 
+from ..data.batches import DistillationData
+from ..data.sampling import step_generator
 from ..preconditioning import per_sample
-from .latents import DistillationData
-from .networks import Preconditioning
+from .denoisers import Preconditioning, TeacherDenoiser
 from .noise_levels import (
     denoising_sigmas,
     heun_step_counts,
     sampler_step,
     start_indices,
-    step_generator,
     target_indices,
     teacher_level_rows,
 )
 from .objective import NoisyLatents, Triples
 from .solver import heun_trajectory
-from .teachers import TeacherDenoiser
 
 DENOISING_TARGETS = ("data", "teacher")
 DENOISING_LEVELS = ("uniform", "mixed")

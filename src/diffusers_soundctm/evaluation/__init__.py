@@ -1,8 +1,8 @@
 """Distances and recognition on folders or data sets, over a pluggable audio embedding."""
 
+from .comparison import compare
 from .distances import Estimate, frechet_distance, kernel_distance
 from .embeddings import AisfxEmbedding, AudioEmbedding, load_embedding
-from .evaluate import compare
 from .probe import LinearProbe
 
 __all__ = [

@@ -55,6 +55,8 @@ class CTMUNetMixin(FromTeacherMixin):
         prediction_type, num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: noise conditioning and
             what F predicts, the same values as the `CTMScheduler`'s.
         branch_init: "reference" or "zero", the start of the new branches.
+        conditioning: how prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`. None leaves it
+            to be inferred from the config.
         kwargs: the arguments of the diffusers class.
     """
 
@@ -69,6 +71,7 @@ class CTMUNetMixin(FromTeacherMixin):
         beta_schedule: str = "scaled_linear",
         trained_betas: Sequence[float] | None = None,
         branch_init: str = "reference",
+        conditioning: str | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -86,7 +89,7 @@ class CTMUNetMixin(FromTeacherMixin):
             "trained_betas": trained_betas,
             "branch_init": branch_init,
         }
-        self.register_to_config(**noise_conditioning)
+        self.register_to_config(**noise_conditioning, conditioning=conditioning)
         self.time_embedding = CTMTimestepEmbedding(
             self.time_embedding.linear_1.in_features,
             self.time_embedding.linear_1.out_features,

@@ -56,6 +56,7 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
         branch_init: "reference" has MLP_s = MLP and ψ(1000·ω) without W, as the released 44.1 kHz SoundCTM; "zero"
             starts an MLP_s of its own and W at zero, so that training starts exactly at the teacher.
         num_text_tokens: to how many tokens a text is padded with zeros, which Stable Audio attends to.
+        conditioning: how prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
         kwargs: the arguments of `StableAudioDiTModel`.
     """
 
@@ -68,13 +69,17 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
         prediction_type: str = "v_prediction",
         branch_init: str = "reference",
         num_text_tokens: int = 128,
+        conditioning: str = "stable_audio",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_prediction_type(prediction_type)
         check_branch_init(branch_init)
         self.register_to_config(
-            prediction_type=prediction_type, branch_init=branch_init, num_text_tokens=num_text_tokens
+            prediction_type=prediction_type,
+            branch_init=branch_init,
+            num_text_tokens=num_text_tokens,
+            conditioning=conditioning,
         )
         self.timestep_proj = _CTMTimestepProjection(self.config.time_proj_dim, self.inner_dim, branch_init == "zero")
 

@@ -109,10 +109,15 @@ class CTMAudioDiTModel(AudioDiTModel):
     with one MLP for both noise levels and ψ the fixed sinusoid of `embeddings.guidance_embedding`.
 
     Args:
+        conditioning: how prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
         kwargs: the arguments of `StableAudioDiTModel`; `global_states_input_dim` has no effect.
     """
 
     __module__ = "diffusers_soundctm"
+
+    def __init__(self, conditioning: str = "sentence_token", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.register_to_config(conditioning=conditioning)
 
     @classmethod
     def from_teacher(cls, teacher: AudioDiTModel) -> Self:

@@ -15,12 +15,13 @@ class CTMAudioLDM2UNet2DConditionModel(CTMUNetMixin, AudioLDM2UNet2DConditionMod
 
     Args:
         num_generated_tokens: how many tokens of the first text stream the language model writes.
+        conditioning: how prompts condition the network.
         kwargs: the arguments of `CTMUNetMixin` and of the diffusers class.
     """
 
     # model_index.json records this module; the package's top level is the name that stays.
     __module__ = "diffusers_soundctm"
 
-    def __init__(self, num_generated_tokens: int = 8, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self, num_generated_tokens: int = 8, conditioning: str = "audioldm2", **kwargs: Any):
+        super().__init__(conditioning=conditioning, **kwargs)
         self.register_to_config(num_generated_tokens=num_generated_tokens)

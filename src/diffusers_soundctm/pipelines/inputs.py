@@ -198,8 +198,8 @@ def _check_latents(
         if audio_length_in_s is None:
             time = "time"
     else:
-        time, *width = ("time",) if is_transformer(pipe.unet.config) else ("time", "width")
-    shape, expected = tuple(latents.shape), (batch_size, pipe.unet.config.in_channels, time, *width)
+        time, *width = ("time",) if is_transformer(pipe.denoiser.config) else ("time", "width")
+    shape, expected = tuple(latents.shape), (batch_size, pipe.denoiser.config.in_channels, time, *width)
     fits = len(shape) == len(expected) and all(
         size > 0 and (size == wanted or isinstance(wanted, str)) for size, wanted in zip(shape, expected, strict=True)
     )

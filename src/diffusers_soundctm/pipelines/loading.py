@@ -16,7 +16,7 @@ from .. import hub, lora
 class SoundCTMLoaderMixin(LoraBaseMixin):
     """Put before `DiffusionPipeline`, whose loading is more general and knows neither our classes nor our files."""
 
-    _lora_loadable_modules = ["unet"]  # noqa: RUF012 (diffusers' own name and type)
+    _lora_loadable_modules = ["unet", "transformer"]  # noqa: RUF012 (diffusers' own name and type)
 
     @classmethod
     def from_embedded(cls, **kwargs: Any) -> Self:
@@ -48,7 +48,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         from ..distillation.teachers import load_teacher
 
         teacher = load_teacher(name_or_folder)
-        return teacher.pipeline(teacher.student(branch_init).eval())
+        return cls.from_components(teacher.parts(teacher.student(branch_init).eval()))
 
     def load_lora_weights(
         self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
@@ -61,15 +61,23 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
             ValueError: it was trained for another network.
             OSError: there is no such file, or it is damaged.
         """
-        lora.load_lora(self.unet, pretrained_model_name_or_path, adapter_name, **kwargs)
+        lora.load_lora(self.denoiser, pretrained_model_name_or_path, adapter_name, **kwargs)
 
-    def fuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
-        """Add loaded adapters to the weights, so that they cost nothing; arguments as in diffusers."""
-        super().fuse_lora(list(components), **kwargs)
+    def fuse_lora(self, components: Sequence[str] | None = None, **kwargs: Any) -> None:
+        """Add loaded adapters to the weights, so that they cost nothing; arguments as in diffusers.
 
-    def unfuse_lora(self, components: Sequence[str] = ("unet",), **kwargs: Any) -> None:
-        """Take them out again."""
-        super().unfuse_lora(list(components), **kwargs)
+        `components` is by default the denoiser, whichever component holds it.
+        """
+        super().fuse_lora(self._adapted(components), **kwargs)
+
+    def unfuse_lora(self, components: Sequence[str] | None = None, **kwargs: Any) -> None:
+        """Remove fused adapters from the weights."""
+        super().unfuse_lora(self._adapted(components), **kwargs)
+
+    def _adapted(self, components: Sequence[str] | None) -> list[str]:
+        if components is not None:
+            return list(components)
+        return [name for name in self._lora_loadable_modules if getattr(self, name) is not None]
 
     @classmethod
     def from_pretrained(
@@ -130,7 +138,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         """
         passed = {k for k in cls._get_signature_keys(cls)[0] if k in kwargs}
         arguments = {k: v for k, v in kwargs.items() if k in hub.DOWNLOAD_ARGUMENTS}
-        return hub.download(pretrained_model_name, skip=passed, **arguments)
+        return hub.download_model(pretrained_model_name, skip=passed, **arguments)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the pipeline with a model card; see `diffusers_soundctm.hub.push_to_hub`."""

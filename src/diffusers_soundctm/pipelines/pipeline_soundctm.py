@@ -1,7 +1,7 @@
 """Text to sound with a SoundCTM student: prompt → latents → a few jumps along the trajectory → mel → waveform."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import Self
 
 from .. import audio
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
 from . import inputs
-from .conditioning import PromptConditioning, conditioning_for
+from .conditioning import PromptConditioning, conditioning_for, is_transformer
 from .loading import SoundCTMLoaderMixin
 
 logger = logging.get_logger(__name__)
@@ -36,18 +37,26 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         text_encoder: T5- or BERT-like encoder (cross-attention families), `ClapTextModelWithProjection` (AudioLDM and
             44.1 kHz SoundCTM v1), `ClapTextModel` (v2) or `ClapModel` (MusicLDM, AudioLDM2).
         tokenizer: its tokenizer.
-        unet: the student; it takes (s, ω) as `timestep_cond`.
+        unet: the student of a UNet teacher; it takes (s, ω) as `timestep_cond`. None for a transformer student.
         scheduler: noise levels, targets and the jump.
         vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples); None with an autoencoder of waveforms.
         guidance_scale_range: smallest and largest ω the student was distilled with; empty when unknown.
         text_encoder_2, tokenizer_2, language_model: T5 and GPT-2 of AudioLDM2.
         projection_model: AudioLDM2's of its two encoders, Stable Audio's of text and duration.
+        transformer: the student of a transformer teacher, in place of `unet`.
 
-    `vae`, `text_encoder`, `tokenizer` and `vocoder` may be None for calls that do not need them.
+    Components may be None for calls that do not need them.
+
+    Raises:
+        ValueError: both `unet` and `transformer` are given.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->projection_model->language_model->unet->vae->vocoder"
+    model_cpu_offload_seq = (
+        "text_encoder->text_encoder_2->projection_model->language_model->unet->transformer->vae->vocoder"
+    )
     _optional_components = [  # noqa: RUF012
+        "unet",
+        "transformer",
         "vae",
         "text_encoder",
         "tokenizer",
@@ -71,7 +80,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         vae: ModelMixin | None,
         text_encoder: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
-        unet: ModelMixin,
+        unet: ModelMixin | None,
         scheduler: CTMScheduler,
         vocoder: torch.nn.Module | None,
         guidance_scale_range: Sequence = (),
@@ -79,13 +88,23 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         tokenizer_2: PreTrainedTokenizerBase | None = None,
         projection_model: ModelMixin | None = None,
         language_model: PreTrainedModel | None = None,
+        transformer: ModelMixin | None = None,
     ):
         super().__init__()
+        if unet is not None and transformer is not None:
+            raise ValueError("The pipeline got a `unet` and a `transformer`; pass the one that is the student.")
+        if unet is not None and is_transformer(unet.config):
+            logger.warning(
+                "The transformer is passed or stored as `unet`; it becomes the component `transformer`. Save the "
+                "pipeline again to rename it in its folder."
+            )
+            unet, transformer = None, unet
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
+            transformer=transformer,
             scheduler=scheduler,
             vocoder=vocoder,
             text_encoder_2=text_encoder_2,
@@ -94,6 +113,21 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             language_model=language_model,
         )
         self.register_to_config(guidance_scale_range=list(guidance_scale_range))
+
+    @classmethod
+    def from_components(cls, components: Mapping[str, Any], guidance_scale_range: Sequence[float] = ()) -> Self:
+        """Assemble a pipeline from components by name, as teachers and conversion return them.
+
+        Args:
+            components: at least `scheduler`, and `unet` or `transformer`. Any other component may be left out.
+            guidance_scale_range: smallest and largest ω the student was distilled with.
+        """
+        return cls(**dict.fromkeys(cls._optional_components) | components, guidance_scale_range=guidance_scale_range)
+
+    @property
+    def denoiser(self) -> ModelMixin | None:
+        """The student, whichever component holds it: `transformer` or `unet`."""
+        return self.unet if self.transformer is None else self.transformer
 
     @property
     def guidance_scale(self) -> float:
@@ -124,7 +158,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
     def conditioning(self) -> PromptConditioning:
         """How this model's family turns prompts into network arguments."""
         return conditioning_for(
-            self.unet,
+            self.denoiser,
             self.text_encoder,
             self.tokenizer,
             text_encoder_2=self.text_encoder_2,
@@ -178,12 +212,12 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
 
     @property
     def default_audio_length_in_s(self) -> float:
-        """Length the network was trained with, from `unet.config.sample_size`, in seconds.
+        """Length the network was trained with, from the denoiser's `config.sample_size`, in seconds.
 
         Raises:
             ValueError: the config has no `sample_size`, or the pipeline no decoder to say how long a latent lasts.
         """
-        size = self.unet.config.sample_size
+        size = self.denoiser.config.sample_size
         if not self.has_decoder:
             raise ValueError(
                 "Without a decoder the pipeline does not know how long its sounds are; load the `vae` (and the "
@@ -203,13 +237,13 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         where the sound ends.
         """
         if self.conditioning.needs_audio_length:
-            return self.unet.config.in_channels, self.unet.config.sample_size
+            return self.denoiser.config.in_channels, self.denoiser.config.sample_size
         frames = math.ceil(num_samples / self.hop_length)
         if self.encodes_waveforms:
-            return self.unet.config.in_channels, frames
-        multiple = 2**self.unet.num_upsamplers
+            return self.denoiser.config.in_channels, frames
+        multiple = 2**self.denoiser.num_upsamplers
         time = math.ceil(frames / self.vae_scale_factor / multiple) * multiple
-        return self.unet.config.in_channels, time, self.vocoder.config.model_in_dim // self.vae_scale_factor
+        return self.denoiser.config.in_channels, time, self.vocoder.config.model_in_dim // self.vae_scale_factor
 
     def encode_prompt(
         self,
@@ -264,7 +298,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         encoded = []
         for embeds, mask in pairs:
             repeats = num_waveforms_per_prompt * (batch_size // embeds.shape[0])
-            embeds = embeds.to(device, self.unet.dtype).repeat_interleave(repeats, dim=0)
+            embeds = embeds.to(device, self.denoiser.dtype).repeat_interleave(repeats, dim=0)
             encoded += [embeds, None if mask is None else mask.to(device, torch.bool).repeat_interleave(repeats, dim=0)]
         return tuple(encoded) if do_nu_sampling else (*encoded, None, None)
 
@@ -543,7 +577,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         return max(round(audio_length_in_s * self.sampling_rate), 1)
 
     def _warn_of_length(self, num_samples: int | None) -> None:
-        if num_samples is None or self.unet.config.sample_size is None:
+        if num_samples is None or self.denoiser.config.sample_size is None:
             return
         seconds, trained = num_samples / self.sampling_rate, self.default_audio_length_in_s
         if seconds > trained + 1 / self.sampling_rate:
@@ -578,8 +612,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             embeds = torch.cat([negative[0], embeds])
             mask = None if mask is None else torch.cat([negative[1], mask])
         timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, self.guidance_scale)])
-        model_output = self.unet(
-            model_input.to(self.unet.dtype),
+        model_output = self.denoiser(
+            model_input.to(self.denoiser.dtype),
             timestep,
             timestep_cond=timestep_cond.expand(model_input.shape[0], 2),
             **self.conditioning.network_kwargs(embeds, mask),

@@ -18,10 +18,10 @@ _EDM_RANGE = (0.002, 80.0)
 
 @dataclass
 class CTMSchedulerOutput(BaseOutput):
-    """What one jump gives.
+    """The result of one step.
 
     Args:
-        prev_sample: (B, ...), the sample at the next noise level, input of the next step.
+        prev_sample: (B, ...), the sample at the next noise level, which is the input of the next step.
         pred_original_sample: (B, ...), g, the estimate of z_0.
     """
 
@@ -29,28 +29,66 @@ class CTMSchedulerOutput(BaseOutput):
     pred_original_sample: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class CTMSchedule:
+    """The noise levels of one sampling run of n steps. All tensors are float32 and on one device.
+
+    Args:
+        sigmas: (n + 1,), the noise levels σ_i, decreasing.
+        target_sigmas: (n,), s_i = √(1 − γ²)·(σ_{i+1} − σ_min) + σ_min, where jump i lands.
+        noise_sigmas: (n,), √(σ_{i+1}² − s_i²), the standard deviation of the noise that leads from s_i to σ_{i+1}. The
+            last step adds none.
+        timesteps: (n,), c_noise(σ_i), the `timestep` that the network is given.
+        gamma: γ in [0, 1].
+        init_noise_sigma: σ_0 as a number.
+    """
+
+    sigmas: torch.Tensor
+    target_sigmas: torch.Tensor
+    noise_sigmas: torch.Tensor
+    timesteps: torch.Tensor
+    gamma: float
+    init_noise_sigma: float
+
+    def __len__(self) -> int:
+        """Number of steps n."""
+        return len(self.timesteps)
+
+
 class CTMScheduler(SchedulerMixin, ConfigMixin):
     """Sampler of a consistency trajectory model: n jumps down n + 1 Karras noise levels, with stochasticity γ.
 
-    Step i takes z at t = σ_i to s_i = √(1 − γ²)·(σ_{i+1} − σ_min) + σ_min, and except at the last step adds noise up to
-    σ_{i+1}: z ← G(z, t, s_i) + √(σ_{i+1}² − s_i²)·ε. γ = 0 is deterministic (s_i = σ_{i+1}, no noise): one noise gives
-    the same sound at any number of steps. γ = 1 is the consistency-model sampler (s_i = σ_min).
+    Step i takes z from t = σ_i to s_i = √(1 − γ²)·(σ_{i+1} − σ_min) + σ_min. All steps but the last then add noise up
+    to σ_{i+1}:
 
-    Arithmetic is in float32 under any dtype of network or sample, see `preconditioning`.
+        z ← G(z, t, s_i) + √(σ_{i+1}² − s_i²)·ε
+
+    γ = 0 is deterministic (s_i = σ_{i+1}, no noise): the same starting noise gives the same sound in any number of
+    steps. γ = 1 is the sampler of consistency models (s_i = σ_min).
+
+    `set_timesteps` and `step` keep the state of a run on the scheduler, as diffusers' pipelines expect.
+    `make_schedule` and `step_at` do the same without state, for runs that share a scheduler.
+
+    All arithmetic is in float32, whatever the dtype of network and sample, see `preconditioning`.
 
     Args:
-        sigma_min, sigma_max: range of noise levels. None takes EDM's 0.002 and 80 for "edm", and the ends of the
-            teacher's table for the others.
-        sigma_data: standard deviation of clean latents, used by "edm".
-        rho: curvature of the Karras noise levels.
-        prediction_type: what the network's output F is: "edm", or "epsilon", "v_prediction", "sample" of a
+        sigma_min: Lowest noise level. None stands for 0.002 with "edm", else for the lower end of the teacher's table.
+        sigma_max: Highest noise level. None stands for 80 with "edm", else for the upper end of the teacher's table.
+        sigma_data: Standard deviation of clean latents. Only "edm" uses it.
+        rho: Curvature ρ of the Karras noise levels.
+        prediction_type: What the network's output F is: "edm", or "epsilon", "v_prediction" or "sample" of a
             variance-preserving teacher.
-        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: that teacher's noise schedule, see
-            `preconditioning.vp_log_sigmas`; "edm" does not use them. A `beta_schedule` of None is a teacher on
-            continuous levels (Stable Audio), which needs `sigma_min` and `sigma_max`.
+        num_train_timesteps: Number of steps T of the variance-preserving teacher's noise schedule, see
+            `preconditioning.vp_log_sigmas`. "edm" does not use it, nor the following four.
+        beta_start: First β of that schedule.
+        beta_end: Last β of that schedule.
+        beta_schedule: Form of that schedule. None means that the teacher was trained on continuous noise levels
+            (Stable Audio), which requires `sigma_min` and `sigma_max`.
+        trained_betas: All T values of β, in place of a `beta_schedule`.
 
     Raises:
-        ValueError: a range that is empty, not positive or beyond the teacher's table, or an unknown prediction type.
+        ValueError: The range of noise levels is empty, not positive or beyond the teacher's table, or the prediction
+            type is unknown.
     """
 
     __module__ = "diffusers_soundctm"
@@ -85,52 +123,51 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         sigma_min = lowest if sigma_min is None else sigma_min
         sigma_max = highest if sigma_max is None else sigma_max
         if not 0 < sigma_min < sigma_max < math.inf:
-            raise ValueError(f"`sigma_min` {sigma_min} and `sigma_max` {sigma_max} must satisfy 0 < min < max.")
+            raise ValueError(
+                f"`sigma_min` is {sigma_min} and `sigma_max` is {sigma_max}; choose 0 < sigma_min < sigma_max."
+            )
         if self.log_sigmas is not None and not _within(sigma_min, sigma_max, lowest, highest):
             raise ValueError(
-                f"`sigma_min` {sigma_min} and `sigma_max` {sigma_max} leave the teacher's noise levels [{lowest:.6g}, "
-                f"{highest:.6g}]; leave them out to take these."
+                f"`sigma_min` {sigma_min} and `sigma_max` {sigma_max} exceed the teacher's noise levels [{lowest:.6g}, "
+                f"{highest:.6g}]; leave them out to use the teacher's."
             )
         if not (sigma_data > 0 and rho > 0):
-            raise ValueError(f"`sigma_data` {sigma_data} and `rho` {rho} must be positive.")
+            raise ValueError(f"`sigma_data` is {sigma_data} and `rho` is {rho}; choose positive numbers.")
         self.register_to_config(sigma_min=sigma_min, sigma_max=sigma_max)
         self.set_timesteps(1)
 
     @property
     def step_index(self) -> int | None:
-        """Index of the step to take next; None before the first one. It grows by 1 with every `step`."""
+        """Index of the next step. None before the first one. Every `step` adds 1."""
         return self._step_index
 
     @property
     def begin_index(self) -> int | None:
-        """Index of the first step, if `set_begin_index` gave one."""
+        """Index of the first step, if `set_begin_index` was called."""
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say which step comes first, so that `step` need not look its timestep up."""
+        """Set the index of the first step, so that `step` does not search for its timestep."""
         self._begin_index = begin_index
 
-    def set_timesteps(
+    def make_schedule(
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
         gamma: float = 0.0,
         sigmas: Sequence[float] | torch.Tensor | None = None,
-    ) -> None:
-        """Lay out a run of n steps.
-
-        Sets `sigmas` (n + 1,), the noise levels σ_i; `target_sigmas` (n,), where each jump lands; `timesteps` (n,), the
-        network's conditioning c_noise(σ_i); all float32 on `device`; and `init_noise_sigma` = σ_0, a number.
+    ) -> CTMSchedule:
+        """Compute the noise levels of a run. The scheduler does not change.
 
         Args:
-            num_inference_steps: n ≥ 1; may be left out when `sigmas` is given.
-            device: where the three tensors live.
-            gamma: γ in [0, 1].
-            sigmas: n + 1 decreasing noise levels within [sigma_min, sigma_max], in place of the Karras curve.
-                The last one is where the sample ends; no 0 follows.
+            num_inference_steps: Number of steps n, 1 or more. May be left out if `sigmas` is given.
+            device: Device of the schedule's tensors.
+            gamma: γ in [0, 1], from deterministic to most noise.
+            sigmas: n + 1 decreasing noise levels within [sigma_min, sigma_max], in place of Karras's. The sample ends
+                at the last one; no 0 follows.
 
         Raises:
-            ValueError: an argument is out of its range, NaN, or disagrees with another.
+            ValueError: An argument is NaN, out of range, or contradicts another.
         """
         if not 0 <= gamma <= 1:
             raise ValueError(f"`gamma` is {gamma}; choose a number from 0 (deterministic) to 1 (most noise).")
@@ -142,43 +179,76 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         else:
             sigmas = torch.as_tensor(sigmas, dtype=torch.float32, device="cpu")
             if sigmas.ndim != 1 or len(sigmas) < 2 or not (sigmas.diff() < 0).all():
-                raise ValueError(f"`sigmas` must be two or more decreasing noise levels; got {sigmas.tolist()}.")
+                raise ValueError(f"`sigmas` is {sigmas.tolist()}; pass two or more decreasing noise levels.")
             if not _within(sigmas[-1], sigmas[0], sigma_min, sigma_max):
                 raise ValueError(
-                    f"`sigmas` go from {sigmas[0]:.6g} to {sigmas[-1]:.6g}; keep them within sigma_max {sigma_max:.6g} "
-                    f"and sigma_min {sigma_min:.6g} (no final 0)."
+                    f"`sigmas` go from {sigmas[0]:.6g} to {sigmas[-1]:.6g}; keep them between sigma_max "
+                    f"{sigma_max:.6g} and sigma_min {sigma_min:.6g}, without a final 0."
                 )
             if num_inference_steps not in (None, len(sigmas) - 1):
                 raise ValueError(
-                    f"`num_inference_steps` is {num_inference_steps}, but `sigmas` has {len(sigmas)} levels, "
-                    f"{len(sigmas) - 1} steps; leave one of the two out."
+                    f"`num_inference_steps` is {num_inference_steps}, but `sigmas` has {len(sigmas)} noise levels, "
+                    f"which is {len(sigmas) - 1} steps; leave one of the two out."
                 )
         target_sigmas = (math.sqrt(1 - gamma**2) * (sigmas[1:].double() - sigma_min) + sigma_min).float()
-        added = (sigmas[1:].double() ** 2 - target_sigmas.double() ** 2).clamp(min=0).sqrt().float()
+        noise_sigmas = (sigmas[1:].double() ** 2 - target_sigmas.double() ** 2).clamp(min=0).sqrt().float()
+        noise_sigmas[-1] = 0
         timesteps = preconditioning.c_noise(sigmas[:-1], self.config.prediction_type, self.log_sigmas)
+        levels = (sigmas, target_sigmas, noise_sigmas, timesteps)
+        return CTMSchedule(*(level.to(device) for level in levels), gamma, init_noise_sigma=sigmas[0].item())
 
-        self.gamma = gamma
-        self.num_inference_steps = len(timesteps)
-        self.init_noise_sigma = sigmas[0].item()
-        self.sigmas, self.target_sigmas = sigmas.to(device), target_sigmas.to(device)
-        self.timesteps, self._added_sigmas = timesteps.to(device), added.to(device)
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        gamma: float = 0.0,
+        sigmas: Sequence[float] | torch.Tensor | None = None,
+    ) -> None:
+        """Prepare the scheduler for a run of n steps.
+
+        Sets `sigmas`, `target_sigmas`, `timesteps` and `gamma` as in `CTMSchedule`, `num_inference_steps` to n, and
+        `init_noise_sigma` to σ_0, a number.
+
+        Args:
+            num_inference_steps: Number of steps n, 1 or more. May be left out if `sigmas` is given.
+            device: Device of the three tensors.
+            gamma: γ in [0, 1], from deterministic to most noise.
+            sigmas: n + 1 decreasing noise levels, see `make_schedule`.
+
+        Raises:
+            ValueError: An argument is NaN, out of range, or contradicts another. The scheduler is unchanged.
+        """
+        self.set_schedule(self.make_schedule(num_inference_steps, device, gamma, sigmas))
+
+    def set_schedule(self, schedule: CTMSchedule) -> None:
+        """Prepare the scheduler for a run along `schedule`, as `set_timesteps` does."""
+        self._schedule = schedule
+        self.sigmas, self.target_sigmas, self.timesteps = schedule.sigmas, schedule.target_sigmas, schedule.timesteps
+        self.gamma, self.init_noise_sigma = schedule.gamma, schedule.init_noise_sigma
+        self.num_inference_steps = len(schedule)
         self._step_index = self._begin_index = None
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
-        """c_in(t)·z_t, what the network is given.
+        """Scale a sample to c_in(t)·z_t, the network's input.
 
         Args:
             sample: z_t, (B, ...).
-            timestep: c_noise(t), scalar or (B,), of this schedule or any other noise level.
+            timestep: c_noise(t), scalar or (B,), of this schedule or of any other noise level.
 
         Returns:
-            (B, ...) in `sample`'s dtype.
+            (B, ...) in the dtype of `sample`.
         """
         scale = preconditioning.c_in(self._sigma(timestep), self.config.prediction_type, self.config.sigma_data)
         return (preconditioning.per_sample(scale, sample) * sample.float()).to(sample.dtype)
 
     def denoised(self, model_output: torch.Tensor, sample: torch.Tensor, sigma: preconditioning.Sigma) -> torch.Tensor:
-        """g = c_skip(t)·z_t + c_out(t)·F, the estimate of z_0, float32; `sigma` = t is a scalar or (B,)."""
+        """Estimate z_0 as g = c_skip(t)·z_t + c_out(t)·F, float32.
+
+        Args:
+            model_output: F, (B, ...), the network's output for c_in(t)·z_t.
+            sample: z_t, (B, ...).
+            sigma: t, scalar or (B,).
+        """
         return preconditioning.denoised(
             model_output, sample, sigma, self.config.prediction_type, self.config.sigma_data
         )
@@ -190,19 +260,55 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         sigma: preconditioning.Sigma,
         target_sigma: preconditioning.Sigma,
     ) -> torch.Tensor:
-        """G = (s/t)·z_t + (1 − s/t)·g, the sample at `target_sigma` = s, float32; levels are scalars or (B,)."""
+        """Jump from noise level t to s: G = (s/t)·z_t + (1 − s/t)·g, float32.
+
+        Args:
+            model_output: F, (B, ...), the network's output for c_in(t)·z_t.
+            sample: z_t, (B, ...).
+            sigma: t, scalar or (B,).
+            target_sigma: s, scalar or (B,), 0 ≤ s ≤ t.
+        """
         return preconditioning.jump(self.denoised(model_output, sample, sigma), sample, sigma, target_sigma)
 
     def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
-        """Index of `timestep`, one of `self.timesteps`.
+        """Index of `timestep` in `self.timesteps`.
 
         Raises:
-            ValueError: `timestep` is none of them.
+            ValueError: `timestep` is not in the schedule.
         """
         found = (self.timesteps == torch.as_tensor(timestep).to(self.timesteps)).nonzero()
         if len(found) == 0:
             raise ValueError(f"`timestep` {timestep} is not in this schedule; pass one of `scheduler.timesteps`.")
         return found[0].item()
+
+    def step_at(
+        self,
+        schedule: CTMSchedule,
+        index: int,
+        model_output: torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> CTMSchedulerOutput:
+        """Take step i of a schedule: jump from t = σ_i to s_i, then add noise up to σ_{i+1}. No state is kept.
+
+        Args:
+            schedule: Noise levels of the run, from `make_schedule`.
+            index: i, from 0 to n − 1.
+            model_output: F, (B, ...), the network's output for `scale_model_input(sample, schedule.timesteps[i])`.
+            sample: z_t, (B, ...), not scaled. Keep it in float32 between steps: half precision would round away what
+                low noise levels add.
+            generator: Source of the noise, one generator or one per sample, on any device.
+
+        Returns:
+            `prev_sample` and `pred_original_sample`, (B, ...), in the dtype of `sample`.
+        """
+        sigma, target_sigma = schedule.sigmas[index], schedule.target_sigmas[index]
+        pred_original_sample = self.denoised(model_output, sample, sigma)
+        prev_sample = preconditioning.jump(pred_original_sample, sample, sigma, target_sigma)
+        if schedule.gamma > 0 and index + 1 < len(schedule):
+            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=torch.float32)
+            prev_sample = prev_sample + schedule.noise_sigmas[index].to(sample.device) * noise
+        return CTMSchedulerOutput(prev_sample.to(sample.dtype), pred_original_sample.to(sample.dtype))
 
     def step(
         self,
@@ -212,48 +318,37 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> CTMSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
-        """Jump from t = σ_i to s_i, and if γ > 0 and more steps follow, add noise up to σ_{i+1}.
+        """Take the next step of the run that `set_timesteps` prepared, see `step_at`.
 
         Args:
             model_output: F, (B, ...), the network's output for `scale_model_input(sample, timestep)`.
-            timestep: `self.timesteps[i]`; it only tells where to start, the following calls go on from there.
-            sample: z_t, (B, ...), not scaled. Keep it in float32 between steps: half precision would round away what
-                low noise levels add.
-            generator: source of the noise, one or a list of B, on any device.
-            return_dict: give a `CTMSchedulerOutput`, else a tuple of the same.
+            timestep: `self.timesteps[i]`. The first call starts there; the following calls count on.
+            sample: z_t, (B, ...), not scaled, in float32 between steps.
+            generator: Source of the noise, one generator or one per sample, on any device.
+            return_dict: Whether to return a `CTMSchedulerOutput` instead of a tuple.
 
         Returns:
             `prev_sample` and `pred_original_sample`, (B, ...), in the dtype of `sample`.
 
         Raises:
-            ValueError: `timestep` is not in the schedule, or its last step is taken already.
+            ValueError: `timestep` is not in the schedule, or all steps are taken.
         """
         if self._step_index is None:
             self._step_index = self.index_for_timestep(timestep) if self.begin_index is None else self.begin_index
-        i = self._step_index
-        if i >= self.num_inference_steps:
+        if self._step_index >= self.num_inference_steps:
             raise ValueError(f"All {self.num_inference_steps} steps are taken; call `set_timesteps` to start again.")
-
-        pred_original_sample = self.denoised(model_output, sample, self.sigmas[i])
-        prev_sample = preconditioning.jump(pred_original_sample, sample, self.sigmas[i], self.target_sigmas[i])
-        if self.gamma > 0 and i + 1 < self.num_inference_steps:
-            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=torch.float32)
-            prev_sample = prev_sample + self._added_sigmas[i].to(sample.device) * noise
+        output = self.step_at(self._schedule, self._step_index, model_output, sample, generator)
         self._step_index += 1
-
-        prev_sample, pred_original_sample = prev_sample.to(sample.dtype), pred_original_sample.to(sample.dtype)
-        if not return_dict:
-            return prev_sample, pred_original_sample
-        return CTMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=pred_original_sample)
+        return output if return_dict else output.to_tuple()
 
     def add_noise(
         self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: float | torch.Tensor
     ) -> torch.Tensor:
-        """z_t = z_0 + t·ε.
+        """Add noise to clean samples: z_t = z_0 + t·ε.
 
         Args:
             original_samples: z_0, (B, ...).
-            noise: ε, (B, ...).
+            noise: ε, (B, ...), of unit variance.
             timesteps: c_noise(t), scalar or (B,).
 
         Returns:
@@ -267,5 +362,5 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
 
 
 def _within(low: float, high: float, lowest: float, highest: float) -> bool:
-    # Levels travel through float32 and JSON: the ends may differ in the last bits.
+    # Noise levels pass through float32 and JSON, so the ends may differ in the last bits.
     return low >= lowest * (1 - 1e-5) and high <= highest * (1 + 1e-5)

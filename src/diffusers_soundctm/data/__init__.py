@@ -1,0 +1,5 @@
+"""Audio–caption data sets, and the latents and prompt embeddings that training reads in their place."""
+
+from .clips import Clips, decode_audio, load_clips, metadata_files, open_dataset, to_int16
+
+__all__ = ["Clips", "decode_audio", "load_clips", "metadata_files", "open_dataset", "to_int16"]

@@ -1,0 +1,30 @@
+"""Stable Audio Open."""
+
+from typing import Any, ClassVar
+
+from ...models.stable_audio_ctm import CTMStableAudioDiTModel, StableAudioNetwork
+from .base import Teacher, TeacherFamily
+
+
+class StableAudio(TeacherFamily):
+    """A transformer on latents of stereo waveforms that is told text and duration."""
+
+    pipelines = ("StableAudioPipeline",)
+    parts: ClassVar = {
+        "vae": "diffusers.AutoencoderOobleck",
+        "text_encoder": "transformers.T5EncoderModel",
+        "tokenizer": "transformers.AutoTokenizer",
+        "projection_model": "diffusers.StableAudioProjectionModel",
+    }
+    network = "transformer"
+    network_class = f"{StableAudioNetwork.__module__}.StableAudioNetwork"
+    student_class = CTMStableAudioDiTModel
+    conditioning = "stable_audio"
+
+    @classmethod
+    def student_config(cls, teacher: Teacher) -> dict[str, Any]:
+        return {
+            "prediction_type": teacher.scheduler.config.prediction_type,
+            "conditioning": cls.conditioning,
+            "num_text_tokens": teacher.conditioning.num_text_tokens,
+        }

@@ -1,0 +1,33 @@
+"""Model folders on disk and on the Hub: what they hold, how they are downloaded and uploaded."""
+
+from .card import model_card
+from .download import DOWNLOAD_ARGUMENTS, UNREACHABLE, download_files, download_model, not_found
+from .folders import (
+    INDEX,
+    check_folder,
+    components,
+    count_parameters,
+    embedded_folder,
+    read_header,
+    read_json,
+)
+from .upload import holds_only_our_code, push_to_hub, write_repo
+
+__all__ = [
+    "DOWNLOAD_ARGUMENTS",
+    "INDEX",
+    "UNREACHABLE",
+    "check_folder",
+    "components",
+    "count_parameters",
+    "download_files",
+    "download_model",
+    "embedded_folder",
+    "holds_only_our_code",
+    "model_card",
+    "not_found",
+    "push_to_hub",
+    "read_header",
+    "read_json",
+    "write_repo",
+]

@@ -1,0 +1,129 @@
+"""The interface that every kind of conditioning implements, and what they share."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import FrozenDict
+from diffusers.utils import logging
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.get_logger(__name__)
+
+# A tokenizer without a limit of its own reports a huge number. No text encoder of these families reads more than this.
+MAX_TOKENS = 512
+
+
+class PromptConditioning:
+    """Encodes prompts once, then turns the stored tensors into keyword arguments of the network.
+
+    In every row, the tokens that the mask keeps come first, so that a prompt can be stored without its padding.
+
+    Args:
+        config: configuration of the network.
+        text_encoder, tokenizer: the prompt's encoder. Without them, only `network_kwargs` can be used.
+        text_encoder_2, tokenizer_2, projection_model, language_model: further components of some families.
+
+    Attributes:
+        prompt_embeds_ndim: number of dimensions of the embeddings that `encode` returns: 3 for (B, L, width), 2 for
+            (B, width).
+        width: their last dimension.
+        needs_audio_length: whether `encode` requires `audio_length_in_s`.
+    """
+
+    prompt_embeds_ndim: int
+    width: int
+    needs_audio_length = False
+
+    def __init__(
+        self,
+        config: FrozenDict,
+        text_encoder: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        projection_model: ModelMixin | None = None,
+        language_model: PreTrainedModel | None = None,
+    ):
+        self.config = config
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.text_encoder_2 = text_encoder_2
+        self.tokenizer_2 = tokenizer_2
+        self.projection_model = projection_model
+        self.language_model = language_model
+
+    @property
+    def models(self) -> list[torch.nn.Module]:
+        """The networks that encode prompts, the text encoder first."""
+        parts = (self.text_encoder, self.text_encoder_2, self.projection_model, self.language_model)
+        return [part for part in parts if part is not None]
+
+    def encode(
+        self, prompts: list[str], device: torch.device, audio_length_in_s: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode prompts.
+
+        Args:
+            prompts: B strings.
+            device: device of the text encoders.
+            audio_length_in_s: length of the generated waveform in seconds, for kinds with `needs_audio_length`.
+
+        Returns:
+            The embeddings, (B, L, width) or (B, width), in the text encoder's dtype, and their boolean mask (B, L) or
+            None.
+        """
+        raise NotImplementedError
+
+    def network_kwargs(
+        self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        """Return the network's keyword arguments, a pure function of these tensors and the network's config."""
+        raise NotImplementedError
+
+    def _tokenize(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        self._require("text_encoder", "tokenizer")
+        return tokenize(self.tokenizer, prompts, device)
+
+    def _require(self, *names: str) -> None:
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"The pipeline has no {' and no '.join(missing)} to encode prompts with; load "
+                f"{' and '.join(names)}, or pass `prompt_embeds`."
+            )
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both integer (B, L). Warns when a prompt is cut."""
+    max_length = min(tokenizer.model_max_length, MAX_TOKENS)
+    tokens = tokenizer(prompts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    for prompt, encoding in zip(prompts, tokens.encodings or (), strict=False):  # a slow tokenizer has no encodings
+        if encoding.overflowing:
+            logger.warning(f"The text encoder reads {max_length} tokens; the end of {prompt!r} is ignored.")
+    return tokens.input_ids.to(device), tokens.attention_mask.to(device)
+
+
+def clap_embedding(clap: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Projected text embedding (B, width) of a CLAP text tower, or of a whole `ClapModel`, which also normalizes it."""
+    if hasattr(clap, "get_text_features"):
+        # Offloading moves a model to the device in `forward`, which this method bypasses.
+        get_text_features = apply_forward_hook(type(clap).get_text_features)
+        features = get_text_features(clap, input_ids, attention_mask=attention_mask)
+        return getattr(features, "pooler_output", features)
+    return clap(input_ids, attention_mask=attention_mask).text_embeds
+
+
+def sentence_embedding(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """L2-normalized mean over the tokens that the mask keeps: (B, L, width) and (B, L) → (B, width).
+
+    The mean is computed in float32.
+    """
+    weights = hidden_states.new_ones(hidden_states.shape[:2]) if attention_mask is None else attention_mask
+    weights = weights[..., None].float()
+    mean = (hidden_states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    return F.normalize(mean, dim=-1).to(hidden_states.dtype)

@@ -1,0 +1,258 @@
+"""The `soundctm` command, mostly in this process, once in its own."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+import soundfile
+
+from diffusers_soundctm.audio import read_audio, read_tags, write_audio
+from diffusers_soundctm.cli import _facts, main
+
+
+@pytest.fixture(autouse=True)
+def tiny_embedded_model(monkeypatch, embedded_folder):
+    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", embedded_folder)
+
+
+def settings_of(path):
+    return json.loads(read_tags(path)["comment"])
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fails(capsys, *arguments):
+    """The one line on standard error of a command that ends with exit code 2 and writes nothing else."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as exit:
+        code = exit.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac"])
+def test_generate_writes_a_sound_with_its_settings(extension, tmp_path, capsys):
+    path = tmp_path / f"rain.{extension}"
+    arguments = "--steps 2 --nu 1.5 --omega 3 --gamma 0.2 --seed 7 --duration 0.7 --negative-prompt wind"
+    assert main(["generate", "rain on a tin roof", "-o", str(path), *arguments.split()]) == 0
+    samples, rate = soundfile.read(path)
+    assert (rate, samples.shape) == (16000, (11200,)) and abs(samples).max() <= 1
+    settings = settings_of(path)
+    assert len(settings.pop("noise")) == 16
+    assert settings == {
+        "prompt": "rain on a tin roof",
+        "negative_prompt": "wind",
+        "model": "embedded",
+        "seed": 7,
+        "steps": 2,
+        "nu": 1.5,
+        "omega": 3.0,
+        "gamma": 0.2,
+        "duration": 0.7,
+        "dtype": "float32",
+    }
+    assert read_tags(path)["title"] == "rain on a tin roof"
+    said = capsys.readouterr().out
+    assert str(path) in said and "0.70 s" in said and "real time" in said
+    assert names(tmp_path) == [path.name]
+
+
+def test_the_file_tells_how_to_make_it_again(tmp_path):
+    first, again = tmp_path / "first.wav", tmp_path / "again.wav"
+    main(["generate", "rain", "-o", str(first), "--duration", "0.5"])
+    main(["generate", "rain", "-o", str(again), "--duration", "0.5", "--seed", str(settings_of(first)["seed"])])
+    assert soundfile.read(first)[0].tolist() == soundfile.read(again)[0].tolist()
+
+
+def test_refine_makes_that_sound_in_more_steps(tmp_path, capsys):
+    draft, final, direct = tmp_path / "rain.flac", tmp_path / "rain-refined.flac", tmp_path / "direct.flac"
+    options = ["--nu", "1.5", "--omega", "3", "--negative-prompt", "wind", "--duration", "0.5", "--seed", "3"]
+    main(["generate", "rain", "-o", str(draft), *options])
+    assert main(["refine", str(draft), "--steps", "4"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert str(final) in said and 0 <= float(said.split("drift ")[1].split()[0]) <= 2
+    assert settings_of(final) == settings_of(draft) | {"steps": 4}
+    main(["generate", "rain", "-o", str(direct), *options, "--steps", "4"])
+    assert soundfile.read(final)[0].tolist() == soundfile.read(direct)[0].tolist()
+    # In as many steps, nothing drifts.
+    main(["refine", str(draft), "--steps", "1", "-o", str(tmp_path / "same.wav")])
+    assert float(capsys.readouterr().out.split("drift ")[1].split()[0]) < 0.001
+
+
+@pytest.mark.parametrize("seconds", ["0.05", "0.5"])
+def test_refine_writes_what_it_cannot_compare(seconds, tmp_path, capsys):
+    draft, final = tmp_path / "rain.wav", tmp_path / "rain-refined.wav"
+    main(["generate", "rain", "-o", str(draft), "--duration", seconds, "--seed", "3"])
+    write_audio(draft, 0 * read_audio(draft)[0], 16000, read_tags(draft))
+    assert main(["refine", str(draft), "--steps", "2"]) == 0
+    assert "too short or silent" in capsys.readouterr().out
+    assert settings_of(final) == settings_of(draft) | {"steps": 2}
+
+
+def test_settings_too_long_for_a_wav_file_are_named(tmp_path, capsys, caplog):
+    logging.getLogger("diffusers_soundctm").propagate = True
+    prompt, wav, flac = "rain on a tin roof " * 110, tmp_path / "rain.wav", tmp_path / "rain.flac"
+    assert main(["generate", prompt, "-o", str(flac), "--duration", "0.5"]) == 0
+    assert settings_of(flac)["prompt"] == prompt and "`comment`" not in caplog.text
+    assert main(["generate", prompt, "-o", str(wav), "--duration", "0.5"]) == 0
+    assert "`comment`" in caplog.text and ".flac" in caplog.text
+    capsys.readouterr()
+    assert "metadata" in fails(capsys, "refine", wav)
+
+
+@pytest.mark.parametrize("change", [{"noise": "0" * 16}, {"seed": 4}, {"duration": 1.0}])
+def test_refine_refuses_other_noise(change, tmp_path, capsys):
+    draft = tmp_path / "rain.wav"
+    main(["generate", "rain", "-o", str(draft), "--duration", "0.5", "--seed", "3"])
+    settings = json.dumps(settings_of(draft) | change)
+    samples, rate = read_audio(draft)
+    write_audio(draft, samples, rate, {"comment": settings})
+    capsys.readouterr()
+    assert "gives the noise" in fails(capsys, "refine", draft)
+    assert names(tmp_path) == ["rain.wav"]
+
+
+def test_refine_names_what_it_cannot_use(tmp_path, capsys):
+    draft, plain = tmp_path / "rain.wav", tmp_path / "plain.wav"
+    main(["generate", "rain", "-o", str(draft), "--duration", "0.5", "--gamma", "0.5"])
+    write_audio(plain, read_audio(draft)[0], 16000)
+    capsys.readouterr()
+    before = names(tmp_path)
+    assert "--gamma 0" in fails(capsys, "refine", draft)
+    assert "metadata" in fails(capsys, "refine", plain)
+    assert "missing.wav" in fails(capsys, "refine", tmp_path / "missing.wav")
+    assert "--steps" in fails(capsys, "refine", draft, "--steps", "0")
+    assert "exists" in fails(capsys, "refine", draft, "-o", plain)
+    assert names(tmp_path) == before
+
+
+def test_loudness_is_what_was_asked_for(tmp_path):
+    import pyloudnorm
+
+    path = tmp_path / "rain.wav"
+    assert main(["generate", "rain", "-o", str(path), "--loudness", "-35", "--seed", "0"]) == 0
+    samples, rate = soundfile.read(path)
+    assert pyloudnorm.Meter(rate).integrated_loudness(samples) == pytest.approx(-35, abs=0.1)
+    assert settings_of(path)["loudness"] == -35
+
+
+def test_several_sounds_are_numbered_and_each_can_be_made_alone(tmp_path):
+    (tmp_path / "prompts.txt").write_text("rain on a tin roof\n\n  a dog barks  \n")
+    output, options = tmp_path / "out.wav", ["--duration", "0.5"]
+    file = str(tmp_path / "prompts.txt")
+    assert main(["generate", "--prompts", file, "--num", "2", "--seed", "5", "-o", str(output), *options]) == 0
+    paths = [tmp_path / f"out-{i}.wav" for i in (1, 2, 3, 4)]
+    assert [settings_of(path)["seed"] for path in paths] == [5, 6, 7, 8]
+    assert [settings_of(path)["prompt"] for path in paths] == ["rain on a tin roof"] * 2 + ["a dog barks"] * 2
+    main(["generate", "a dog barks", "--seed", "7", "-o", str(output), *options])
+    assert soundfile.read(output)[0].tolist() == soundfile.read(paths[2])[0].tolist()
+
+
+def test_existing_files_are_kept_unless_forced(tmp_path, capsys):
+    path = tmp_path / "rain.wav"
+    path.write_bytes(b"precious")
+    assert "--force" in fails(capsys, "generate", "rain", "-o", path)
+    assert path.read_bytes() == b"precious"
+    assert main(["generate", "rain", "-o", str(path), "--force", "--duration", "0.5"]) == 0
+    assert soundfile.info(path).frames == 8000
+
+
+def test_failure_while_generating_leaves_the_old_file(tmp_path, capsys):
+    path = tmp_path / "rain.wav"
+    path.write_bytes(b"precious")
+    assert "gamma" in fails(capsys, "generate", "rain", "-o", path, "--force", "--gamma", "2")
+    assert path.read_bytes() == b"precious" and names(tmp_path) == ["rain.wav"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--prompts"),
+        (["rain", "--prompts", "prompts.txt"], "--prompts"),
+        (["--prompts", "missing.txt"], "missing.txt"),
+        (["--prompts", "empty.txt"], "empty.txt"),
+        (["--prompts", "binary.txt"], "UTF-8"),
+        (["rain", "-o", "rain.mp3"], ".wav"),
+        (["rain", "-o", "missing/rain.wav"], "does not exist"),
+        (["rain", "-o", "folder.wav"], "exists"),
+        (["rain", "--num", "0"], "--num"),
+        (["rain", "--seed", "-1"], "--seed"),
+        (["rain", "--steps", "0"], "num_inference_steps"),
+        (["rain", "--steps", "one"], "--steps"),
+        (["rain", "--duration", "0"], "audio_length_in_s"),
+        (["rain", "--duration", "31"], "audio_length_in_s"),
+        (["rain", "--nu", "nan"], "nu"),
+        (["rain", "--dtype", "int8"], "--dtype"),
+        (["rain", "--loudness", "3"], "loudness"),
+        (["rain", "--device", "toaster"], "--device toaster"),
+        (["rain", "--model", "no/such/folder"], "no/such/folder"),
+        (["rain", "--model", "folder.wav"], "model_index.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(arguments, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("rain\n")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder.wav").mkdir()
+    before = names(tmp_path)
+    assert named in fails(capsys, "generate", *arguments)
+    assert names(tmp_path) == before
+
+
+def test_missing_embedded_weights_are_explained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", tmp_path)
+    assert "Reinstall" in fails(capsys, "generate", "rain", "-o", tmp_path / "rain.wav")
+    assert "Reinstall" in fails(capsys, "info")
+
+
+def test_info_says_what_the_model_is(embedded_folder, capsys):
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    for fact in ("CTMUNet2DConditionModel", "BertModel", "16000 Hz", "0.002 to 80", "2 to 5", "M parameters"):
+        assert fact in said
+    assert main(["info", "--model", str(embedded_folder)]) == 0
+    assert str(embedded_folder) in capsys.readouterr().out
+    assert "no/folder" in fails(capsys, "info", "--model", "no/folder/here")
+
+
+def test_info_counts_a_model_once_whatever_its_variants(embedded_folder, tmp_path, capsys):
+    folder = shutil.copytree(embedded_folder, tmp_path / "model")
+    assert main(["info", "--model", str(folder)]) == 0
+    said = capsys.readouterr().out
+    for weights in list(folder.rglob("*.safetensors")):
+        shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+    assert main(["info", "--model", str(folder)]) == 0
+    assert capsys.readouterr().out == said
+
+
+def test_info_knows_stereo_models(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text('{"sampling_rate": 44100, "audio_channels": 2}')
+    assert _facts(tmp_path, {}) == {"sound": "stereo, 44100 Hz, autoencoder of waveforms"}
+
+
+def test_as_a_module_in_its_own_process(embedded_folder, tmp_path):
+    command = [sys.executable, "-m", "diffusers_soundctm", "generate", "rain", "--model", str(embedded_folder)]
+    result = subprocess.run(
+        [*command, "-o", "rain.wav", "--duration", "0.5"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("rain.wav: 0.50 s") and result.stderr == ""
+    assert names(tmp_path) == ["rain.wav"]
+
+
+def test_help_shows_an_example_without_importing_torch():
+    code = "import sys; from diffusers_soundctm.cli import main\ntry: main(['generate', '--help'])\n"
+    code += "except SystemExit: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "example: soundctm generate" in result.stdout and result.stdout.strip().endswith("False")

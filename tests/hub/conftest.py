@@ -1,0 +1,1 @@
+from fake_hub import fake_hub  # noqa: F401 (a fixture)

@@ -1,0 +1,242 @@
+"""Hub ids, with the real client against a small stand-in for the Hub on this machine."""
+
+import base64
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusers_soundctm import hub
+from diffusers_soundctm.hub import upload
+from diffusers_soundctm.hub.download import wanted_files
+from fake_hub import REPO, python
+
+
+def test_push_and_load_by_id(fake_hub, embedded_folder, tmp_path):
+    # Files that a load does not need are left alone.
+    extra = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors", "sounds/rain.wav"]
+    fake_hub.files.update(dict.fromkeys(extra, b"not needed"))
+    code = f"""
+pipe = SoundCTMPipeline.from_pretrained({str(embedded_folder)!r})
+print(pipe.push_to_hub(REPO, license="apache-2.0"))
+try_out(SoundCTMPipeline.from_pretrained(REPO))
+"""
+    assert f"{REPO} (1, 1, 20480)" in python(code, fake_hub, tmp_path).stdout
+    card = fake_hub.files["README.md"].decode()
+    assert "license: apache-2.0" in card and f'from_pretrained("{REPO}")' in card and "from 2 to 5 in training" in card
+    assert "unet/diffusion_pytorch_model.safetensors" in fake_hub.requested
+    assert not {*extra, "README.md", "pipeline.py", "handler.py"} & set(fake_hub.requested)
+    assert "requirements.txt" not in fake_hub.files  # it could only name a package that is not on PyPI
+    assert len(fake_hub.lfs) >= 4  # the weights went by LFS
+
+    # Offline, from the cache the last process filled.
+    fake_hub.requested.clear()
+    offline = python("try_out(SoundCTMPipeline.from_pretrained(REPO))", fake_hub, tmp_path, HF_HUB_OFFLINE="1")
+    assert f"{REPO} (1, 1, 20480)" in offline.stdout
+    assert fake_hub.requested == []
+
+    # The stock class loads the same repo, and the Python files it fetched do not get in the way of ours.
+    for name in extra:
+        del fake_hub.files[name]
+    code = """
+try_out(DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True))
+try_out(SoundCTMPipeline.from_pretrained(REPO))
+"""
+    assert python(code, fake_hub, tmp_path / "stock").stdout.count("(1, 1, 20480)") == 2
+
+
+def test_unknown_repo_is_named(fake_hub, tmp_path):
+    code = """
+for arguments in ({}, {"local_files_only": True}):
+    try:
+        SoundCTMPipeline.from_pretrained(REPO, **arguments)
+    except OSError as error:
+        print(error)
+"""
+    lines = python(code, fake_hub, tmp_path).stdout.splitlines()
+    assert [line.startswith(f"'{REPO}' is neither a folder") for line in lines] == [True, True]
+
+
+def test_wanted_files_take_one_set_of_weights():
+    files = [
+        "model_index.json",
+        "README.md",
+        "pipeline.py",
+        "unet/config.json",
+        "unet/diffusers_soundctm.py",
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "vae/diffusion_pytorch_model-00002-of-00002.safetensors",
+        "vae/diffusion_pytorch_model.safetensors.index.json",
+        "tokenizer/vocab.txt",
+        "other/config.json",
+    ]
+    names = ["unet", "vae", "tokenizer"]
+    plain, half = wanted_files(files, names), wanted_files(files, names, "fp16")
+    unet = {file for file in plain if file.startswith("unet/")}
+    assert unet == {"unet/config.json", "unet/diffusion_pytorch_model.safetensors"}
+    unet = {file for file in half if file.startswith("unet/")}
+    assert unet == {"unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors"}
+    # A component without the variant comes with its plain weights.
+    assert {file for file in half if file.startswith("vae/")} == {file for file in files if file.startswith("vae/")}
+    assert "tokenizer/vocab.txt" in half and "other/config.json" not in half and "README.md" not in half
+
+
+def test_parameters_are_counted_in_one_set_of_weights(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    def write(name, size, dtype):
+        save_file({"weight": torch.zeros(size, dtype=dtype)}, tmp_path / name)
+        return (tmp_path / name).stat().st_size
+
+    assert hub.count_parameters(tmp_path) == (0, 0)
+    half = sum(write(f"model.fp16-0000{part}-of-00002.safetensors", 50, torch.float16) for part in (1, 2))
+    write("model.int8.safetensors", 7, torch.int8)
+    assert hub.count_parameters(tmp_path) == (100, half)
+    plain = sum(write(f"model-0000{part}-of-00002.safetensors", 50, torch.float32) for part in (1, 2))
+    assert hub.count_parameters(tmp_path) == (100, plain)
+
+
+def test_code_that_is_not_ours_is_not_trusted(tmp_path):
+    (tmp_path / "unet").mkdir()
+    assert hub.holds_only_our_code(tmp_path)
+    (tmp_path / "pipeline.py").write_text(upload.REMOTE_CODE)
+    assert hub.holds_only_our_code(tmp_path)
+    (tmp_path / "handler.py").write_text(upload.HANDLER)
+    assert hub.holds_only_our_code(tmp_path)
+    (tmp_path / "unet" / "diffusers_soundctm.py").write_text(upload.REMOTE_CODE + "print('hello')\n")
+    assert not hub.holds_only_our_code(tmp_path)
+
+
+def test_without_the_package_remote_code_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers_soundctm", None)
+    with pytest.raises(ModuleNotFoundError, match="not on PyPI"):
+        exec(upload.REMOTE_CODE, {})
+
+
+def test_the_endpoint_handler_answers_with_a_wav(embedded_folder):
+    import io
+
+    import soundfile
+
+    scope: dict = {}
+    exec(upload.HANDLER, scope)
+    handler = scope["EndpointHandler"](str(embedded_folder))
+    answer = handler({"inputs": "rain", "parameters": {"num_inference_steps": 2, "seed": 3, "audio_length_in_s": 0.5}})
+    sound, rate = soundfile.read(io.BytesIO(base64.b64decode(answer["audio"])))
+    assert (rate, answer["sampling_rate"], sound.shape) == (16000, 16000, (8000,))
+
+
+def test_the_endpoint_handler_scales_loud_sounds_down():
+    import io
+    from types import SimpleNamespace
+
+    import numpy as np
+    import soundfile
+
+    class Loud:
+        sampling_rate = 16000
+
+        def __call__(self, prompt):
+            return SimpleNamespace(audios=np.array([[[0.5, -2.0, 1.0]]], np.float32))
+
+    scope: dict = {}
+    exec(upload.HANDLER, scope)
+    handler = object.__new__(scope["EndpointHandler"])
+    handler.pipe = Loud()
+    sound, _ = soundfile.read(io.BytesIO(base64.b64decode(handler({"inputs": "rain"})["audio"])))
+    np.testing.assert_allclose(sound, [0.25, -1, 0.5], atol=1e-4)
+
+
+def test_card_tells_of_the_run_and_names_the_base():
+    facts = {"teacher": "cvssp/audioldm-s-full-v2", "steps": "100 × 8"}
+    audio = {"num_channels": 2, "sampling_rate": 44100, "guidance_scale_range": (2.0, 5.5)}
+    card = hub.model_card(REPO, **audio, license="cc-by-4.0", facts=facts, sounds=["samples/0-1steps.wav"])
+    assert "(2, samples) at 44100 Hz" in card and "from 2 to 5.5 in training" in card
+    assert "base_model: cvssp/audioldm-s-full-v2" in card and "| steps | 100 × 8 |" in card
+    assert f"{REPO}/resolve/main/samples/0-1steps.wav" in card
+    adapter = hub.model_card(REPO, **audio, adapter_of="cvssp/audioldm-s-full-v2", branch_init="zero")
+    assert "base_model_relation: adapter" in adapter and f'load_lora_weights("{REPO}")' in adapter
+    assert "base_model" not in hub.model_card(REPO, **audio, facts={"teacher": "teacher"})
+
+
+TRAIN = """
+import runpy, sys
+sys.argv = ["train_ctm.py", *{argv}]
+runpy.run_path({script}, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_training_ends_on_the_hub(fake_hub, tiny_pipeline, tmp_path):
+    """Trained, pushed, and loaded back by its id in a fresh process; and a failed upload that is tried again."""
+    from tiny_teachers import make_teacher
+
+    make_teacher("audioldm", tmp_path / "teacher", tiny_pipeline)
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    write_sounds(tmp_path / "sounds")
+    arguments = {
+        "teacher_model": tmp_path / "teacher",
+        "dataset_name": tmp_path / "sounds",
+        "num_samples": 5120,
+        "max_train_steps": 2,
+        "train_batch_size": 2,
+        "num_scales": 3,
+        "mixed_precision": "no",
+        "validation_prompts": "rain",
+        "validation_steps": 2,
+        "hub_model_id": REPO,
+    }
+
+    def train(output_dir):
+        argv = [f"--{name}={value}" for name, value in {**arguments, "output_dir": output_dir}.items()]
+        script = str(Path(__file__).parents[2] / "training" / "train_ctm.py")
+        return TRAIN.format(argv=[*argv, "--push_to_hub"], script=repr(script))
+
+    fake_hub.full = True
+    failed = python(train(tmp_path / "failed"), fake_hub, tmp_path / "home", expected=1)
+    assert f"hf upload {REPO} {tmp_path / 'failed' / 'hub'} ." in failed.stderr and "no more storage" in failed.stderr
+    fake_hub.full = False
+    retry = "from huggingface_hub import upload_folder; import sys\n"
+    retry += f"upload_folder(repo_id=REPO, folder_path={str(tmp_path / 'failed' / 'hub')!r})\n"
+    python(retry + "try_out(SoundCTMPipeline.from_pretrained(REPO))", fake_hub, tmp_path / "home")
+
+    fake_hub.files.clear()
+    assert "Uploaded: " in python(train(tmp_path / "run"), fake_hub, tmp_path / "home2").stdout
+    assert not (tmp_path / "run" / "hub").exists()
+    card = fake_hub.files["README.md"].decode()
+    assert "license: cc-by-nc-4.0" in card and "| teacher | teacher |" in card and "samples/0-16steps.wav" in card
+    assert str(tmp_path) not in card
+    assert {"handler.py", "pipeline.py", "samples/0-1steps.wav"} <= fake_hub.files.keys()
+    loaded = python("try_out(SoundCTMPipeline.from_pretrained(REPO))", fake_hub, tmp_path / "home3")
+    assert f"{REPO} (1, 1, " in loaded.stdout
+
+
+def write_sounds(folder: Path) -> None:
+    import numpy as np
+    import soundfile
+
+    folder.mkdir()
+    lines = ["file_name,caption"]
+    for number in range(4):
+        soundfile.write(folder / f"{number}.wav", 0.1 * np.random.default_rng(number).standard_normal(5120), 16000)
+        lines.append(f"{number}.wav,a dog barks")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_publishing_is_checked_before_training(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from diffusers_soundctm.training import publish
+
+    monkeypatch.setattr(publish, "get_token", lambda: None)
+    args = {"push_to_hub": True, "hub_model_id": "a/b/c", "hub_token": None, "hub_license": None}
+    args |= {"teacher_model": str(tmp_path), "output_dir": "out"}
+    problems = publish.publishing_problems(SimpleNamespace(**args))
+    assert [any(word in problem for problem in problems) for word in ("malformed", "token", "licence")] == [True] * 3
+    args |= {"hub_model_id": "a/b", "hub_token": "hf_x", "hub_license": "mit"}
+    assert publish.publishing_problems(SimpleNamespace(**args)) == []

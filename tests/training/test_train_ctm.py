@@ -1,0 +1,355 @@
+"""train_ctm.py: any family in, a pipeline out; its options; and what it refuses before the first step."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import DistributedType
+from safetensors.torch import load_file
+
+from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.training.config import PRESETS
+from diffusers_soundctm.training.preflight import check_processes, make_accelerator
+from runs import SCRIPTS, SOURCES, arguments, distil, load, start
+from tiny_teachers import FAMILIES, make_teacher
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def dataset(training_inputs):
+    return {"dataset_name": training_inputs["dataset_name"]}
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory, tiny_pipeline):
+    """`teachers(family)` → folder of a tiny teacher, made when first asked for."""
+    root = tmp_path_factory.mktemp("teachers")
+
+    def folder(family):
+        if not (root / family).exists():
+            make_teacher(family, root / family, tiny_pipeline)
+        return root / family
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(dataset, teachers, tmp_path_factory):
+    """Arguments of a run on the tiny AudioLDM."""
+    cache = tmp_path_factory.mktemp("cache")
+    return {**dataset, "teacher_model": teachers("audioldm"), "num_samples": 5120, "cache_dir": cache}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_becomes_a_pipeline(family, dataset, teachers, tmp_path):
+    length = {"stable_audio": 40 * 32}.get(family, 5120)
+    folder = distil(tmp_path, **dataset, teacher_model=teachers(family), num_samples=length, branch_init="zero")
+    pipe = SoundCTMPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    sound = pipe("rain on a tin roof", num_inference_steps=2, guidance_scale=3.0).audios
+    assert sound.shape == (1, 2 if family == "stable_audio" else 1, length)
+    assert sound.std() > 0
+    assert list(pipe.config.guidance_scale_range) == [2.0, 5.0]
+    record = json.loads((folder / "training.json").read_text())
+    assert record["skipped_steps"] == 0 and record["losses"]["ctm"] > 0
+    student = load_file(folder / WEIGHTS)
+    start = pipe.unet.from_config(pipe.unet.config).state_dict()
+    assert student.keys() == start.keys()
+
+
+def test_captions_alone_are_enough(inputs, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\ufeffrain on a tin roof\n\na dog barks\na church bell\n", encoding="utf-8")
+    given = {name: value for name, value in inputs.items() if name != "dataset_name"}
+    folder = distil(tmp_path / "run", **given, captions=captions)
+    record = json.loads((folder / "training.json").read_text())
+    assert record["clips"] == 3 and record["losses"]["dsm"] > 0
+    assert SoundCTMPipeline.from_pretrained(folder)("rain").audios.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"dataset_name": "clips"}, "either --dataset_name, or --captions"),
+        ({"denoising_target": "data"}, "--denoising_target data needs clips"),
+        ({"mix_rate": 0.5}, "--mix_rate needs clips"),
+        ({"trajectory_reuse": 1}, "--trajectory_reuse 1"),
+        ({"captions": "missing.txt"}, "missing.txt is not a file"),
+        ({"sampler_rate": 1.5}, "--sampler_rate 1.5"),
+        ({"match_point": "z0"}, "--match_point z0"),
+    ],
+)
+def test_what_captions_alone_cannot_do_is_refused(wrong, named, inputs, tmp_path, capsys):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("rain\n", encoding="utf-8")
+    given = {name: value for name, value in inputs.items() if name != "dataset_name"}
+    with pytest.raises(SystemExit) as stopped:
+        distil(tmp_path / "run", **{**given, "captions": captions, **wrong})
+    assert stopped.value.code == 2 and named in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_guided_run_against_clips_says_what_it_loses(inputs, tmp_path, capsys):
+    distil(tmp_path / "clips", **inputs, denoising_target="data")
+    assert "many steps lose guidance" in " ".join(capsys.readouterr().out.split())
+    distil(tmp_path / "teacher", **inputs)
+    assert "lose guidance" not in capsys.readouterr().out
+
+
+def test_accumulation_changes_memory_and_not_the_result(inputs, tmp_path):
+    plain = {**inputs, "train_batch_size": 4, "adaptive_weight": False}
+    whole = distil(tmp_path / "whole", **plain)
+    parts = distil(tmp_path / "parts", **plain, gradient_accumulation_steps=2)
+    theirs = load_file(parts / WEIGHTS)
+    for name, tensor in load_file(whole / WEIGHTS).items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_options_of_optimisation_and_reports(inputs, tmp_path):
+    folder = distil(
+        tmp_path,
+        **inputs,
+        optimizer="adamw",
+        adam_weight_decay=0.1,
+        lr_scheduler="cosine",
+        gradient_checkpointing=True,
+        mixed_precision="bf16",
+        omega=3.0,
+        adaptive_weight=True,
+        feature_distance="half",
+        match_point="z0",
+        report_to="tensorboard",
+        validation_prompts=["rain", "a dog barks"],
+        validation_steps=2,
+        validation_num_inference_steps=[1, 2],
+    )
+    samples = {path.name for path in (folder / "samples" / "step-2").iterdir()}
+    sounds = {f"{prompt}-{steps}steps.wav" for prompt in (0, 1) for steps in (1, 2)}
+    assert samples == sounds | {"spectrograms.png"}
+    assert list((folder / "logs").rglob("events.*"))
+    settings = json.loads((folder / "training.json").read_text())["arguments"]
+    assert (settings["omega_min"], settings["omega_max"]) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_trackers_get_losses_and_the_files_of_the_sounds(tracker, inputs, tmp_path, monkeypatch):
+    pytest.importorskip(tracker)
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(reports))
+    monkeypatch.setenv("TRACKIO_DIR", str(reports))
+    validation = {"validation_prompts": ["rain"], "validation_steps": 2, "validation_num_inference_steps": [1, 2]}
+    run = start(tmp_path / "run", **inputs, report_to=tracker, **validation)  # trackio reads its folder when imported
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+
+    def contents(folder, *suffixes):
+        return sorted(path.read_bytes() for path in folder.rglob("*") if path.suffix in suffixes)
+
+    made = contents(tmp_path / "run" / "samples", ".wav", ".png")
+    assert contents(reports, ".wav", ".png") == made and len(made) == 3
+    (history,) = contents(reports, ".wandb", ".db")
+    assert all(name in history for name in (b"ctm", b"dsm", b"balance"))
+
+
+def test_the_solver_cannot_go_to_the_target_without_whole_trajectories(capsys):
+    with pytest.raises(SystemExit):
+        load("train_ctm").parse_args(["--dataset_name=d", "--teacher_model=t", "--output_dir=o", "--solve_to_target"])
+    assert "--trajectory_reuse 2 or more" in capsys.readouterr().err
+
+
+def test_presets_lie_between_file_and_defaults(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("preset: soundctm-44khz\nomega_max: 7\n")
+    parse = load("train_ctm").parse_args
+    needed = ["--dataset_name=d", "--teacher_model=t", "--output_dir=o"]
+    args = parse([*needed, f"--config={config}", "--train_batch_size=8"])
+    assert (args.omega_min, args.omega_max, args.denoising_weight) == (1.0, 7, 0.2)
+    assert (args.train_batch_size, args.max_train_steps) == (8, 30000)
+    for preset in PRESETS:  # every key is an argument
+        parsed = vars(parse([*needed, f"--preset={preset}"]))
+        assert {name: parsed[name] for name in PRESETS[preset]} == PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+    "wrong, complaints",
+    [
+        ({"train_batch_size": 3, "gradient_accumulation_steps": 2}, ["does not divide by 1 × 2"]),
+        ({"num_samples": 5000}, ["no multiple of 1280 samples", "= 5120"]),
+        ({"sampling_rate": 44100}, ["not the teacher's 16000 Hz"]),
+        ({"mixed_precision": "fp16", "report_to": "papyrus"}, ["fp16 needs a CUDA GPU", "papyrus is unknown"]),
+        ({"use_8bit_adam": True}, ["goes with --optimizer adamw"]),
+        ({"caption_column": "lyrics"}, ["'lyrics' is not in data set"]),
+        ({"checkpoints_total_limit": 10**9}, ["GB are free"]),
+        ({"resume_from_checkpoint": "nowhere"}, ["nowhere is no folder"]),
+    ],
+)
+def test_wrong_runs_end_before_the_first_step(inputs, tmp_path, wrong, complaints):
+    with pytest.raises(ValueError) as error:
+        distil(tmp_path / "out", **{**inputs, **wrong})
+    assert all(complaint in str(error.value) for complaint in complaints), error.value
+    assert not (tmp_path / "out" / "unet").exists()
+
+
+def test_folders_with_other_content_are_refused(inputs, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"something else \(thesis\.tex\)"):
+        distil(tmp_path, **inputs)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(inputs, tmp_path):
+    distil(tmp_path, **inputs, checkpointing_steps=2)
+    with pytest.raises(ValueError, match="--resume_from_checkpoint latest"):
+        distil(tmp_path, **inputs)
+
+
+def test_checkpoints_of_another_run_are_refused(inputs, teachers, tmp_path):
+    distil(tmp_path / "first", **inputs, checkpointing_steps=2)
+    again = {**inputs, "resume_from_checkpoint": "latest", "max_train_steps": 3}
+    for name in ("seed", "tango"):
+        shutil.copytree(tmp_path / "first" / "checkpoint-2", tmp_path / name / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"another run.*seed 0, now 1"):
+        distil(tmp_path / "seed", **again, seed=1)
+    with pytest.raises(ValueError, match=r"another run.*teacher [0-9a-f]+, now"):
+        distil(tmp_path / "tango", **{**again, "teacher_model": teachers("tango")})
+    state = tmp_path / "first" / "checkpoint-2" / "state.pt"
+    state.write_bytes(state.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="is damaged"):
+        distil(tmp_path / "first", **again)
+
+
+def test_an_adapter_turns_the_teacher_into_its_soundctm(inputs, tmp_path):
+    run = {**inputs, "lora_rank": 2, "lora_alpha": 3, "branch_init": "zero", "checkpointing_steps": 1}
+    folder = distil(tmp_path, **run)
+    file = folder / "pytorch_lora_weights.safetensors"
+    assert not (folder / "unet").exists() and not (folder / "model_index.json").exists()
+    pipe = SoundCTMPipeline.from_teacher(inputs["teacher_model"])
+    pipe.set_progress_bar_config(disable=True)
+    start = pipe.unet.conv_out.weight.clone()
+    pipe.load_lora_weights(folder)
+    assert pipe("rain on a tin roof").audios.shape == (1, 1, 10240)
+    trained = load_file(file)
+    assert any(tensor.abs().max() > 0 for name, tensor in trained.items() if "lora_B" in name)
+    assert trained["ctm.time_embedding.guidance_proj.weight"].abs().max() > 0
+    assert torch.equal(pipe.unet.conv_out.weight, start)
+
+    shutil.copytree(folder / "checkpoint-1", tmp_path / "again" / "checkpoint-1")
+    again = distil(tmp_path / "again", **run, resume_from_checkpoint="latest")
+    for name, tensor in load_file(again / file.name).items():
+        assert torch.equal(tensor, trained[name]), name
+
+
+# accelerate keeps FSDP for GPUs, torch does not: here this CPU counts as one.
+FSDP_ON_CPU = """
+import runpy, sys
+from accelerate import state
+plain = state.AcceleratorState.__init__
+def init(self, *args, fsdp_plugin=None, **kwargs):
+    plain(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None:
+        self.distributed_type = state.PartialState._shared_state["distributed_type"] = state.DistributedType.FSDP
+        self.fsdp_plugin = fsdp_plugin
+state.AcceleratorState.__init__ = init
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def distil_on_two_processes(configuration, output_dir, **given):
+    """The script as `accelerate launch --config_file configuration` starts it, on two CPU processes over gloo."""
+    file = SCRIPTS / "configs" / "accelerate" / f"{configuration}.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2",
+              "--main_process_port", "0"]  # fmt: skip
+    script = [SCRIPTS / "train_ctm.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(SOURCES)}
+    if configuration.startswith("fsdp2"):
+        wrapper = output_dir.with_name("fsdp_on_cpu.py")
+        wrapper.write_text(FSDP_ON_CPU)
+        script = [wrapper, *script]
+    subprocess.run([*launch, *script, *arguments(**given, output_dir=output_dir)], check=True, env=environment)
+    assert json.loads((output_dir / "training.json").read_text())["processes"] == 2
+    return output_dir
+
+
+TWENTY = {"max_train_steps": 20, "train_batch_size": 4, "learning_rate": 1e-4, "ema_decay": 0.9,
+          "checkpointing_steps": 10}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(inputs, tmp_path_factory):
+    return distil(tmp_path_factory.mktemp("alone") / "run", **inputs, **TWENTY)
+
+
+def assert_same_run(folder, other):
+    losses = [json.loads((path / "training.json").read_text())["losses"] for path in (folder, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert_same_weights(folder, other)
+
+
+def assert_same_weights(folder, other):
+    weights, others = (load_file(path / WEIGHTS) for path in (folder, other))
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", ["ddp", "fsdp2", "fsdp2_zero2"])
+def test_two_processes_have_the_losses_of_one(configuration, inputs, alone, tmp_path):
+    assert_same_run(distil_on_two_processes(configuration, tmp_path / "both", **inputs, **TWENTY), alone)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_any_number_of_processes(inputs, alone, tmp_path):
+    run = {**inputs, **TWENTY, "resume_from_checkpoint": "latest"}
+    shutil.copytree(alone / "checkpoint-10", tmp_path / "split" / "checkpoint-10")
+    split = distil_on_two_processes("fsdp2", tmp_path / "split", **run)
+    assert_same_weights(split, alone)
+    shutil.copytree(split / "checkpoint-20", tmp_path / "joined" / "checkpoint-20")
+    shutil.copytree(alone / "checkpoint-20", tmp_path / "never split" / "checkpoint-20")
+    longer = {**run, "max_train_steps": 25}
+    folders = [distil(tmp_path / name, **longer) for name in ("joined", "never split")]
+    assert_same_weights(*folders)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_trained_on_shards(inputs, tmp_path):
+    run = {**inputs, **TWENTY, "max_train_steps": 3, "lora_rank": 2, "mixed_precision": "bf16",
+           "gradient_accumulation_steps": 2, "gradient_checkpointing": True,
+           "validation_prompts": ["rain"], "validation_steps": 3}  # fmt: skip
+    both = distil_on_two_processes("fsdp2", tmp_path / "both", **run)
+    file = "pytorch_lora_weights.safetensors"
+    theirs = load_file(both / file)
+    assert len(list((both / "samples" / "step-3").glob("*.wav"))) == 3
+    for name, tensor in load_file(distil(tmp_path / "alone", **run) / file).items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=0.1, atol=1e-3)
+
+
+def test_processes_wait_for_a_large_data_set():
+    assert make_accelerator(cpu=True).init_handler.timeout.total_seconds() >= 24 * 3600
+
+
+@pytest.mark.parametrize(
+    "kind, plugin, environment, complaint",
+    [
+        ("DEEPSPEED", None, {}, r"DEEPSPEED updates the weights by itself.*fsdp2_zero2\.yaml"),
+        ("FSDP", SimpleNamespace(fsdp_version=1), {}, "set fsdp_version: 2"),
+        ("FSDP", SimpleNamespace(fsdp_version=2, cpu_ram_efficient_loading=True), {}, "leaves the text encoder empty"),
+        ("FSDP", SimpleNamespace(fsdp_version=2, cpu_ram_efficient_loading=False), {}, "use_8bit_adam does not know"),
+        ("MULTI_CPU", None, {"ACCELERATE_USE_FSDP": "true"}, "no FSDP without a GPU"),
+    ],
+)
+def test_unfit_ways_to_share_the_work_are_refused(kind, plugin, environment, complaint, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    accelerator = SimpleNamespace(distributed_type=DistributedType(kind), state=SimpleNamespace(fsdp_plugin=plugin))
+    with pytest.raises(ValueError, match=complaint):
+        check_processes(accelerator, use_8bit_adam=True)
