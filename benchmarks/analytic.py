@@ -11,28 +11,34 @@ One run of 1600 updates takes about half a minute on one core.
 """
 
 import argparse
+import functools
 import math
-import statistics
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
+from tqdm import tqdm
 
 from common import print_command, print_table
 from diffusers_soundctm import CTMScheduler
-from diffusers_soundctm.distillation.ema import ema_copy, ema_update
-from diffusers_soundctm.distillation.networks import Denoiser, Preconditioning
-from diffusers_soundctm.distillation.noise_levels import clip_indices, lognormal_sigmas
+from diffusers_soundctm.data.sampling import clip_indices
+from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning, TeacherDenoiser
+from diffusers_soundctm.distillation.features import FeatureSpace
+from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas
 from diffusers_soundctm.distillation.objective import CTMObjective
-from diffusers_soundctm.distillation.optimizers import make_optimizer
-from diffusers_soundctm.distillation.teachers import FeatureSpace, TeacherDenoiser
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
+from diffusers_soundctm.training.ema import ema_copy, ema_update
+from diffusers_soundctm.training.optimizers import make_optimizer
 
+TOYS = ("mixture", "gaussian")
 STEPS = (1, 2, 4, 8, 16, 39)
 SIGMAS = (80.0, 20.0, 5.0, 1.0)
 GUIDANCE_SCALES = (2.0, 5.0)
@@ -148,9 +154,9 @@ class Toy:
     def mixture(cls, seed: int = 0) -> "Toy":
         """Every class is a mixture of two Gaussians, the empty prompt the mixture of all of them."""
         generator = torch.Generator().manual_seed(seed)
-        centers, offsets = torch.randn(2, CLASSES, DIMENSIONS, generator=generator)
+        centers, *offsets = torch.randn(3, CLASSES, DIMENSIONS, generator=generator)
         embeddings = torch.randn(CLASSES, CAPTION_DIMENSIONS, generator=generator)
-        means = torch.stack([0.35 * centers + 0.3 * offsets, 0.35 * centers - 0.3 * offsets], dim=1).flatten(0, 1)
+        means = torch.stack([0.35 * centers + 0.3 * offset for offset in offsets], dim=1).flatten(0, 1)
         members = torch.eye(CLASSES).repeat_interleave(2, dim=1).bool()
         return cls("mixture", cls._teacher(means, torch.cat([torch.ones_like(members[:1]), members]), embeddings))
 
@@ -207,7 +213,7 @@ def runge_kutta(
         return (point - denoise(point, sigma.expand(len(point)))) / sigma
 
     points = [sample]
-    for t, u in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for t, u in pairwise(sigmas):
         step, half = u - t, (t + u) / 2
         first = slope(sample, t)
         second = slope(sample + step / 2 * first, half)
@@ -306,13 +312,13 @@ def parse_recipe(text: str) -> Recipe:
     """`NAME` or `NAME:option=value,option=value`."""
     name, _, changes = text.partition(":")
     if name not in RECIPES:
-        raise argparse.ArgumentTypeError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
+        raise ValueError(f"There is no recipe {name!r}; choose one of {', '.join(RECIPES)}.")
     kinds = {item.name: item.type for item in fields(Recipe)}
     values = {}
     for change in filter(None, changes.split(",")):
         option, _, value = change.partition("=")
         if option not in kinds:
-            raise argparse.ArgumentTypeError(f"there is no option {option!r}; choose one of {', '.join(kinds)}")
+            raise ValueError(f"There is no option {option!r}; choose one of {', '.join(kinds)}.")
         values[option] = value == "True" if kinds[option] is bool else kinds[option](value)
     return replace(RECIPES[name], **values)
 
@@ -321,7 +327,7 @@ def parse_recipe(text: str) -> Recipe:
 # Training
 
 
-def initial_student(toy: Toy, width: int, seed: int, updates: int = 2000, batch_size: int = 256) -> Student:
+def initial_student(toy: Toy, width: int, seed: int, updates: int = 4000, batch_size: int = 256) -> Student:
     """A student trained as a denoiser of its class, which is what a student initialized from its teacher is."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -467,29 +473,68 @@ class Evaluation:
         return effective, errors
 
 
+@dataclass
+class Measured:
+    """What is measured of one student: numbers by `STEPS`, and twice by `SIGMAS`."""
+
+    errors: list[float]
+    effective: list[float]
+    estimate_errors: list[float]
+
+    @classmethod
+    def of(cls, student: nn.Module, evaluation: Evaluation) -> "Measured":
+        return cls(evaluation.errors(student), *evaluation.estimates(student))
+
+    @classmethod
+    def mean(cls, several: Sequence["Measured"]) -> "Measured":
+        return cls(*(np.mean([getattr(one, item.name) for one in several], axis=0).tolist() for item in fields(cls)))
+
+    def cells(self) -> tuple[str, str, str]:
+        """As cells of a table."""
+        return tuple(
+            " / ".join(f"{number:{form}}" for number in numbers)
+            for numbers, form in ((self.errors, ".3f"), (self.effective, ".2f"), (self.estimate_errors, ".2f"))
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", nargs="+", required=True, help=f"one of {', '.join(RECIPES)}, see above")
-    parser.add_argument("--toy", choices=["mixture", "gaussian"], default="mixture")
+    parser.add_argument("--recipe", nargs="+", required=True, help=f"{', '.join(RECIPES)}, with options as above")
+    parser.add_argument("--toy", choices=TOYS, default="mixture")
     parser.add_argument("--updates", type=int, default=1600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     args = parser.parse_args()
+    try:
+        recipes = {text: parse_recipe(text) for text in args.recipe}
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     toy = getattr(Toy, args.toy)()
     evaluation = Evaluation(toy)
-    initial: dict[tuple[int, int], Student] = {}
+    initial_students = functools.cache(partial(initial_student, toy))
     rows = []
-    for text in args.recipe:
-        recipe = parse_recipe(text)
+    progress = tqdm(total=len(recipes) * len(args.seeds), unit="run")
+    for text, recipe in recipes.items():
+        several = []
         for seed in args.seeds:
-            if (recipe.width, seed) not in initial:
-                initial[recipe.width, seed] = initial_student(toy, recipe.width, seed)
-            start = time.perf_counter()
-            student = train(toy, recipe, initial[recipe.width, seed], args.updates, seed)
-            seconds = time.perf_counter() - start
-            rows.append((text, seed, evaluation.errors(student), *evaluation.estimates(student), f"{seconds:.0f}"))
-            print(*rows[-1], flush=True)
+            student = train(toy, recipe, initial_students(recipe.width, seed), args.updates, seed)
+            several.append(Measured.of(student, evaluation))
+            rows.append((text, str(seed), *several[-1].cells()))
+            progress.write(" | ".join(rows[-1]), file=sys.stderr)
+            progress.update()
+        rows.append((text, "mean", *Measured.mean(several).cells()))
+    progress.close()
     print_command()
+    print_table(
+        (
+            "recipe",
+            "seed",
+            f"error ÷ std at {' / '.join(map(str, STEPS))} steps",
+            f"effective ω at σ = {' / '.join(f'{sigma:g}' for sigma in SIGMAS)}",
+            "error of g there",
+        ),
+        rows,
+    )
 
 
 if __name__ == "__main__":
