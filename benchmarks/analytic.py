@@ -1,24 +1,21 @@
 """Distillation on toys with a known answer: does every additional step bring a student closer to its teacher?
 
-python benchmarks/analytic.py --recipe stage5 captions_only
-python benchmarks/analytic.py --recipe captions_only captions_only:lr_scheduler=constant --updates 4800 --seeds 0 1
-python benchmarks/analytic.py --toy gaussian --recipe paper captions_only
+python benchmarks/analytic.py --recipe default stage5
+python benchmarks/analytic.py --recipe default default:lr_scheduler=constant --updates 4800 --seeds 0 1
+python benchmarks/analytic.py --toy gaussian --recipe default default:denoising_target=data
 
-A toy has classes in place of prompts, points in 16 dimensions in place of latents, and a teacher that is exact. The
-student is a small MLP. Everything between them is the library's own: solver, trajectories, objective, EMA, scheduler.
-`NAME:option=value,option=value` changes options of a recipe; the options are the fields of `Recipe`.
-One run of 1600 updates takes about half a minute on one core.
+A toy has classes in place of prompts, points in 16 dimensions in place of latents, and a teacher that is exact (see
+toys.py). The student is a small MLP. Everything between them is the library's own: solver, trajectories, objective,
+EMA, scheduler. `NAME:option=value,option=value` changes options of a recipe; the options are the fields of `Recipe`.
+A run of 1600 updates takes about half a minute on one core.
 """
 
 import argparse
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
-from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -28,288 +25,87 @@ from tqdm import tqdm
 
 from common import print_command, print_table
 from diffusers_soundctm import CTMScheduler
-from diffusers_soundctm.data.sampling import clip_indices
-from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning, TeacherDenoiser
+from diffusers_soundctm.distillation.denoisers import Denoiser
 from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas
 from diffusers_soundctm.distillation.objective import CTMObjective
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
+from diffusers_soundctm.training.config import PRESETS
 from diffusers_soundctm.training.ema import ema_copy, ema_update
 from diffusers_soundctm.training.optimizers import make_optimizer
+from toys import CLASSES, DIMENSIONS, MEAN_GUIDANCE_SCALE, TOYS, Student, Toy, ToyData
 
-TOYS = ("mixture", "gaussian")
 STEPS = (1, 2, 4, 8, 16, 39)
 SIGMAS = (80.0, 20.0, 5.0, 1.0)
 GUIDANCE_SCALES = (2.0, 5.0)
-ASKED = 3.5  # the guidance scale that is compared with the effective one
-DIMENSIONS, CLASSES, COMPONENT_STD = 16, 32, 0.19
-CAPTION_DIMENSIONS, CAPTION_NOISE = 32, 0.5
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The toy
-
-
-class AnalyticTeacher(nn.Module):
-    """The exact denoiser of mixtures of Gaussians, with the interface of an EDM network.
-
-    Every class is a mixture of some of M components of standard deviation `std`. A caption is a vector, read as the
-    class with the nearest embedding; embedding 0, zeros, is the empty prompt.
-
-    Args:
-        means: (M, D).
-        members: which components each class has, bool (C + 1, M); row 0 is the empty prompt's.
-        embeddings: (C + 1, E), captions of the classes.
-    """
-
-    def __init__(self, means: torch.Tensor, members: torch.Tensor, embeddings: torch.Tensor, std: float):
-        super().__init__()
-        self.means = nn.Parameter(means, requires_grad=False)
-        self.register_buffer("members", members)
-        self.register_buffer("embeddings", embeddings)
-        self.std, self.preconditioning = std, Preconditioning()
-        # Blocks for `TeacherFeatures`: random projections of the input, the estimate and the output.
-        generator = torch.Generator().manual_seed(0)
-        projections = torch.randn(3, 64, DIMENSIONS, generator=generator) / math.sqrt(DIMENSIONS)
-        input_block, self.mid_block, output_block = (_projection(weight) for weight in projections)
-        self.down_blocks, self.up_blocks = nn.ModuleList([input_block]), nn.ModuleList([output_block])
-
-    def denoised(self, sample: torch.Tensor, sigma: torch.Tensor, caption: torch.Tensor) -> torch.Tensor:
-        """D(z; σ, c): the posterior mean of z_0."""
-        members = self.members[torch.cdist(caption, self.embeddings).argmin(1)]
-        variance = self.std**2 + sigma[:, None] ** 2
-        logits = (sample @ self.means.T - self.means.square().sum(1) / 2) / variance  # ‖z‖² is common to all
-        mean = logits.masked_fill(~members, -math.inf).softmax(1) @ self.means
-        return mean + self.std**2 / variance * (sample - mean)
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, caption: torch.Tensor) -> SimpleNamespace:
-        """F for c_in·z and ln(σ)/4."""
-        sigma = (4 * timestep).exp().to(sample.dtype).expand(len(sample))
-        data_variance = self.preconditioning.sigma_data**2
-        scale = (sigma**2 + data_variance).sqrt()[:, None]  # 1/c_in
-        estimate = self.denoised(scale * sample, sigma, caption)
-        output = (estimate - data_variance / scale * sample) * scale / (sigma[:, None] * data_variance**0.5)
-        if self.down_blocks[0]._forward_hooks:  # somebody collects features
-            self.down_blocks[0](sample), self.mid_block(estimate), self.up_blocks[0](output)
-        return SimpleNamespace(sample=output)
-
-
-def _projection(weight: torch.Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False).requires_grad_(False)
-    layer.weight.copy_(weight)
-    return layer
-
-
-class Student(nn.Module):
-    """MLP of 3 × `width` on [c_in·z, caption, features of ln(t)/4], plus a linear branch for ω and features of ln(s)/4.
-
-    The features are Fourier's. The branch starts at zero.
-    """
-
-    FREQUENCIES = 4
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.first = nn.Linear(DIMENSIONS + CAPTION_DIMENSIONS + 2 * self.FREQUENCIES, width)
-        self.branch = nn.Linear(2 * self.FREQUENCIES + 1, width, bias=False)
-        nn.init.zeros_(self.branch.weight)
-        self.middle = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
-        self.last = nn.Linear(width, DIMENSIONS)
-
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor,
-        caption: torch.Tensor,
-        timestep_cond: torch.Tensor | None = None,
-    ) -> SimpleNamespace:
-        hidden = self.first(torch.cat([sample, caption, self._fourier(timestep)], dim=1))
-        if timestep_cond is not None:
-            target_sigma, guidance_scale = timestep_cond.unbind(1)
-            landing = self._fourier(target_sigma.log() / 4)
-            hidden = hidden + self.branch(torch.cat([landing, guidance_scale[:, None] - ASKED], dim=1))
-        hidden = nn.functional.silu(hidden)
-        for layer in self.middle:
-            hidden = nn.functional.silu(layer(hidden))
-        return SimpleNamespace(sample=self.last(hidden))
-
-    def _fourier(self, timestep: torch.Tensor) -> torch.Tensor:
-        angles = timestep[:, None] * 2.0 ** torch.arange(self.FREQUENCIES)
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-@dataclass
-class Toy:
-    """A teacher, and the classes its captions name.
-
-    Attributes:
-        name: "mixture", where trajectories are solved numerically, or "gaussian", where they have a closed form.
-    """
-
-    name: str
-    teacher: AnalyticTeacher
-
-    @classmethod
-    def mixture(cls, seed: int = 0) -> "Toy":
-        """Every class is a mixture of two Gaussians, the empty prompt the mixture of all of them."""
-        generator = torch.Generator().manual_seed(seed)
-        centers, *offsets = torch.randn(3, CLASSES, DIMENSIONS, generator=generator)
-        embeddings = torch.randn(CLASSES, CAPTION_DIMENSIONS, generator=generator)
-        means = torch.stack([0.35 * centers + 0.3 * offset for offset in offsets], dim=1).flatten(0, 1)
-        members = torch.eye(CLASSES).repeat_interleave(2, dim=1).bool()
-        return cls("mixture", cls._teacher(means, torch.cat([torch.ones_like(members[:1]), members]), embeddings))
-
-    @classmethod
-    def gaussian(cls, seed: int = 0) -> "Toy":
-        """Every class is one Gaussian, and so is the empty prompt, around 0."""
-        generator = torch.Generator().manual_seed(seed)
-        centers = torch.randn(CLASSES, DIMENSIONS, generator=generator)
-        embeddings = torch.randn(CLASSES, CAPTION_DIMENSIONS, generator=generator)
-        means = torch.cat([torch.zeros(1, DIMENSIONS), 0.46 * centers])
-        return cls("gaussian", cls._teacher(means, torch.eye(CLASSES + 1).bool(), embeddings))
-
-    @staticmethod
-    def _teacher(means: torch.Tensor, members: torch.Tensor, embeddings: torch.Tensor) -> AnalyticTeacher:
-        embeddings = torch.cat([torch.zeros(1, CAPTION_DIMENSIONS), embeddings])
-        return AnalyticTeacher(means, members, embeddings, COMPONENT_STD).eval()
-
-    def captions(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """A new caption for every class 1..C, (B, D)."""
-        noise = torch.randn(len(classes), CAPTION_DIMENSIONS, generator=generator)
-        return self.teacher.embeddings[classes] + CAPTION_NOISE * noise
-
-    def latents(self, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """A clean point of every class, (B, D)."""
-        components = self.teacher.members[classes].float().multinomial(1, generator=generator)[:, 0]
-        noise = torch.randn(len(classes), DIMENSIONS, generator=generator)
-        return self.teacher.means[components] + self.teacher.std * noise
-
-    def solution(
-        self, start: torch.Tensor, caption: torch.Tensor, guidance_scale: torch.Tensor, sigmas: torch.Tensor
-    ) -> list[torch.Tensor]:
-        """The guided teacher's trajectory from `start` at `sigmas` (decreasing), float64: closed form or RK4."""
-        start, sigmas = start.double(), sigmas.double()
-        if self.name == "gaussian":
-            label = torch.cdist(caption, self.teacher.embeddings).argmin(1)
-            mean = guidance_scale[:, None] * self.teacher.means[label].double()
-            deviation = (sigmas**2 + self.teacher.std**2).sqrt()
-            return [mean + (start - mean) * (level / deviation[0]) for level in deviation]
-        kwargs = {"caption": torch.cat([caption, torch.zeros_like(caption)]).double()}
-        teacher = AnalyticTeacher(
-            self.teacher.means.double(), self.teacher.members, self.teacher.embeddings, self.teacher.std
-        ).double()
-        denoise = TeacherDenoiser(teacher, teacher.preconditioning, kwargs, guidance_scale.double())
-        return runge_kutta(denoise, start, sigmas)
-
-
-@torch.no_grad()
-def runge_kutta(
-    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], sample: torch.Tensor, sigmas: torch.Tensor
-) -> list[torch.Tensor]:
-    """The points of dz/dt = (z − D(z; t))/t at `sigmas`, by the classical fourth-order method."""
-
-    def slope(point: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        return (point - denoise(point, sigma.expand(len(point)))) / sigma
-
-    points = [sample]
-    for t, u in pairwise(sigmas):
-        step, half = u - t, (t + u) / 2
-        first = slope(sample, t)
-        second = slope(sample + step / 2 * first, half)
-        third = slope(sample + step / 2 * second, half)
-        fourth = slope(sample + step * third, u)
-        sample = sample + step / 6 * (first + 2 * second + 2 * third + fourth)
-        points.append(sample)
-    return points
-
-
-@dataclass
-class ToyData:
-    """The toy as `DistillationData`.
-
-    Attributes:
-        captions_per_class: how many captions every class has in all; 0 words a new one every time.
-        clips: whether trajectories start at clean points; otherwise at noise alone.
-    """
-
-    toy: Toy
-    captions_per_class: int = 0
-    clips: bool = False
-    latent_shape: tuple[int, ...] = (DIMENSIONS,)
-
-    def __post_init__(self):
-        classes = torch.arange(1, CLASSES + 1).repeat(max(self.captions_per_class, 1))
-        self.table = self.toy.captions(classes, torch.Generator().manual_seed(1))
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def order(self, batch_size: int, number: int, seed: int) -> torch.Tensor:
-        return clip_indices(len(self), batch_size, number, seed)
-
-    def draw(self, clips: torch.Tensor, rows: slice, caption_dropout: float, generator: torch.Generator):
-        classes = clips % CLASSES + 1
-        worded = self.toy.captions(classes, generator)
-        captions = self.table[clips] if self.captions_per_class else worded
-        kept = torch.rand(len(clips), 1, generator=generator) >= caption_dropout
-        captions = (captions * kept)[rows]
-        latents = self.toy.latents(classes, generator) * float(self.clips)
-        pair = torch.cat([captions, torch.zeros_like(captions)])
-        return lambda device: (latents[rows], {"caption": captions}, {"caption": pair})
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Recipes
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is varied; names are those of train_ctm.py's arguments where it has them."""
+    """The options of a run, named after train_ctm.py's arguments.
 
-    # data
-    clips: bool = True
-    captions_per_class: int = 4
+    Defaults are train_ctm.py's, apart from those of the toy's own size (`num_scales`, `train_batch_size`,
+    `learning_rate`, `ema_decay`) and those of its data:
+
+    Attributes:
+        clips: whether trajectories start at clean points plus noise; otherwise at noise alone.
+        captions_per_class: how many captions every class has in all; 0 words a new one every time.
+        width: of the student's hidden layers.
+    """
+
+    clips: bool = False
+    captions_per_class: int = 0
     caption_dropout: float = 0.1
-    # trajectories
     num_scales: int = 18
-    trajectory_reuse: int = 16
-    step_count_power: float = 0.5
-    target_sigma_min_rate: float = 0.3
+    trajectory_reuse: int = 4
+    step_count_power: float = 1.0
+    target_sigma_min_rate: float = 0.0
     solve_to_target: bool = True
-    sampler_rate: float = 0.0
-    # objective
-    feature_distance: str = "pseudo_huber"
+    sampler_rate: float = 0.25
+    feature_distance: str = "output"
     denoising_target: str = "teacher"
-    denoising_levels: str = "uniform"
-    denoising_weight: float = 0.5
-    adaptive_weight: bool = True
-    # optimization
+    denoising_levels: str = "mixed"
+    denoising_weight: float = 1.0
+    adaptive_weight: bool = False
     train_batch_size: int = 16
     optimizer: str = "radam"
     learning_rate: float = 2e-3
-    lr_scheduler: str = "constant_with_warmup"
-    lr_warmup_steps: int = 20
+    lr_scheduler: str = "cosine"
+    lr_warmup_steps: int = 0
     ema_decay: float = 0.99
     width: int = 128
 
 
+SIZES = ("num_scales", "train_batch_size", "learning_rate", "ema_decay")
+PAPER = {name: value for name, value in PRESETS["soundctm-16khz"].items() if name in Recipe.__annotations__}
 RECIPES = {
-    "stage5": Recipe(),
-    "G": Recipe(
-        clips=False, captions_per_class=0, trajectory_reuse=4, sampler_rate=0.25, feature_distance="output",
-        denoising_levels="mixed", denoising_weight=1.0, adaptive_weight=False, lr_scheduler="cosine",
+    "default": Recipe(),
+    # The paper's, on clips.
+    "paper": Recipe(clips=True, captions_per_class=4, **{k: v for k, v in PAPER.items() if k not in SIZES}),
+    # The fifth of the stages that the first embedded model was distilled in.
+    "stage5": Recipe(
+        clips=True,
+        captions_per_class=4,
+        trajectory_reuse=16,
+        step_count_power=0.5,
+        target_sigma_min_rate=0.3,
+        sampler_rate=0.0,
+        feature_distance="pseudo_huber",
+        denoising_levels="uniform",
+        denoising_weight=0.5,
+        adaptive_weight=True,
+        lr_scheduler="constant",
     ),
-    "paper": Recipe(
-        num_scales=40, trajectory_reuse=1, step_count_power=1.0, target_sigma_min_rate=0.0, solve_to_target=False,
-        feature_distance="full", denoising_target="data", denoising_weight=1.0, lr_scheduler="constant",
-        ema_decay=0.999,
-    ),
-}  # fmt: skip
+}
 
 
 def parse_recipe(text: str) -> Recipe:
-    """`NAME` or `NAME:option=value,option=value`."""
+    """The recipe that `NAME` or `NAME:option=value,option=value` names.
+
+    Raises:
+        ValueError: no such recipe or option, or a value that the option does not take.
+    """
     name, _, changes = text.partition(":")
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}; choose one of {', '.join(RECIPES)}.")
@@ -319,12 +115,10 @@ def parse_recipe(text: str) -> Recipe:
         option, _, value = change.partition("=")
         if option not in kinds:
             raise ValueError(f"There is no option {option!r}; choose one of {', '.join(kinds)}.")
+        if kinds[option] is bool and value not in ("True", "False"):
+            raise ValueError(f"Option {option!r} is {value!r}; choose True or False.")
         values[option] = value == "True" if kinds[option] is bool else kinds[option](value)
     return replace(RECIPES[name], **values)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Training
 
 
 def initial_student(toy: Toy, width: int, seed: int, updates: int = 4000, batch_size: int = 256) -> Student:
@@ -397,17 +191,13 @@ def train(toy: Toy, recipe: Recipe, student: Student, updates: int, seed: int) -
     return average
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Evaluation
-
-
 @dataclass
 class Evaluation:
     """Unseen captions and noises, with the teacher's own solutions.
 
     Attributes:
         ends: where the teacher arrives, (B, D).
-        points: its trajectory at `SIGMAS` for the guidance scale `ASKED`.
+        points: its trajectory at `SIGMAS` for the guidance scale `MEAN_GUIDANCE_SCALE`.
     """
 
     toy: Toy
@@ -426,7 +216,7 @@ class Evaluation:
         levels = karras_sigmas(self.rk4_steps)
         # Both guidance scales in one run of the solver; a quarter of the captions is enough for the second.
         self.some = self.caption[: self.batch_size // 4]
-        asked = torch.full((len(self.some),), ASKED)
+        asked = torch.full((len(self.some),), MEAN_GUIDANCE_SCALE)
         trajectory = self.toy.solution(
             levels[0] * torch.cat([self.noise, self.noise[: len(self.some)]]),
             torch.cat([self.caption, self.some]),
@@ -454,7 +244,7 @@ class Evaluation:
 
     @torch.no_grad()
     def estimates(self, student: nn.Module) -> tuple[list[float], list[float]]:
-        """(effective ω, relative error of g) of g(t, t) at `SIGMAS`, where the guidance scale is `ASKED`.
+        """(effective ω, relative error of g) of g(t, t) at `SIGMAS`, where the guidance scale is `MEAN_GUIDANCE_SCALE`.
 
         The effective ω is the projection of g − D_∅ on D_c − D_∅.
         """
@@ -465,10 +255,10 @@ class Evaluation:
             sigma = sigma.expand(len(point))
             empty = teacher(point, sigma, caption=torch.zeros_like(self.some))
             direction = teacher(point, sigma, caption=self.some) - empty
-            condition = torch.stack([sigma, torch.full_like(sigma, ASKED)], dim=1)
+            condition = torch.stack([sigma, torch.full_like(sigma, MEAN_GUIDANCE_SCALE)], dim=1)
             estimate = Denoiser(student, preconditioning)(point, sigma, caption=self.some, timestep_cond=condition)
             effective.append((((estimate - empty) * direction).sum() / direction.square().sum()).item())
-            guided = empty + ASKED * direction
+            guided = empty + MEAN_GUIDANCE_SCALE * direction
             errors.append(((estimate - guided).square().mean().sqrt() / guided.square().mean().sqrt()).item())
         return effective, errors
 
@@ -511,7 +301,7 @@ def main() -> None:
     torch.set_num_threads(1)
     toy = getattr(Toy, args.toy)()
     evaluation = Evaluation(toy)
-    initial_students = functools.cache(partial(initial_student, toy))
+    initial_students = functools.cache(functools.partial(initial_student, toy))
     rows = []
     progress = tqdm(total=len(recipes) * len(args.seeds), unit="run")
     for text, recipe in recipes.items():
