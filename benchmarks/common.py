@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from diffusers_soundctm.data import load_clips
 from diffusers_soundctm.evaluation import LinearProbe, load_embedding
-from diffusers_soundctm.evaluation.comparison import write_json
+from diffusers_soundctm.files import write_json
 
 SAMPLING_RATE = 16000
 PIECE = 200  # clips embedded between two writes to the cache

@@ -41,8 +41,8 @@ from diffusers_soundctm.control.bandwidth import split_bands
 from diffusers_soundctm.control.inpainting import mirror_fill
 from diffusers_soundctm.control.seams import FADE_IN_S
 from diffusers_soundctm.data import load_clips
-from diffusers_soundctm.evaluation import kernel_distance, load_embedding
-from diffusers_soundctm.evaluation.comparison import fraction_interval, write_json
+from diffusers_soundctm.evaluation import fraction_interval, kernel_distance, load_embedding
+from diffusers_soundctm.files import write_json
 
 LABELS = ("rain", "sea waves", "applause", "helicopter", "jackhammer", "chainsaw", "birds", "bagpipe")
 LOUD, QUIET = -15.0, -40.0  # dB

@@ -1,8 +1,8 @@
-"""How long a person waits for the app: until the page answers, and until the first of eight drafts can be heard.
+"""Measure how long a person waits for the app: until the page responds, and until the first draft can be heard.
 
 python benchmarks/demo.py --repeats 5
 
-Each page is that of a new browser profile, and each draft has noise of its own, so nothing comes from a cache.
+Each visit uses a new browser profile, and each draft its own noise, so nothing comes from a cache.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from common import print_command, print_table
 
-IS_INTERACTIVE = "() => document.querySelector('.sc-shelf .sc-empty')"  # the last part of the page has run its script
+IS_INTERACTIVE = "() => document.querySelector('.sc-shelf .sc-empty')"  # the last part of the page is ready
 PLAYS = """() => new Promise((resolve) => {
     const look = () => {
         const audio = document.querySelector("#drafts audio");
@@ -46,12 +46,12 @@ def wait_for_server(address: str, server: subprocess.Popen) -> None:
             return
         except (URLError, ConnectionError):
             if server.poll() is not None:
-                raise RuntimeError("`soundctm demo` ended; its message is above.") from None
+                raise RuntimeError("`soundctm demo` ended; see its message above.") from None
             time.sleep(0.05)
 
 
 def visit(browser: Browser, address: str, prompt: str) -> list[float]:
-    """Seconds until the page answers, from Enter until the first draft plays, and until all eight are there."""
+    """Return seconds until the page responds, from Enter to the first draft playing, and to all eight drafts."""
     context = browser.new_context(viewport={"width": 1280, "height": 844})
     page = context.new_page()
     page.set_default_timeout(600_000)
@@ -65,8 +65,8 @@ def visit(browser: Browser, address: str, prompt: str) -> list[float]:
     box.fill(prompt)
     start = time.perf_counter()
     box.press("Enter")
-    for there in (lambda: page.evaluate(PLAYS), page.locator("#drafts article").nth(7).wait_for):
-        there()
+    for wait in (lambda: page.evaluate(PLAYS), page.locator("#drafts article").nth(7).wait_for):
+        wait()
         times.append(time.perf_counter() - start)
     context.close()
     return times
@@ -74,9 +74,9 @@ def visit(browser: Browser, address: str, prompt: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder or Hub id (the embedded model)")
+    parser.add_argument("--model", help="folder or Hub id (default: the embedded model)")
     parser.add_argument("--prompt", default="rain on a tin roof")
-    parser.add_argument("--repeats", type=int, default=5, help="pages after the first one (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="visits after the first one (default: %(default)s)")
     parser.add_argument("--chromium", type=Path, default=Path("/usr/bin/chromium"))
     arguments = parser.parse_args()
 
@@ -99,11 +99,11 @@ def main() -> None:
         server.wait()
 
     print_command()
-    rows = [("`soundctm demo` until its server is up", f"{start:.2f}", "", "")]
-    names = ("page until it answers", "Enter until the first draft plays", "Enter until all eight are there")
+    rows = [("`soundctm demo` → server responds", f"{start:.2f}", "", "")]
+    names = ("page opened → responds", "Enter → first draft plays", "Enter → all eight drafts")
     for name, (first, *others) in zip(names, zip(*visits, strict=True), strict=True):
         rows.append((name, f"{first:.2f}", f"{statistics.median(others):.2f}", f"{max(others):.2f}"))
-    print_table(["seconds", "first", f"median of {arguments.repeats} more", "longest"], rows)
+    print_table(["seconds", "first", f"median of {arguments.repeats} more", "maximum"], rows)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from diffusers_soundctm import AutoencoderDAC, CTMAudioDiTModel, CTMScheduler, C
 from diffusers_soundctm.conversion import RELEASES
 from diffusers_soundctm.conversion.dit import dit_config
 from diffusers_soundctm.conversion.first_stages import HIFIGAN_16K
-from diffusers_soundctm.conversion.folders import save_pipeline
+from diffusers_soundctm.conversion.folders import save_components
 
 PROMPT_TOKENS = {"sony-unet": 16, "sony-dit-v1": 1, "sony-dit-v2": 1}
 
@@ -60,7 +60,9 @@ def random_model(release: str, folder: Path) -> None:
         vae = AutoencoderDAC()  # the released ratios are known to no one without the file; their product is 1024
     scheduler = CTMScheduler(sigma_data=RELEASES[release].sigma_data)
     pipe = SoundCTMPipeline(vae, None, None, unet, scheduler, vocoder)
-    save_pipeline(pipe, folder, {"from": f"random {release}"}, ("fp16", "bf16"))
+    save_components(
+        pipe.components, pipe.config.guidance_scale_range, folder, {"from": f"random {release}"}, ("fp16", "bf16")
+    )
 
 
 def in_dtype(dtype: torch.dtype) -> Callable[[Path, str], SoundCTMPipeline]:

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from common import print_command, print_table, real_embeddings, single_probe, single_sounds
-from diffusers_soundctm.evaluation.comparison import fraction_interval
+from diffusers_soundctm.evaluation import fraction_interval
 
 
 def main() -> None:

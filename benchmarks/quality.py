@@ -35,8 +35,8 @@ from common import (
 from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
 from diffusers_soundctm.distillation import TeacherDenoiser, sample_teacher
 from diffusers_soundctm.distillation.denoisers import Preconditioning
-from diffusers_soundctm.evaluation import Estimate, LinearProbe, kernel_distance, load_embedding
-from diffusers_soundctm.evaluation.comparison import fraction_interval, write_json
+from diffusers_soundctm.evaluation import Estimate, LinearProbe, fraction_interval, kernel_distance, load_embedding
+from diffusers_soundctm.files import write_json
 from diffusers_soundctm.pipelines.conditioning import conditioning_for
 
 TEACHER_STEPS = 18

@@ -1,14 +1,11 @@
-"""Put the trained parts together in half precision: a folder that `SoundCTMPipeline.from_pretrained` loads.
+"""Assemble trained components in half precision into a folder that `SoundCTMPipeline.from_pretrained` loads.
 
-Example:
-    python training/assemble_pipeline.py --vae runs/autoencoder/vae --vocoder runs/vocoder/vocoder \
-        --unet runs/student_1/unet runs/student/unet --text_encoder all-MiniLM-L6-v2 \
-        --guidance_scale_range 2 5 --output runs/embedded
+python training/assemble_pipeline.py --vae runs/autoencoder/vae --vocoder runs/vocoder/vocoder \
+    --unet runs/student_1/unet runs/student/unet --text_encoder all-MiniLM-L6-v2 \
+    --guidance_scale_range 2 5 --output runs/embedded
 """
 
 import argparse
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -16,47 +13,70 @@ from diffusers import AutoencoderKL, ConfigMixin
 from transformers import AutoModel, AutoTokenizer
 
 from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
+from diffusers_soundctm.files import atomic_folder
+from diffusers_soundctm.training.config import run_script
+from diffusers_soundctm.training.ranges import range_problems
 
 MAX_BYTES = 95e6
 
 
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for part in ("vae", "vocoder", "text_encoder"):
+        parser.add_argument(f"--{part}", type=Path, required=True, help=f"folder of the {part}")
+    parser.add_argument(
+        "--unet", type=Path, nargs="+", required=True, help="folder of the student; weights of several are averaged"
+    )
+    parser.add_argument(
+        "--guidance_scale_range",
+        type=float,
+        nargs=2,
+        required=True,
+        metavar=("MIN", "MAX"),
+        help="guidance scales that the student was trained for",
+    )
+    parser.add_argument(
+        "--audio_length_in_s", type=float, default=5.12, help="duration of the training clips (%(default)s)"
+    )
+    parser.add_argument("--sigma_data", type=float, default=0.5, help="as in training (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; it must not exist yet")
+    args = parser.parse_args(argv)
+    problems = list(range_problems(args))
+    if problems:
+        parser.error("; ".join(problems))
+    if args.output.exists():
+        parser.error(f"--output {args.output} exists already; remove it or name another folder")
+    return args
+
+
 @torch.no_grad()
 def averaged(networks: list[CTMUNet2DConditionModel]) -> CTMUNet2DConditionModel:
-    """The first network with the mean of all networks' weights."""
+    """The first network, with the mean of all networks' weights."""
     for weights in zip(*(network.parameters() for network in networks), strict=True):
         weights[0].copy_(torch.stack(weights).mean(0))
     return networks[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for part in ("vae", "vocoder", "text_encoder"):
-        parser.add_argument(f"--{part}", type=Path, required=True, help=f"folder of the {part}")
-    parser.add_argument(
-        "--unet", type=Path, nargs="+", required=True, help="folder; of several the weights are averaged"
-    )
-    parser.add_argument("--guidance_scale_range", type=float, nargs=2, required=True, metavar=("MIN", "MAX"))
-    parser.add_argument("--audio_length_in_s", type=float, default=5.12, help="of the training clips (%(default)s)")
-    parser.add_argument("--sigma_data", type=float, default=0.5, help="as in training (%(default)s)")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    arguments = parser.parse_args()
-    if arguments.output.exists():
-        parser.error(f"--output {arguments.output} exists already; remove it or name another folder.")
+def assemble(args: argparse.Namespace) -> SoundCTMPipeline:
+    """The pipeline in half precision.
 
-    unet = averaged([CTMUNet2DConditionModel.from_pretrained(folder) for folder in arguments.unet])
+    Raises:
+        ValueError: Weights exceed the range of half precision.
+    """
+    unet = averaged([CTMUNet2DConditionModel.from_pretrained(folder) for folder in args.unet])
     pipe = SoundCTMPipeline(
-        vae=AutoencoderKL.from_pretrained(arguments.vae),
-        text_encoder=AutoModel.from_pretrained(arguments.text_encoder),
-        tokenizer=AutoTokenizer.from_pretrained(arguments.text_encoder),
+        vae=AutoencoderKL.from_pretrained(args.vae),
+        text_encoder=AutoModel.from_pretrained(args.text_encoder),
+        tokenizer=AutoTokenizer.from_pretrained(args.text_encoder),
         unet=unet,
-        scheduler=CTMScheduler(prediction_type=unet.config.prediction_type, sigma_data=arguments.sigma_data),
-        vocoder=ISTFTVocoder.from_pretrained(arguments.vocoder),
-        guidance_scale_range=arguments.guidance_scale_range,
+        scheduler=CTMScheduler(prediction_type=unet.config.prediction_type, sigma_data=args.sigma_data),
+        vocoder=ISTFTVocoder.from_pretrained(args.vocoder),
+        guidance_scale_range=args.guidance_scale_range,
     )
-    unet.register_to_config(sample_size=pipe.latent_shape(round(arguments.audio_length_in_s * pipe.sampling_rate))[1])
+    unet.register_to_config(sample_size=pipe.latent_shape(round(args.audio_length_in_s * pipe.sampling_rate))[1])
     for name, component in pipe.components.items():
         if isinstance(component, ConfigMixin):
-            component.register_to_config(_name_or_path=name)  # folders of the training machine are nobody's business
+            component.register_to_config(_name_or_path=name)  # not the paths of the training machine
     pipe.to(dtype=torch.float16)
     for name, model in pipe.components.items():
         if isinstance(model, torch.nn.Module):
@@ -65,8 +85,13 @@ def main() -> None:
                 raise ValueError(
                     f"{name} has weights beyond half precision: {too_large[:3]}; train it with weight decay."
                 )
-    temporary = arguments.output.with_name(f".{arguments.output.name}.{os.getpid()}.tmp")
-    try:
+    return pipe
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    pipe = assemble(args)
+    with atomic_folder(args.output) as temporary:
         pipe.save_pretrained(temporary)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         total = sum(path.stat().st_size for path in files)
@@ -74,13 +99,10 @@ def main() -> None:
             print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(temporary)}")
         print(f"{total / 1e6:8.2f} MB  in all")
         if total > MAX_BYTES:
-            raise SystemExit(
+            raise ValueError(
                 f"The folder exceeds {MAX_BYTES / 1e6:.0f} MB; make the network or the text encoder smaller."
             )
-        temporary.replace(arguments.output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

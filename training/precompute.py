@@ -22,7 +22,7 @@ from diffusers_soundctm.data.latents import fingerprint
 from diffusers_soundctm.data.shards import Encoder, is_precomputed, shard_path, write_index, write_shard
 from diffusers_soundctm.data.streams import open_rows
 from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
-from diffusers_soundctm.evaluation.comparison import write_json
+from diffusers_soundctm.files import write_json
 from diffusers_soundctm.training.config import add_data_arguments, parse_with_config
 
 SETTINGS = "settings.json"

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
@@ -26,18 +25,19 @@ import pyarrow.parquet
 import soundfile
 from tqdm.auto import tqdm
 
+from diffusers_soundctm.training.ranges import range_problems
+
 sys.path.insert(0, str(Path(__file__).parent))  # also found by worker processes
 
 from sources import recordings
 from sources.captions import mixture_captions, single_captions
+from sources.card import NUM_SAMPLES, UNSEEN_PAIRS, card
 from sources.classes import CLASSES, File, SoundClass
-from sources.rendering import HELDOUT_SHIFTS, SAMPLING_RATE, Part, Renderer, holds_out_zones, split_voices
+from sources.rendering import SAMPLING_RATE, Part, Renderer
 
-NUM_SAMPLES = 81920
-WORDINGS = {"train": 12, "test": 4}
-UNSEEN_PAIRS = 0.2
+CAPTIONS_PER_CLIP = {"train": 12, "test": 4}
 ROWS_PER_FILE = 1000
-# A 50 ms frame counts as sounding above this share of the loudest frame; at least so many should sound.
+# A 50 ms frame counts as sounding above this fraction of the loudest frame; this fraction of frames should sound.
 SOUNDING_LEVEL, SOUNDING_SHARE = 0.02, 0.3
 _SPLIT_NUMBER = {"train": 0, "test": 1}
 _FEATURES = ("caption", "label", "source", "recording", "licence", "kind")
@@ -45,20 +45,18 @@ _FEATURES = ("caption", "label", "source", "recording", "licence", "kind")
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Render the audio-caption data set of the embedded model.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write; must not exist yet")
-    parser.add_argument("--train_clips", type=int, default=12600)
-    parser.add_argument("--test_clips", type=int, default=1520)
-    parser.add_argument("--mixture_share", type=float, default=0.15, help="share of clips with two sounds")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_proc", type=int, default=os.cpu_count())
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write; it must not exist yet")
+    parser.add_argument("--train_clips", type=int, default=12600, help="clips of the split train")
+    parser.add_argument("--test_clips", type=int, default=1520, help="clips of the split test")
+    parser.add_argument("--mixture_share", type=float, default=0.15, help="fraction of clips with two sounds")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
+    parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="number of processes")
     args = parser.parse_args()
-    for name in ("train_clips", "test_clips", "num_proc"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}; give a positive number.")
-    if not 0 <= args.mixture_share <= 1:
-        parser.error(f"--mixture_share is {args.mixture_share}; give a number from 0 to 1.")
+    problems = list(range_problems(args))
+    if problems:
+        parser.error("; ".join(problems))
     if args.output_dir.exists():
-        parser.error(f"--output_dir {args.output_dir} exists already; remove it or name another folder.")
+        parser.error(f"--output_dir {args.output_dir} exists already; remove it or name another folder")
     return args
 
 
@@ -71,7 +69,10 @@ def unseen_pairs(seed: int) -> frozenset[tuple[str, str]]:
 
 
 def plan(split: str, clips: int, mixture_share: float, seed: int) -> list[tuple[str, int, int, str | None]]:
-    """What to render: (split, seed, index, label), every class equally often; a label of None asks for a mixture."""
+    """List the clips to render as (split, seed, index, label), with every class equally often.
+
+    The label None stands for a mixture.
+    """
     mixtures = round(clips * mixture_share)
     labels = [CLASSES[i % len(CLASSES)].label for i in range(clips - mixtures)] + [None] * mixtures
     order = np.random.default_rng([seed, _SPLIT_NUMBER[split]]).permutation(clips)
@@ -84,7 +85,7 @@ def _renderer() -> Renderer:
 
 
 def make_clip(task: tuple[str, int, int, str | None]) -> dict[str, object]:
-    """One row of the data set. Depends on the task alone, so that any number of processes gives the same rows."""
+    """Render one row of the data set. It depends only on the task, so the number of processes does not matter."""
     split, seed, index, label = task
     rng = np.random.default_rng([seed, _SPLIT_NUMBER[split], index])
     seconds = NUM_SAMPLES / SAMPLING_RATE
@@ -93,7 +94,7 @@ def make_clip(task: tuple[str, int, int, str | None]) -> dict[str, object]:
         return _mixture(split, first, second, seconds, index, rng)
     sound = next(sound for sound in CLASSES if sound.label == label)
     part = _render(sound, split, seconds, rng)
-    captions = single_captions(part, split, WORDINGS[split], rng)
+    captions = single_captions(part, split, CAPTIONS_PER_CLIP[split], rng)
     return _row(split, index, part.waveform, captions, label, sound.kind, [part], rng)
 
 
@@ -109,7 +110,7 @@ def _mixture(
         parts = [_render(sound, split, seconds, rng) for sound in (first, second)]
         second_db = float(rng.uniform(-8, 1))
         waveform = _level(parts[0].waveform) + _level(parts[1].waveform) * 10 ** (second_db / 20)
-    captions = mixture_captions(*parts, order, second_db, split, WORDINGS[split], rng)
+    captions = mixture_captions(*parts, order, second_db, split, CAPTIONS_PER_CLIP[split], rng)
     return _row(split, index, waveform, captions, f"{first.label} + {second.label}", "mixture", parts, rng)
 
 
@@ -125,7 +126,7 @@ def _draw_pair(split: str, seed: int, rng: np.random.Generator) -> tuple[SoundCl
 
 
 def _render(sound: SoundClass, split: str, seconds: float, rng: np.random.Generator) -> Part:
-    """Redraws what would leave most of the clip silent; of a class of short sounds, the fullest of several draws."""
+    """Render a sound that fills enough of the clip, or the fullest of 12 draws if the class has only short sounds."""
     best = None
     for _ in range(12):
         part = _renderer().render(sound, split, seconds, rng)
@@ -138,7 +139,7 @@ def _render(sound: SoundClass, split: str, seconds: float, rng: np.random.Genera
 
 
 def sounding_share(waveform: np.ndarray) -> float:
-    """Share of 50 ms frames that are not silent."""
+    """The fraction of 50 ms frames that are not silent."""
     frame = SAMPLING_RATE // 20
     frames = waveform[: len(waveform) // frame * frame].reshape(-1, frame)
     level = np.sqrt((frames**2).mean(axis=1))
@@ -146,7 +147,7 @@ def sounding_share(waveform: np.ndarray) -> float:
 
 
 def _level(waveform: np.ndarray) -> np.ndarray:
-    """To the same loudness: mean square of the sounding part, but no peak above 6 times it."""
+    """Scale to the RMS 1 of the sounding part, or less if that would need a gain above 6."""
     sounding = np.abs(waveform) > 0.02
     rms = np.sqrt((waveform[sounding] ** 2).mean())
     return waveform / max(rms, 1 / 6)
@@ -179,7 +180,7 @@ def _row(
 
 
 def write_split(split: str, rows: Iterator[dict[str, object]], clips: int, folder: Path) -> list[dict[str, object]]:
-    """Write a split's parquet files; returns the rows without their audio."""
+    """Write the parquet files of a split; returns the rows without their audio."""
     from datasets import Audio, Features, List, Value
 
     features = Features(
@@ -193,7 +194,7 @@ def write_split(split: str, rows: Iterator[dict[str, object]], clips: int, folde
         batch.append(row)
         if len(batch) == ROWS_PER_FILE or number == clips:
             part = (number - 1) // ROWS_PER_FILE
-            # Made by pyarrow, since `datasets` encodes audio through torchcodec even when it is encoded already.
+            # pyarrow writes the table, because `datasets` needs torchcodec even for audio that is encoded already.
             table = pyarrow.Table.from_pylist(batch, schema=features.arrow_schema)
             pyarrow.parquet.write_table(
                 table,
@@ -205,7 +206,11 @@ def write_split(split: str, rows: Iterator[dict[str, object]], clips: int, folde
 
 
 def check(train: list[dict[str, object]], test: list[dict[str, object]]) -> None:
-    """What the splits promise: no shared caption or pair, and no recording shared where one is held out."""
+    """Check that the splits share no caption and no pair of mixed classes.
+
+    Raises:
+        RuntimeError: They do.
+    """
     captions = [{caption for row in rows for caption in row["caption"]} for rows in (train, test)]
     if shared := captions[0] & captions[1]:
         raise RuntimeError(f"{len(shared)} test captions are also used in training, such as {sorted(shared)[:3]}.")
@@ -218,111 +223,14 @@ def check(train: list[dict[str, object]], test: list[dict[str, object]]) -> None
         )
 
 
-def card(train: list[dict[str, object]], test: list[dict[str, object]], args: argparse.Namespace) -> str:
-    """The data set card: what there is, what is held out, and the credit for every recording used."""
-    counts = [Counter(row["label"] for row in rows if row["kind"] != "mixture") for rows in (train, test)]
-    lines = [
-        "---",
-        "license: other",
-        "language: en",
-        "task_categories: [text-to-audio]",
-        "configs:",
-        "- config_name: default",
-        "  data_files:",
-        "  - {split: train, path: train-*.parquet}",
-        "  - {split: test, path: test-*.parquet}",
-        "---",
-        "# Sounds with captions, from free soundfonts and recordings",
-        "",
-        f"{len(train)} training and {len(test)} test clips of {NUM_SAMPLES} samples at {SAMPLING_RATE} Hz, mono, FLAC; "
-        f"{len(CLASSES)} sound classes and two-sound mixtures of them. Made by `training/prepare_dataset.py --seed "
-        f"{args.seed} --train_clips {args.train_clips} --test_clips {args.test_clips} "
-        f"--mixture_share {args.mixture_share}`.",
-        "",
-        "Columns: `audio`, `caption` (list of wordings of one clip), `label` (mixtures: `a + b`), `kind` (instrument, "
-        "effect, recorded, mixture), `source`, `recording`, `licence`.",
-        "",
-        "## What only the test split has",
-        "",
-        "- **Captions**: its templates are not used in training, and no test caption occurs there. The nouns "
-        "are the same.",
-        f"- **Pairs**: {UNSEEN_PAIRS:.0%} of all pairs of classes are mixed in test only; both sounds are known.",
-        "- **Recordings**: as the table below says, one of four. *Files or presets*: those named are test only. "
-        "*Sample zones*: every fourth zone of an instrument. *Keys*: every fourth key of an instrument with few zones, "
-        "whose recordings are shared. *Pitch shifts*: a class with one or two recordings shares them and holds out "
-        f"shifts of {_bands()} semitones (of ±4).",
-        "- **Not independent**, though held out by file: the drum kit shares samples with other kits; steam whistles 4 "
-        "and 5 are edits of one recording; tabla_tun3, tabla_te_m and bass_trance_c resemble tabla_tun2, tabla_te2 and "
-        "bass_thick_c (peak correlation 0.99, 0.94 and 0.83).",
-        "",
-        "Captions call notes low or high relative to the instrument's range, and soft or loud by how they are struck "
-        "(clips are normalised to a random peak, so it is heard in the timbre only).",
-        "",
-        "## Classes",
-        "",
-        "| label | kind | train | test | made from | held out for test |",
-        "|---|---|---|---|---|---|",
-    ]
-    for sound in CLASSES:
-        voices = ", ".join(_voice(v) for v in split_voices(sound, "train"))
-        if sound.heldout:
-            heldout = ", ".join(_voice(v) for v in sound.heldout)
-        else:
-            zones = "sample zones" if sound.kind == "instrument" and holds_out_zones(sound) else "keys"
-            heldout = zones if sound.kind == "instrument" else "pitch shifts"
-        lines.append(
-            f"| {sound.label} | {sound.kind} | {counts[0][sound.label]} | {counts[1][sound.label]} "
-            f"| {voices} | {heldout} |"
-        )
-    return "\n".join([*lines, "", *_attribution()]) + "\n"
-
-
-def _bands() -> str:
-    return " and ".join(f"{low:+g} to {high:+g}" for low, high in HELDOUT_SHIFTS)
-
-
-def _voice(voice: object) -> str:
-    if isinstance(voice, File):
-        return f"{voice.source} {voice.name}"
-    return f"FluidR3 {voice.font} {voice.bank}:{voice.preset}"
-
-
-def _attribution() -> list[str]:
-    by_source: dict[str, list[recordings.Recording]] = defaultdict(list)
-    for voice in sorted({v for sound in CLASSES for v in sound.voices if isinstance(v, File)}, key=_voice):
-        by_source[voice.source].append(recordings.read(voice.source, voice.name))
-    lines = [
-        "## Attribution",
-        "",
-        "| source (Debian package) | licence | credit |",
-        "|---|---|---|",
-        "| fluid-soundfont-gm, fluid-soundfont-gs | MIT | FluidR3, © 2000-2002, 2008 Frank Wen, © 2008 Toby Smithe; "
-        "samples by Suren M. Seron, Scott Hanan, Steve Aupperle, Chris Gillman, Alex Taubr, Chris Prola, Andrew Klenk, "
-        "Winfried Hubbe, Dylan, Tim, Gort, Uros Katic, Ethan Winer |",
-    ]
-    for source, used in by_source.items():
-        licences = ", ".join(sorted({recording.licence for recording in used}))
-        credits = sorted({recording.credit for recording in used})
-        credit = "see below" if len(credits) > 1 else credits[0]
-        lines.append(f"| {source} | {licences} | {credit} |")
-    lines += [
-        "",
-        "All clips are excerpts, repetitions, pitch shifts or mixtures of these. OpenSFX as a collection is "
-        "CC-BY-SA-3.0; used are only the files whose own title says CC0 or CC-BY. "
-        "Two CC-BY-SA files of Endless Sky are left out.",
-        "",
-    ]
-    lines += ["| openttd-opensfx | licence | title and author |", "|---|---|---|"]
-    lines += [f"| {r.name} | {r.licence} | {r.credit} |" for r in by_source["openttd-opensfx"]]
-    return lines
-
-
 def main() -> None:
     args = parse_args()
     for sound in CLASSES:
         for voice in sound.voices:
             if isinstance(voice, File):
-                recordings.read(voice.source, voice.name)  # a missing package or licence stops here, not an hour later
+                recordings.read(
+                    voice.source, voice.name
+                )  # a missing package or license ends the run now, not after an hour
     temporary = args.output_dir.with_name(f".{args.output_dir.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:

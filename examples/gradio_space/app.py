@@ -1,9 +1,9 @@
-"""The Space: the package's app around the embedded model, or around the one that SOUNDCTM_MODEL names."""
+"""A Space with the package's app. It runs the embedded model, or the one named by the variable SOUNDCTM_MODEL."""
 
 import os
 
 try:
-    import spaces  # there on ZeroGPU, and has to be imported before torch
+    import spaces  # exists on ZeroGPU only; must be imported before torch
 except ImportError:
     spaces = None
 

@@ -8,10 +8,10 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    import torch
 
 _SUFFIX = ".unfinished"  # of temporary files and folders
 
@@ -129,7 +129,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def save_safetensors(
-    tensors: Mapping[str, torch.Tensor], path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, "torch.Tensor"], path: str | os.PathLike, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file completely or not at all, see `atomic`.
 
@@ -138,6 +138,8 @@ def save_safetensors(
         path: Name of the file. Missing parents are made.
         metadata: Texts to keep in the header.
     """
+    from safetensors.torch import save_file  # imports torch, which commands that only read files do without
+
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:

@@ -1,15 +1,19 @@
-"""The app, served from this process around a tiny model or around the embedded one."""
+"""The app, served from this process with a tiny model or the embedded one, and studios of tiny models."""
 
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+import soundfile
 
 from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.app.studio import Studio
+from tiny_teachers import make_teacher
 
 
 @contextmanager
 def serving(pipe, model, folder):
-    """Address of the running app."""
+    """Serve the app and yield its address."""
     pytest.importorskip("gradio")
     from diffusers_soundctm.app import build_app, launch
 
@@ -25,7 +29,7 @@ def serving(pipe, model, folder):
 
 @pytest.fixture(scope="session")
 def served(embedded_folder, tmp_path_factory):
-    """The app around a tiny model."""
+    """The app with a tiny model."""
     pipe = SoundCTMPipeline.from_pretrained(embedded_folder)
     with serving(pipe, str(embedded_folder), tmp_path_factory.mktemp("gradio")) as address:
         yield address
@@ -33,6 +37,35 @@ def served(embedded_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def served_embedded(tmp_path_factory):
-    """The app around the embedded model."""
+    """The app with the embedded model."""
     with serving(SoundCTMPipeline.from_embedded(), "embedded", tmp_path_factory.mktemp("gradio")) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def studio(embedded_folder):
+    pipe = SoundCTMPipeline.from_pretrained(embedded_folder)
+    pipe.set_progress_bar_config(disable=True)
+    return Studio(pipe, str(embedded_folder))
+
+
+@pytest.fixture(scope="module")
+def stereo_studio(tiny_pipeline, tmp_path_factory):
+    """A studio whose model makes stereo waveforms."""
+    folder = tmp_path_factory.mktemp("stereo")
+    make_teacher("stable_audio", folder / "teacher", tiny_pipeline)
+    pipe = SoundCTMPipeline.from_teacher(folder / "teacher")
+    pipe.denoiser.register_to_config(sample_size=2100)  # 1.52 s
+    pipe.save_pretrained(folder / "model")
+    # Loaded from a file, as in the app: on some CPUs, mapped weights give other last bits than the same ones in memory.
+    pipe = SoundCTMPipeline.from_pretrained(folder / "model")
+    pipe.set_progress_bar_config(disable=True)
+    return Studio(pipe, str(folder / "model"))
+
+
+@pytest.fixture
+def sound_file(tmp_path):
+    path = tmp_path / "upload.wav"
+    samples = 0.3 * np.random.default_rng(0).standard_normal((44100, 2)).clip(-1, 1)
+    soundfile.write(path, samples, 44100, subtype="FLOAT")
+    return path

@@ -1,4 +1,4 @@
-"""The HTTP API, asked by gradio's own client, and the Space's folder alone."""
+"""The HTTP API, used through gradio's own client, and the Space's folder on its own."""
 
 import os
 import re
@@ -87,12 +87,12 @@ def test_each_control(client, tmp_path):
         ({"seed": -7}, "seed"),
     ],
 )
-def test_bad_requests_are_answered_with_what_is_wrong(settings, named, client):
+def test_errors_name_the_bad_value(settings, named, client):
     with pytest.raises(gradio_client.exceptions.AppError, match=named):
         draft(client, **settings)
 
 
-def test_bad_recipes_and_files_are_answered_too(client, tmp_path):
+def test_errors_of_bad_recipes_and_files(client, tmp_path):
     (tmp_path / "sound.wav").write_bytes(b"no sound")
     for endpoint, arguments in (
         ("/refine", {"recipe": {"prompt": "rain", "path": "/etc/passwd"}, "steps": 2}),
@@ -124,7 +124,7 @@ def test_ten_at_once_get_their_own_sounds(served, client, tmp_path):
     assert results == {i: (50 + i % 3, "right") for i in range(10)}
 
 
-def test_the_space_names_this_package_and_a_gradio_that_it_takes():
+def test_the_space_names_this_package_and_a_supported_gradio():
     assert (SPACE / "requirements.txt").read_text().split() == ["diffusers-soundctm[demo]"]
     package = ConfigParser()
     package.read(ROOT / "setup.cfg")
@@ -137,13 +137,13 @@ def test_the_space_names_this_package_and_a_gradio_that_it_takes():
 
 @pytest.mark.slow
 def test_the_space_folder_alone_starts(tmp_path):
-    """Copied elsewhere, with an environment of its own that its requirements are installed into."""
+    """Copy the folder elsewhere and install its requirements into a new environment."""
     folder = shutil.copytree(SPACE, tmp_path / "space")
     package = tmp_path / "package"
     shutil.copytree(ROOT / "src", package / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, package)
-    # The package comes from here, all that it needs from the environment of this test: nothing is downloaded.
+    # The package comes from this repository and its requirements from this test's environment. Nothing is downloaded.
     requirements = folder / "requirements.txt"
     name, extra = requirements.read_text().strip().removesuffix("]").split("[")
     requirements.write_text(f"{name}[{extra}] @ {package.as_uri()}\n")

@@ -1,6 +1,6 @@
-"""The app around the embedded model in a real browser: what a person does, and what they hear.
+"""The app with the embedded model in a real browser: what a person does, and what they hear.
 
-Screenshots are left in `outputs/screenshots`, or in the folder that the variable SCREENSHOTS names.
+Screenshots go to `outputs/screenshots`, or to the folder named by the environment variable SCREENSHOTS.
 """
 
 import base64
@@ -32,7 +32,7 @@ pytestmark = [
 PROMPT = "rain on a tin roof"
 TABS = {"Vary": "vary", "Morph": "morph", "Draw": "draw", "Fill": "fill", "Loop": "loop", "Refine": "refine"}
 PROMPT_BOX, SEED_BOX, NEGATIVE_BOX = (f"#{name} :is(textarea, input)" for name in ("prompt", "seed", "negative"))
-WAIT = 300_000  # milliseconds; enough for a machine that is busy with other things
+WAIT = 300_000  # milliseconds; enough for a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def alone():
-    """The same work without the app, by a pipeline of its own."""
+    """A studio without the app, with its own pipeline."""
     pipe = SoundCTMPipeline.from_embedded()
     pipe.set_progress_bar_config(disable=True)
     return Studio(pipe)
@@ -55,7 +55,7 @@ def alone():
 
 @pytest.fixture
 def open_page(browser, served_embedded):
-    """`open_page(width=1280, dark=False)` → a page of a new person; at the end, no page may have logged an error."""
+    """Return `open_page(width=1280, dark=False)`, which opens a new visitor's page. No page may log an error."""
     complaints, contexts = [], []
 
     def open_one(width=1280, dark=False):
@@ -71,7 +71,7 @@ def open_page(browser, served_embedded):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
         page.goto(served_embedded)
-        page.locator(".sc-shelf .sc-empty").wait_for()  # the last part of the page to be drawn
+        page.locator(".sc-shelf .sc-empty").wait_for()  # the last part that the page draws
         return page
 
     yield open_one
@@ -82,7 +82,7 @@ def open_page(browser, served_embedded):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """(done, of) of each step that the app's sampler does while the test runs."""
+    """(finished steps, all steps) after each sampling step of the app during the test."""
     seen, step = [], Observer.callback_fn
 
     def observed(self, pipeline, index, *arguments):
@@ -111,7 +111,7 @@ def ask(page, prompt=PROMPT, seed=7):
 
 
 def draft(page, prompt=PROMPT, seed=7):
-    """Type, press Enter, wait for all eight."""
+    """Type, press Enter and wait for all eight drafts."""
     ask(page, prompt, seed)
     page.locator(f'#drafts [data-seed="{seed + 7}"]').wait_for()
 
@@ -122,7 +122,7 @@ def pick(page, number=1):
 
 
 def open_tab(page, name):
-    """Where there is no room for all tabs, the last ones are in a menu."""
+    """Open a tab. On narrow screens the last ones are in a menu."""
     tab, menu = page.get_by_role("tab", name=name), page.get_by_role("button", name="More tabs")
     tab.or_(menu).first.wait_for()
     if tab.is_visible():
@@ -134,7 +134,7 @@ def open_tab(page, name):
 
 
 def drag(page, selector, start, end):
-    """The mouse over an element, from one (x, y) to another, shares of its width and height."""
+    """Drag the mouse over an element from one (x, y) to another, as fractions of its width and height."""
     surface = page.locator(selector)
     surface.scroll_into_view_if_needed()
     box = surface.bounding_box()
@@ -151,13 +151,13 @@ def draw_a_rise(page):
 
 
 def sounds(page, selector):
-    """What the page's audio elements hold, in order."""
+    """The samples of the page's audio elements, in order."""
     addresses = page.locator(f"{selector} audio").evaluate_all("all => all.map((audio) => audio.src)")
     return [soundfile.read(io.BytesIO(base64.b64decode(address.split(",")[1])))[0] for address in addresses]
 
 
 def truth(alone, recipe):
-    """What the page should hold of a recipe."""
+    """The samples that the page should have for a recipe."""
     return soundfile.read(io.BytesIO(sound_files.encode(alone, alone.make(recipe), ".flac")))[0]
 
 
@@ -166,17 +166,19 @@ def drafts_of(page):
 
 
 def is_sound(samples, seconds):
-    """Whether these are `seconds` of something to hear."""
+    """Whether the samples last `seconds` and are audible."""
     return len(samples) == round(seconds * 16000) and np.isfinite(samples).all() and 1e-3 < samples.std() < 1
 
 
 def picture(page, name, full_page=True):
-    """A screenshot in 128 colours."""
+    """Save a screenshot in 128 colors."""
     from PIL import Image
 
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     image = Image.open(io.BytesIO(page.screenshot(full_page=full_page))).convert("RGB")
-    image = image.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps rare colours, as of lines
+    image = image.quantize(
+        128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    )  # keeps rare colors, such as those of lines
     image.save(SCREENSHOTS / f"{name}.png", optimize=True)
 
 
@@ -189,13 +191,13 @@ def test_draft_pick_refine_keep(open_page, alone, tmp_path, monkeypatch):
     assert drafts_of(page) == list(range(7, 15))
     assert "Hz" in page.locator("#drafts .sc-hertz").first.inner_text()
 
-    # Digits play, but not while somebody types.
+    # Digits play drafts, but not while somebody types.
     playing = "Array.from(document.querySelectorAll('#drafts audio')).findIndex((audio) => !audio.paused)"
     page.keyboard.press("3")
     page.wait_for_function(f"{playing} === 2")
     page.keyboard.press("5")
     page.wait_for_function(f"{playing} === 4")
-    # A sound that is still loading is stopped before it has started, which is no error to complain of.
+    # Stopping a sound that is still loading is not an error.
     page.locator("#drafts article").evaluate_all(
         "all => { all[0].querySelector('audio').load();"
         " for (const one of all.slice(0, 2)) one.querySelector('.sc-play').click(); }"
@@ -221,7 +223,7 @@ def test_draft_pick_refine_keep(open_page, alone, tmp_path, monkeypatch):
     position = page.locator(".sc-player audio").first.evaluate("audio => audio.currentTime")
     assert position == pytest.approx(seconds / 2, abs=0.1)
 
-    # ★ says whether the sound is on the shelf, and takes it off again.
+    # ★ shows whether the sound is on the shelf, and removes it again.
     star = page.get_by_role("button", name="Keep B on the shelf")
     for is_kept in (True, False, True):
         star.click()
@@ -248,7 +250,7 @@ def test_draft_pick_refine_keep(open_page, alone, tmp_path, monkeypatch):
         assert sorted(Path(name).suffix for name in archive.namelist()) == [".flac", ".json", ".py", ".wav"]
 
     page.get_by_role("button", name="Copy the Python code").click()
-    page.get_by_text("in the clipboard").wait_for()
+    page.get_by_text("copied to the clipboard").wait_for()
     code = page.evaluate("navigator.clipboard.readText()")
     assert "manual_seed(8)" in code and "from_embedded()" in code
     monkeypatch.chdir(tmp_path)
@@ -273,7 +275,7 @@ def test_the_same_seed_is_the_same_sound_made_once(open_page, alone, steps):
 
 
 def test_ten_at_once_get_their_own_sounds(open_page, alone, served_embedded, tmp_path):
-    """Two people draft, and eight programs ask, all at the same time."""
+    """Two people and eight programs make sounds at the same time."""
     from gradio_client import Client
 
     pages = {30: open_page(), 60: open_page()}
@@ -308,7 +310,7 @@ def test_ten_at_once_get_their_own_sounds(open_page, alone, served_embedded, tmp
         assert np.array_equal(soundfile.read(path)[0], soundfile.read(io.BytesIO(expected))[0])
 
 
-def test_who_asks_again_does_not_wait_for_what_they_asked_before(open_page, monkeypatch):
+def test_a_new_request_supersedes_the_unfinished_one(open_page, monkeypatch):
     started, go_on, step = [], threading.Event(), Observer.callback_fn
 
     def held_at_the_second(*arguments):
@@ -338,7 +340,7 @@ def test_vary_and_morph(open_page):
     assert all(len(sound) == len(picked) and not np.array_equal(picked, sound) for sound in varied)
     open_tab(page, "Morph")
     page.get_by_role("button", name="Morph", exact=True).click()
-    page.get_by_role("alert").get_by_text("Choose where to go").wait_for()
+    page.get_by_role("alert").get_by_text("Choose the sound to end with").wait_for()
     page.get_by_role("button", name="Morph to draft 5").click()
     page.get_by_text("will turn into: rain on a tin roof, seed 11").wait_for()
     page.get_by_role("button", name="Morph", exact=True).click()
@@ -360,7 +362,7 @@ def test_draw_a_curve(open_page):
     )  # dB
     assert target[-1] - target[0] > 25
     assert np.abs(target - achieved).mean() < 0.5 * np.abs(target - before).mean()
-    # And so it is in the samples: ten times as loud at the end as at the start.
+    # The samples agree: the end is much louder than the start.
     plain, drawn = sounds(page, ".sc-player")
     quarter = len(drawn) // 4
     assert len(drawn) == len(plain) and drawn[-quarter:].std() > 4 * drawn[:quarter].std() > 0
@@ -376,7 +378,7 @@ def test_fill_and_continue_an_upload(open_page, tmp_path):
     page.locator("#fill-prompt :is(textarea, input)").fill("wind")
     page.get_by_role("button", name="Fill the marked part").click()
     page.get_by_role("alert").get_by_text("Nothing is marked").wait_for()
-    # Marked with the keyboard, one end after the other …
+    # Mark with the keyboard, one field after the other …
     ends = [page.get_by_label(f"Marked {name}, seconds") for name in ("from", "to")]
     for end, typed in zip(ends, ("0.5", "0.9"), strict=True):
         end.fill(typed)
@@ -388,7 +390,7 @@ def test_fill_and_continue_an_upload(open_page, tmp_path):
     page.get_by_role("button", name="Listen to B").wait_for()
     before, after = sounds(page, ".sc-player")
     assert is_sound(after, 2)
-    # A file above full scale is turned down as a whole; but for that, the rest is the same.
+    # A file above full scale is attenuated as a whole. Apart from that gain, the rest is unchanged.
     rest = np.r_[0:11000, 21000:32000]
     gain = (before[rest] @ after[rest]) / (before[rest] @ before[rest])
     assert 0 < gain < 1.001
@@ -397,11 +399,11 @@ def test_fill_and_continue_an_upload(open_page, tmp_path):
     page.get_by_role("button", name="Continue", exact=True).click()
     page.wait_for_function("document.querySelector('.sc-clock')?.textContent.includes('/ 4.0 s')")
     assert is_sound(sounds(page, ".sc-player")[1], 4)
-    page.get_by_role("button", name="Go on with B").click()
+    page.get_by_role("button", name="Work on B").click()
     page.wait_for_function("document.querySelectorAll('.sc-player audio').length === 1")
     open_tab(page, "Loop")
     page.get_by_role("button", name="Make it loop").click()
-    page.get_by_role("alert").get_by_text("does not come from noise alone").wait_for()
+    page.get_by_role("alert").get_by_text("is not made from noise alone").wait_for()
 
 
 def test_loop_a_draft(open_page):
@@ -415,7 +417,7 @@ def test_loop_a_draft(open_page):
 
 
 def start_something_long(page):
-    """A picked draft, and sixteen guided steps of it, of which the first is done."""
+    """Pick a draft, ask for sixteen guided steps of it and wait for the first."""
     draft(page)
     pick(page)
     draw_a_rise(page)
@@ -442,7 +444,7 @@ def test_cancel_in_mid_run(how, open_page, steps):
     page.locator(".sc-drift").wait_for()
 
 
-def test_who_leaves_does_not_keep_others_waiting(open_page, steps):
+def test_a_closed_page_frees_its_turn(open_page, steps):
     leaver, other = open_page(), open_page()
     start_something_long(leaver)
     leaver.close()
@@ -450,7 +452,7 @@ def test_who_leaves_does_not_keep_others_waiting(open_page, steps):
     assert (16, 16) not in steps
 
 
-def test_bad_input_is_answered_next_to_the_control(open_page):
+def test_input_errors_appear_beside_the_control(open_page):
     page = open_page()
     page.get_by_role("button", name="Draft 8").click()
     page.get_by_role("alert").get_by_text("prompt is empty").wait_for()
@@ -464,10 +466,10 @@ def test_bad_input_is_answered_next_to_the_control(open_page):
     page.locator(SEED_BOX).fill("")
     page.locator(NEGATIVE_BOX).fill("wind")
     page.locator(NEGATIVE_BOX).press("Enter")
-    page.get_by_role("alert").get_by_text("choose another ν").wait_for()
+    page.get_by_role("alert").get_by_text("choose another strength").wait_for()
 
 
-def test_bad_uploads_are_answered_next_to_the_control(open_page, tmp_path):
+def test_upload_errors_appear_beside_the_control(open_page, tmp_path):
     page = open_page()
     open_tab(page, "Fill")
     noise = np.random.default_rng(0).standard_normal(31 * 8000).clip(-1, 1) * 0.1
@@ -477,7 +479,7 @@ def test_bad_uploads_are_answered_next_to_the_control(open_page, tmp_path):
     (tmp_path / "large.wav").write_bytes(bytes(21 * 2**20))
     chosen = page.locator("input[type=file]").last
     remove = page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove this file")).first
-    for name, said in {"fake.wav": "no sound file", "long.wav": "31.00 s", "silent.wav": "silent"}.items():
+    for name, said in {"fake.wav": "not a readable sound file", "long.wav": "31.00 s", "silent.wav": "silent"}.items():
         chosen.set_input_files(tmp_path / name)
         page.get_by_role("alert").get_by_text(said).wait_for()
         remove.click()
@@ -491,6 +493,9 @@ NAMELESS = """all => all.filter((node) => !(node.innerText?.trim() || node.ariaL
     || Array.from(node.labels ?? []).some((label) => label.innerText.trim()))).map((node) => node.outerHTML)"""
 
 
+LOW_CONTRAST = Path(__file__).with_name("contrast.js").read_text()  # lists text with too little contrast
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_layout(width, dark, open_page):
@@ -502,9 +507,10 @@ def test_layout(width, dark, open_page):
         assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
         picture(page, f"{TABS[tab]}-{width}-{'dark' if dark else 'light'}")
         assert page.locator(":is(button, input, textarea, canvas, meter):visible").evaluate_all(NAMELESS) == []
+        assert page.evaluate(LOW_CONTRAST) == []
 
 
-def test_focus_goes_where_the_eye_goes(open_page):
+def test_focus_follows_the_layout(open_page):
     page = open_page()
     draft(page)
     names = []
@@ -515,9 +521,72 @@ def test_focus_goes_where_the_eye_goes(open_page):
     assert [name.split(",")[0] for name in names] == kinds
 
 
+def test_the_picked_tile_is_marked(open_page):
+    page = open_page()
+    draft(page)
+    pressed = "all => all.map((one) => one.getAttribute('aria-pressed') === 'true')"
+    for number in (2, 5):
+        pick(page, number)
+        page.locator(f'#drafts article:nth-of-type({number}) .sc-wide[aria-pressed="true"]').wait_for()
+        marked = page.locator("#drafts .sc-wide").evaluate_all(pressed)
+        assert marked == [i == number - 1 for i in range(8)]
+
+
+def test_keep_names_a_and_b_only_where_there_are_two(open_page):
+    page = open_page()
+    draft(page)
+    pick(page)
+    keeps = page.locator(".sc-player [data-keep]")
+    assert keeps.all_inner_texts() == ["★ Keep"]
+    page.get_by_role("button", name="Refine", exact=True).click()
+    page.locator(".sc-drift").wait_for()
+    assert keeps.all_inner_texts() == ["★ Keep A", "★ Keep B"]
+
+
+def test_errors_disappear_with_their_cause(open_page):
+    page = open_page()
+    alerts = page.get_by_role("alert")
+    page.get_by_role("button", name="Draft 8").click()
+    alerts.get_by_text("prompt is empty").wait_for()
+    page.locator(PROMPT_BOX).fill("rain")
+    page.wait_for_function("!document.querySelector('[role=alert]')")
+    page.get_by_role("button", name="Refine", exact=True).click()
+    alerts.get_by_text("Pick a sound first").wait_for()
+    draft(page)
+    pick(page)
+    page.wait_for_function("!document.querySelector('[role=alert]')")
+    open_tab(page, "Draw")
+    page.get_by_role("button", name="Follow the curve").click()
+    alerts.get_by_text("curve is empty").wait_for()
+    draw_a_rise(page)
+    page.wait_for_function("!document.querySelector('[role=alert]')")
+    # The same error appears again.
+    page.get_by_role("button", name="Clear the curve").click()
+    page.get_by_role("button", name="Follow the curve").click()
+    alerts.get_by_text("curve is empty").wait_for()
+
+
+def test_shortcuts_are_shown(open_page):
+    page = open_page()
+    dialog = page.get_by_role("dialog", name="Keyboard shortcuts")
+    page.locator(PROMPT_BOX).press("?")
+    assert not dialog.is_visible() and page.locator(PROMPT_BOX).input_value() == "?"
+    page.locator(PROMPT_BOX).blur()
+    page.keyboard.press("?")
+    dialog.wait_for()
+    assert "play a draft" in dialog.inner_text()
+    picture(page, "shortcuts", full_page=False)
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    page.get_by_role("button", name="Show the keyboard shortcuts").click()
+    dialog.wait_for()
+    page.get_by_role("button", name="Close the keyboard shortcuts").click()
+    dialog.wait_for(state="hidden")
+
+
 @pytest.mark.parametrize("name", ["app", "app-dark", "app-phone"])
 def test_readme_pictures(name, open_page):
-    """SCREENSHOTS=docs pytest -m slow tests/app/test_browser.py -k readme   takes them again."""
+    """`SCREENSHOTS=docs pytest -m slow tests/app/test_browser.py -k readme` takes the pictures of the README."""
     page = open_page(390 if name == "app-phone" else 1280, name == "app-dark")
     draft(page, seed=232871)
     page.get_by_role("button", name="Advanced").click()

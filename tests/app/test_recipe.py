@@ -1,4 +1,4 @@
-"""Recipes: what travels through browsers comes back the same, and nothing else is let in."""
+"""Recipes survive a round trip through JSON, and invalid ones are refused."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_ids_tell_recipes_apart():
         ({"prompt": "x" * 301}, "301 characters"),
         ({"prompt": ["rain"]}, "prompt"),
         ({"negative_prompt": 3}, "negative prompt"),
-        ({"negative_prompt": "wind"}, "no effect at a mix ν of 1"),
+        ({"negative_prompt": "wind"}, "no effect while its strength"),
         ({"noise": {"seed": -1}}, "seed is -1"),
         ({"noise": {"seed": MAX_SEED + 1}}, "seed"),
         ({"noise": {"seed": 1.5}}, "seed"),
@@ -53,11 +53,11 @@ def test_ids_tell_recipes_apart():
         ({"curve": [-10]}, "2 to 128"),
         ({"curve": [-10, 3]}, "curve"),
         ({"curve": "../../etc/passwd"}, "curve"),
-        ({"spans": [[0, 1]]}, "hole"),
+        ({"spans": [[0, 1]]}, "no sound to fill"),
         ({"source": {"digest": "../../etc/passwd"}}, "not known"),
         ({"source": PLAIN.to_json(), "spans": [[0.5, 0.5]]}, "shorter"),
         ({"loop": True, "curve": [-10, -20]}, "one of"),
-        ({"path": "/etc/passwd"}, "no recipe"),
+        ({"path": "/etc/passwd"}, "not valid"),
     ],
 )
 def test_bad_values_are_named(change, named):
@@ -66,12 +66,12 @@ def test_bad_values_are_named(change, named):
 
 
 @pytest.mark.parametrize("values", [None, 3, "rain", [], {"prompt": "rain"}])
-def test_what_is_no_recipe_is_refused(values):
+def test_other_values_are_refused(values):
     with pytest.raises(ValueError):
         Recipe.from_json(values)
 
 
-def test_sounds_made_from_sounds_have_an_end():
+def test_the_depth_of_sources_is_limited():
     values = PLAIN.to_json()
     for _ in range(MAX_DEPTH + 1):
         values = PLAIN.to_json() | {"source": values, "spans": [[0.1, 0.5]]}

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from diffusers_soundctm.audio import read_audio, read_tags, write_audio
-from diffusers_soundctm.cli import _facts, main
+from diffusers_soundctm.cli import main
+from diffusers_soundctm.cli.info import facts
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def test_refine_writes_what_it_cannot_compare(seconds, tmp_path, capsys):
     main(["generate", "rain", "-o", str(draft), "--duration", seconds, "--seed", "3"])
     write_audio(draft, 0 * read_audio(draft)[0], 16000, read_tags(draft))
     assert main(["refine", str(draft), "--steps", "2"]) == 0
-    assert "too short or silent" in capsys.readouterr().out
+    assert "too short or too quiet" in capsys.readouterr().out
     assert settings_of(final) == settings_of(draft) | {"steps": 2}
 
 
@@ -122,7 +123,8 @@ def test_refine_refuses_other_noise(change, tmp_path, capsys):
 
 
 def test_refine_names_what_it_cannot_use(tmp_path, capsys):
-    draft, plain = tmp_path / "rain.wav", tmp_path / "plain.wav"
+    draft, plain, odd = tmp_path / "rain.wav", tmp_path / "plain.wav", tmp_path / "odd.wav"
+    odd.touch()
     main(["generate", "rain", "-o", str(draft), "--duration", "0.5", "--gamma", "0.5"])
     write_audio(plain, read_audio(draft)[0], 16000)
     capsys.readouterr()
@@ -130,9 +132,26 @@ def test_refine_names_what_it_cannot_use(tmp_path, capsys):
     assert "--gamma 0" in fails(capsys, "refine", draft)
     assert "metadata" in fails(capsys, "refine", plain)
     assert "missing.wav" in fails(capsys, "refine", tmp_path / "missing.wav")
+    for name, value in (("duration", "long"), ("dtype", "int8"), ("model", ["a"]), ("seed", True)):
+        write_audio(odd, *read_audio(draft), {"comment": json.dumps(settings_of(draft) | {"gamma": 0, name: value})})
+        assert f"{name} = {value!r}" in fails(capsys, "refine", odd)
     assert "--steps" in fails(capsys, "refine", draft, "--steps", "0")
     assert "exists" in fails(capsys, "refine", draft, "-o", plain)
     assert names(tmp_path) == before
+
+
+def test_refine_loads_the_model_that_a_file_names_only_when_told(embedded_folder, tmp_path, capsys, monkeypatch):
+    draft = tmp_path / "rain.wav"
+    main(["generate", "rain", "-o", str(draft), "--duration", "0.5", "--model", str(embedded_folder)])
+    capsys.readouterr()
+    monkeypatch.setattr("diffusers_soundctm.hub.download_model", lambda *_: pytest.fail("the model is looked for"))
+    assert f"--model {embedded_folder}" in fails(capsys, "refine", draft)
+    samples, rate = read_audio(draft)
+    write_audio(draft, samples, rate, {"comment": json.dumps(settings_of(draft) | {"model": "someone/else"})})
+    assert "someone/else" in fails(capsys, "refine", draft)
+    assert main(["refine", str(draft), "--model", str(embedded_folder), "--steps", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "'someone/else'" in said and str(embedded_folder) in said
 
 
 def test_loudness_is_what_was_asked_for(tmp_path):
@@ -238,7 +257,7 @@ def test_info_counts_a_model_once_whatever_its_variants(embedded_folder, tmp_pat
 def test_info_knows_stereo_models(tmp_path):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text('{"sampling_rate": 44100, "audio_channels": 2}')
-    assert _facts(tmp_path, {}) == {"sound": "stereo, 44100 Hz, autoencoder of waveforms"}
+    assert facts(tmp_path) == {"audio": "stereo, 44100 Hz, waveform autoencoder"}
 
 
 def test_as_a_module_in_its_own_process(embedded_folder, tmp_path):

@@ -217,7 +217,7 @@ def test_bad_input_to_inpaint_is_named(pipe, arguments, message):
     ("make", "message"),
     [
         (lambda pipe: KnownRegion(torch.zeros(2, 2), torch.ones(2)), "`latents`"),
-        (lambda pipe: KnownRegion(torch.zeros(1, 8, 32, 16), torch.zeros(32)), "empty"),
+        (lambda pipe: KnownRegion(torch.zeros(1, 8, 32, 16), torch.zeros(32)), "zero everywhere"),
         (lambda pipe: KnownRegion(torch.zeros(1, 8, 32, 16), torch.full((32,), 2.0)), "goes up to 2"),
         (lambda pipe: KnownRegion(torch.zeros(1, 8, 32, 16), torch.ones(5)), "`mask`"),
         (

@@ -110,7 +110,7 @@ def test_a_shorter_sound_is_measured_where_it_is_heard(pipe):
         ({"latents": torch.zeros(1, 2, 3)}, "`latents`"),
         ({"objective": lambda sound: level(sound) * float("nan")}, "finite"),
         ({"objective": lambda sound: level(sound).detach()}, "no gradient"),
-        ({"objective": lambda sound: level(sound).sum()}, "one number a sample"),
+        ({"objective": lambda sound: level(sound).sum()}, "one number per waveform"),
     ],
 )
 def test_bad_input_is_named(pipe, arguments, message):

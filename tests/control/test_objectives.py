@@ -78,7 +78,7 @@ def test_objectives_can_be_summed():
 
 def test_a_recording_at_another_rate_gives_its_own_curve_and_is_said_to_be_resampled(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("diffusers_soundctm.control.objectives.logger.warning", said.append)
+    monkeypatch.setattr("diffusers_soundctm.control.sound.logger.warning", said.append)
     swell = torch.linspace(0.01, 0.3, 2 * 44100) * noise(2, samples=2 * 44100).clamp(-3, 3)[0]
     path = audio.write_audio(tmp_path / "swell.wav", swell, 44100)
     objective = IntensityObjective(path, "waveform")
@@ -92,7 +92,7 @@ def test_each_sample_has_its_own_target_and_neighbours_share():
     sound = sound_of(0.1 * noise(batch=4))
     target = IntensityObjective(torch.tensor([[-20.0, -20.0], [-40.0, -40.0]])).target(sound)
     torch.testing.assert_close(target[:, 0], torch.tensor([-20.0, -20, -40, -40]))
-    with pytest.raises(ValueError, match="3 rows for 4 sounds"):
+    with pytest.raises(ValueError, match="3 rows for 4 waveforms"):
         IntensityObjective(torch.full((3, 2), -20.0))(sound)
 
 
@@ -206,7 +206,7 @@ def test_gradient_is_finite_at_silence():
         (lambda: MelMatchObjective((torch.zeros(100), RATE)), "silent"),
         (lambda: MelMatchObjective((torch.ones(100), RATE), spans=[]), "`spans`"),
         (lambda: WaveformMatchObjective((torch.ones(100), RATE), spans=[(2, 1)]), "`spans`"),
-        (lambda: LatentMatchObjective(torch.zeros(1, 4, 6, 2), torch.zeros(6)), "empty"),
+        (lambda: LatentMatchObjective(torch.zeros(1, 4, 6, 2), torch.zeros(6)), "zero everywhere"),
         (lambda: LatentMatchObjective(torch.zeros(1, 4, 6, 2), torch.ones(5)), "`mask`"),
     ],
 )
@@ -218,11 +218,11 @@ def test_bad_arguments_are_named_at_once(make, message):
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        (IntensityObjective({0: -20, 12: -30}), "12 s"),
-        (IntensityObjective(lambda seconds: seconds[:3]), "one value a time"),
-        (MelMatchObjective((noise(), RATE), spans=[(5, 6)]), "mark nothing"),
+        (IntensityObjective({0: -20, 12: -30}), "a point at 12 s"),
+        (IntensityObjective(lambda seconds: seconds[:3]), "one value per time"),
+        (MelMatchObjective((noise(), RATE), spans=[(5, 6)]), "contain no part"),
         (MelMatchObjective((noise(), RATE), band=(9000, 9500)), "`band`"),
-        (lambda sound: sound.mel.mean(), "one number a sample"),
+        (lambda sound: sound.mel.mean(), "one number per waveform"),
         (lambda sound: 3.0, "float"),
     ],
 )

@@ -72,7 +72,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
     (tmp_path / "page.pt").write_text("<html>Sign in</html>")
     (tmp_path / "page.safetensors").write_text("<html>Sign in</html>")
     for name in ("half.pt", "empty.pt", "page.pt", "page.safetensors"):
-        with pytest.raises(ValueError, match=f"{name} is damaged or no checkpoint"):
+        with pytest.raises(ValueError, match=f"{name} is damaged or not a checkpoint"):
             read_checkpoint(tmp_path / name)
     torch.save({"epoch": 3}, tmp_path / "none.pt")
     torch.save(TENSORS["a.weight"], tmp_path / "bare.pt")

@@ -123,7 +123,7 @@ def test_every_misfit_of_the_waveform_stage_is_listed():
     with pytest.raises(ValueError, match=r"z_mean has shape \(4,\), not \(5,\)"):
         convert_dac(dac(), STATISTICS | {"z_mean": torch.zeros(4)})
     for convert in (convert_dac, convert_audioldm_vae, convert_hifigan):
-        with pytest.raises(ValueError, match=r"missing .*another model"):
+        with pytest.raises(ValueError, match=r"missing .*complete checkpoint"):
             convert({"conv.weight": torch.zeros(1)})
 
 

@@ -10,9 +10,13 @@ from tqdm import tqdm
 
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.conversion import folders
-from diffusers_soundctm.conversion.folders import save_pipeline, write_safetensors
+from diffusers_soundctm.conversion.folders import save_components, write_safetensors
 
 RECORD = {"from": "test", "files": {"x.pt": 3}}
+
+
+def save_pipeline(pipe, folder, record, variants=("fp16",)):
+    save_components({} if pipe is None else pipe.components, (2.0, 5.0), folder, record, variants)
 
 
 def test_a_safetensors_file_of_many_types(tmp_path):
@@ -50,9 +54,9 @@ def test_goes_on_after_the_last_whole_component(tmp_path, tiny_pipeline, monkeyp
     pipe = tiny_pipeline("tango")
     write = folders.write_safetensors
 
-    def fails_at_the_unet(path, *content):
-        write(path, *content)
-        if "unet" in str(path.parent):
+    def fails_at_the_unet(path, tensors, *content):
+        write(path, tensors, *content)
+        if "conv_in.weight" in tensors:
             raise OSError("No space left on device")
 
     monkeypatch.setattr(folders, "write_safetensors", fails_at_the_unet)
@@ -65,12 +69,12 @@ def test_goes_on_after_the_last_whole_component(tmp_path, tiny_pipeline, monkeyp
 
     written = []
     monkeypatch.setattr(
-        folders, "write_safetensors", lambda path, *a: (written.append(path.parent.name), write(path, *a))
+        folders, "write_safetensors", lambda path, tensors, *a: (written.extend(tensors), write(path, tensors, *a))
     )
-    with pytest.raises(ValueError, match="neither empty nor this conversion"):
+    with pytest.raises(ValueError, match="neither empty nor an interrupted conversion"):
         save_pipeline(pipe, tmp_path, RECORD | {"from": "another"})
     save_pipeline(pipe, tmp_path, RECORD)
-    assert ".vae.incomplete" not in written and ".unet.incomplete" in written
+    assert "decoder.conv_in.weight" not in written and "conv_in.weight" in written
     assert not list(tmp_path.glob(".*"))
     assert SoundCTMPipeline.from_pretrained(tmp_path).unet.config.sample_size == 32
     with pytest.raises(ValueError, match="holds a model already"):
@@ -96,14 +100,14 @@ def test_progress_counts_the_bytes_that_are_written(tmp_path, tiny_pipeline, mon
 
 def test_a_disk_that_is_too_full_is_noticed_first(tmp_path, tiny_pipeline, monkeypatch):
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match=r"0\.0 GB left on its disk and needs"):
+    with pytest.raises(ValueError, match=r"its disk has 0\.0 GB left"):
         save_pipeline(tiny_pipeline("tango"), tmp_path / "out", RECORD)
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_output_is_checked_before_anything_is_written(tmp_path, tiny_pipeline):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="neither empty nor this conversion"):
+    with pytest.raises(ValueError, match="neither empty nor an interrupted conversion"):
         save_pipeline(None, tmp_path, RECORD)
     with pytest.raises(ValueError, match="is a file"):
         save_pipeline(None, tmp_path / "notes.txt", RECORD)

@@ -19,7 +19,7 @@ COMMANDS = [shlex.split(line, comments=True) for line in LINES]
 def parse(words: list[str]) -> object:
     """The arguments of a command of this package or of one of its scripts."""
     if words[0] == "soundctm":
-        return cli._parse(words[1:])
+        return cli.parse(words[1:])
     script = ROOT / next(word for word in words if word.endswith(".py"))
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)

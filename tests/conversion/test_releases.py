@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL
 from transformers import ClapTextModel, SpeechT5HifiGan, T5EncoderModel
 
 import golden
-from diffusers_soundctm import AutoencoderDAC, CTMAudioDiTModel, CTMUNet2DConditionModel, SoundCTMPipeline, cli, hub
-from diffusers_soundctm.cli import main
+from diffusers_soundctm import AutoencoderDAC, CTMAudioDiTModel, CTMUNet2DConditionModel, SoundCTMPipeline
+from diffusers_soundctm.cli import convert, main
 from diffusers_soundctm.conversion import RELEASES, convert_release, load_release
 from diffusers_soundctm.conversion.releases import find_files
 
@@ -66,7 +66,7 @@ def test_unet_release(unet_release, tmp_path):
 def test_prompt_to_latents_matches_the_reference(unet_release, case):
     case = next(item for item in golden.read("samplers.json")["cases"] if item["id"] == case)
     whole = load_release("sony-unet", [unet_release, unet_release / "030000" / "pytorch_model.bin"], **UNET)
-    pipe = SoundCTMPipeline(None, whole.text_encoder, whole.tokenizer, whole.unet, whole.scheduler, None)
+    pipe = SoundCTMPipeline.from_components(whole.components | {"vae": None, "vocoder": None})
     tensors = golden.read("samplers.safetensors")
     latents = pipe(
         case["cond_order"][0],
@@ -102,9 +102,9 @@ def test_dit_release(dit_release, tmp_path, dit):
 def test_clap_out_of_the_student_file(dit_release, dit):
     models, utils = dit_release / "model_checkpoints" / "soundctm", dit_release / "utils_checkpoints"
     files = [models / "ac_v2_ema_0999_030000.pt", models / "z_stats.pth", utils / "vae" / "gaussiandac" / "weights.pth"]
-    pipe = load_release("sony-dit-v2", files, **dit)
-    assert pipe.text_encoder.pooler.dense.weight.abs().sum() == 0
-    assert pipe.config.guidance_scale_range == [3.0, 6.0]
+    model = load_release("sony-dit-v2", files, **dit)
+    assert model.components["text_encoder"].pooler.dense.weight.abs().sum() == 0
+    assert model.guidance_scale_range == (3.0, 6.0)
 
 
 def test_hub_ids_fetch_what_is_needed(dit_release, tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_hub_ids_fetch_what_is_needed(dit_release, tmp_path, monkeypatch):
         asked.update(repo_id=repo_id, patterns=allow_patterns, **where)
         return str(dit_release)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("diffusers_soundctm.hub.download.snapshot_download", snapshot_download)
     files = find_files(RELEASES["sony-dit-v2"], None, revision="main")
     assert asked["repo_id"] == "koichisaito/soundctm_dit" and asked["revision"] == "main"
     assert "*ac_v2_ema_*.pt" in asked["patterns"] and not any("v1" in pattern for pattern in asked["patterns"])
@@ -182,7 +182,7 @@ def test_command(unet_release, tmp_path, capsys):
     assert SoundCTMPipeline.from_pretrained(output).sampling_rate == 16000
     assert main(command) == 2
     assert "holds a model already" in capsys.readouterr().err
-    assert tuple(RELEASES) == cli.RELEASES
+    assert tuple(RELEASES) == convert.RELEASES
 
 
 def test_folder_of_another_conversion_is_refused_before_reading(tmp_path):

@@ -192,7 +192,7 @@ def test_a_rendered_clip_depends_on_its_task_alone(prepare_dataset):
         waveform = prepare_dataset.soundfile.read(prepare_dataset.io.BytesIO(row["audio"]["bytes"]))[0]
         assert waveform.shape == (prepare_dataset.NUM_SAMPLES,)
         assert prepare_dataset.sounding_share(waveform) > 0.2
-        assert len(set(row["caption"])) == prepare_dataset.WORDINGS[split]
+        assert len(set(row["caption"])) == prepare_dataset.CAPTIONS_PER_CLIP[split]
     other = prepare_dataset.make_clip(("train", 1, 1, "violin"))
     assert other["audio"]["bytes"] != first[0]["audio"]["bytes"]
 

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 
 from diffusers_soundctm.cli import main
-from diffusers_soundctm.evaluation import compare
-from diffusers_soundctm.evaluation.comparison import fraction_interval, load_sounds
+from diffusers_soundctm.evaluation import compare, fraction_interval
+from diffusers_soundctm.evaluation.sounds import load_sounds
 
 RATE = 8000
 
@@ -85,7 +85,7 @@ def test_data_set_with_a_subfolder_for_each_split(tmp_path):
     assert (len(waveforms), sorted(labels)) == (2, ["noise", "tone"])
 
 
-def test_compare_finds_good_sounds_near_and_recognised(folders):
+def test_compare_finds_good_sounds_near_and_recognized(folders):
     good = compare(folders["generated"], folders["reference"], probe_train=folders["probe_train"], **OPTIONS)
     assert good["n_generated"] == good["n_reference"] == 12
     assert good["recognized"] == 1
@@ -146,15 +146,17 @@ def test_a_result_that_cannot_be_written_is_still_printed(folders, tmp_path, cap
     ("change", "message"),
     [
         ({"--generated": "{tmp}/nowhere"}, "nowhere"),
-        ({"--embedding": "clap"}, "give 'aisfx' or"),
+        ({"--embedding": "clap"}, "pass 'aisfx' or"),
         ({"--embedding": "no_such_module:Thing"}, "cannot be loaded"),
         ({"--duration": "0"}, "`duration` is 0"),
+        ({"--duration": "inf"}, "`duration` is inf"),
+        ({"--embedding": "os:getcwd"}, "no method `embed`"),
         ({"--generated": "{empty}"}, "empty"),
         ({"--generated": "{corrupt}"}, "bad.wav cannot be decoded"),
         ({"--generated": "{flat}"}, "subfolder"),
-        ({"-o": "{tmp}/missing/result.json"}, "missing or cannot be written"),
+        ({"-o": "{tmp}/missing/result.json"}, "does not exist"),
         ({"-o": "{tmp}/there.json"}, "--force"),
-        ({"-o": "{empty}"}, "is a folder"),
+        ({"-o": "{empty}"}, "is not a regular file"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_status_2(folders, tmp_path, capsys, change, message):

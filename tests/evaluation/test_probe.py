@@ -22,14 +22,14 @@ def test_probe_recognises_separable_classes(names):
     assert probe.recognized(x, labels, k=len(names)).all()
 
 
-def test_a_class_with_few_examples_is_still_recognised():
+def test_a_class_with_few_examples_is_still_recognized():
     x, labels = blobs(n=200)
     keep = np.r_[0:200, 200:400, 400:405]
     probe = LinearProbe.fit(x[keep], [labels[i] for i in keep])
     assert probe.recognized(x[400:], labels[400:]).mean() > 0.9
 
 
-def test_both_sounds_of_an_unseen_pair_are_recognised():
+def test_both_sounds_of_an_unseen_pair_are_recognized():
     """Embeddings of mixtures half-way: of four classes, two pairs were never heard together."""
     names = ["bell", "dog", "rain", "wind"]
     pairs = [("bell", "dog"), ("dog", "rain"), ("rain", "wind"), ("bell", "wind")]

@@ -15,7 +15,7 @@ from diffusers_soundctm.evaluation.published_metrics import (
     Clap,
     check_known_pairs,
     check_metrics,
-    published_metrics,
+    compute_metrics,
     read_captions,
 )
 
@@ -61,7 +61,7 @@ def test_vggish_distance_is_over_all_windows(folders, monkeypatch):
             return bands(waveforms[0])
 
     stand_in(monkeypatch, "frechet_audio_distance", FrechetAudioDistance=FrechetAudioDistance)
-    distance = published_metrics(["fad-vggish"], *folders)["fad-vggish"]
+    distance = compute_metrics(["fad-vggish"], *folders)["fad-vggish"]
     embeddings = [
         np.concatenate([bands(soundfile.read(path, dtype="float32")[0]) for path in sorted(folder.glob("*.wav"))])
         for folder in folders
@@ -81,7 +81,7 @@ def test_openl3_distance_does_not_depend_on_the_level(folders, monkeypatch):
 
     models = types.SimpleNamespace(load_audio_embedding_model=load_audio_embedding_model)
     stand_in(monkeypatch, "openl3", get_audio_embedding=get_audio_embedding, models=models)
-    near = published_metrics(["fd-openl3"], *folders)["fd-openl3"]
+    near = compute_metrics(["fd-openl3"], *folders)["fd-openl3"]
     assert 0 <= near < 1  # the same noise, twice as loud
 
 
@@ -94,16 +94,16 @@ def test_passt_divergence_over_pairs(tmp_path, folders, monkeypatch):
     base = stand_in(monkeypatch, "hear21passt.base", get_basic_model=lambda mode: Passt())
     stand_in(monkeypatch, "hear21passt", base=base)
     generated, reference = folders
-    assert published_metrics(["kl-passt"], generated, generated)["kl-passt"] == pytest.approx(0, abs=1e-5)
-    assert published_metrics(["kl-passt"], generated, reference)["kl-passt"] > 0
+    assert compute_metrics(["kl-passt"], generated, generated)["kl-passt"] == pytest.approx(0, abs=1e-5)
+    assert compute_metrics(["kl-passt"], generated, reference)["kl-passt"] > 0
 
     long = tmp_path / "long"
     long.mkdir()
     soundfile.write(long / "sound0.wav", 0.1 * np.random.default_rng(0).standard_normal(17 * RATE), RATE)
-    assert published_metrics(["kl-passt"], long, long)["kl-passt"] == pytest.approx(0, abs=1e-5)
+    assert compute_metrics(["kl-passt"], long, long)["kl-passt"] == pytest.approx(0, abs=1e-5)
     (reference / "sound3.wav").unlink()
     with pytest.raises(ValueError, match=r"`reference` has nothing named sound3 \(1 missing\)"):
-        published_metrics(["kl-passt"], generated, reference)
+        compute_metrics(["kl-passt"], generated, reference)
 
 
 class KnowsHiss:
@@ -127,13 +127,13 @@ class TellsNothingApart(KnowsHiss):
 def test_clap_score_after_the_known_pairs(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(published, "Clap", KnowsHiss)
     captions = {f"sound{i}": "hiss" if i < 3 else "a dog barks" for i in range(6)}
-    assert published_metrics(["clap"], folders[0], captions=captions) == {"clap": 0.5}
+    assert compute_metrics(["clap"], folders[0], captions=captions) == {"clap": 0.5}
     monkeypatch.setattr(published, "Clap", TellsNothingApart)
     with pytest.raises(ValueError, match="white noise and a beep for one another"):
-        published_metrics(["clap"], folders[0], captions=captions)
+        compute_metrics(["clap"], folders[0], captions=captions)
     del captions["sound5"]
     with pytest.raises(ValueError, match="`captions` has nothing named sound5"):
-        published_metrics(["clap"], folders[0], captions=captions)
+        compute_metrics(["clap"], folders[0], captions=captions)
 
 
 def tiny_clap(folder, tiny_pipeline):
@@ -192,7 +192,7 @@ def test_what_is_not_installed_or_unknown(folders, monkeypatch):
     check_metrics(["clap"], names, folders[1])
     for early_or_late in (
         lambda: check_metrics(["fd-openl3"], names, folders[1]),
-        lambda: published_metrics(["fd-openl3"], *folders),
+        lambda: compute_metrics(["fd-openl3"], *folders),
     ):
         with pytest.raises(ImportError, match="pip install openl3"):
             early_or_late()
@@ -200,15 +200,15 @@ def test_what_is_not_installed_or_unknown(folders, monkeypatch):
     with pytest.raises(ValueError, match="`reference` has nothing named other"):
         check_metrics(["kl-passt"], [*names, "other"], folders[1])
     with pytest.raises(ValueError, match=r"`metrics` has \['fid'\]"):
-        published_metrics(["fid"], *folders)
+        compute_metrics(["fid"], *folders)
     (folders[0] / "sub").mkdir()
     (folders[0] / "sub" / "sound1.wav").write_bytes((folders[0] / "sound1.wav").read_bytes())
     with pytest.raises(ValueError, match="sounds of the same name"):
-        published_metrics(["clap"], folders[0])
+        compute_metrics(["clap"], folders[0])
     (folders[0] / "sub" / "sound1.wav").unlink()
     monkeypatch.setattr(published, "_library", lambda *_: types.SimpleNamespace(FrechetAudioDistance=lambda **_: None))
     with pytest.raises(ValueError, match="`reference` is missing"):
-        published_metrics(["fad-vggish"], folders[0])
+        compute_metrics(["fad-vggish"], folders[0])
 
 
 def test_evaluate_adds_them(folders, tmp_path, monkeypatch):

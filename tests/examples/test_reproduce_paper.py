@@ -75,7 +75,8 @@ def test_metrics_of_every_number_of_steps(arguments, tmp_path, monkeypatch):
         def embed(self, waveforms, rate):
             return np.stack([waveforms.std(1), np.abs(waveforms).max(1)], 1)
 
-    monkeypatch.setattr("diffusers_soundctm.evaluation.embeddings.load_embedding", lambda _: Levels())
+    monkeypatch.setattr("diffusers_soundctm.evaluation.load_embedding", lambda _: Levels())
+    monkeypatch.setattr("diffusers_soundctm.evaluation.comparison.load_embedding", lambda _: Levels())
     output, reference = tmp_path / "out", tmp_path / "reference"
     reference.mkdir()
     for i, name in enumerate(NAMES):
@@ -90,9 +91,9 @@ def test_what_metrics_need_is_checked_before_any_sound(arguments, tmp_path, monk
     command = [*arguments, "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
         script().main([*command, "--metrics", "clap"])
-    assert "give their folder as --reference" in capsys.readouterr().err
+    assert "pass their folder as --reference" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no sounds"):
+    with pytest.raises(ValueError, match="has no audio"):
         script().main([*command, "--reference", str(tmp_path / "empty")])
     monkeypatch.setitem(sys.modules, "hear21passt", None)
     with pytest.raises(ImportError, match="pip install hear21passt"):

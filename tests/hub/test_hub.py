@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffusers_soundctm import hub
-from diffusers_soundctm.hub import upload
 from diffusers_soundctm.hub.download import wanted_files
+from diffusers_soundctm.hub.trust import HANDLER, REMOTE_CODE
 from fake_hub import REPO, python
 
 
@@ -101,21 +101,11 @@ def test_parameters_are_counted_in_one_set_of_weights(tmp_path):
     assert hub.count_parameters(tmp_path) == (100, plain)
 
 
-def test_code_that_is_not_ours_is_not_trusted(tmp_path):
-    (tmp_path / "unet").mkdir()
-    assert hub.holds_only_our_code(tmp_path)
-    (tmp_path / "pipeline.py").write_text(upload.REMOTE_CODE)
-    assert hub.holds_only_our_code(tmp_path)
-    (tmp_path / "handler.py").write_text(upload.HANDLER)
-    assert hub.holds_only_our_code(tmp_path)
-    (tmp_path / "unet" / "diffusers_soundctm.py").write_text(upload.REMOTE_CODE + "print('hello')\n")
-    assert not hub.holds_only_our_code(tmp_path)
-
-
 def test_without_the_package_remote_code_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers_soundctm", None)
-    with pytest.raises(ModuleNotFoundError, match="not on PyPI"):
-        exec(upload.REMOTE_CODE, {})
+    for code in (REMOTE_CODE, HANDLER):
+        with pytest.raises(ModuleNotFoundError, match="not on PyPI"):
+            exec(code, {})
 
 
 def test_the_endpoint_handler_answers_with_a_wav(embedded_folder):
@@ -124,7 +114,7 @@ def test_the_endpoint_handler_answers_with_a_wav(embedded_folder):
     import soundfile
 
     scope: dict = {}
-    exec(upload.HANDLER, scope)
+    exec(HANDLER, scope)
     handler = scope["EndpointHandler"](str(embedded_folder))
     answer = handler({"inputs": "rain", "parameters": {"num_inference_steps": 2, "seed": 3, "audio_length_in_s": 0.5}})
     sound, rate = soundfile.read(io.BytesIO(base64.b64decode(answer["audio"])))
@@ -145,7 +135,7 @@ def test_the_endpoint_handler_scales_loud_sounds_down():
             return SimpleNamespace(audios=np.array([[[0.5, -2.0, 1.0]]], np.float32))
 
     scope: dict = {}
-    exec(upload.HANDLER, scope)
+    exec(HANDLER, scope)
     handler = object.__new__(scope["EndpointHandler"])
     handler.pipe = Loud()
     sound, _ = soundfile.read(io.BytesIO(base64.b64decode(handler({"inputs": "rain"})["audio"])))

@@ -75,7 +75,7 @@ def test_more_steps_at_another_learning_rate(training_inputs, finished, tmp_path
     more = {"max_train_steps": 6, "learning_rate": 2e-4, "lr_scheduler": "constant", "lr_warmup_steps": 0}
     train(training_inputs, "vocoder", folder, **more, resume_from_checkpoint="latest")
     state = torch.load(folder / "checkpoint-6" / "state.pt", weights_only=True)
-    rates = [state[name]["param_groups"][0]["lr"] for name in ("optimizer", "judge_optimizer")]
+    rates = [state[name]["param_groups"][0]["lr"] for name in ("optimizer", "discriminator_optimizer")]
     assert rates == pytest.approx([2e-4, 0.6e-4])
 
 
@@ -145,12 +145,12 @@ def test_a_step_without_finite_gradient_is_skipped_and_counted(training_inputs, 
     train(training_inputs, kind, tmp_path, **EVERY_LOSS[kind])
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["skipped_steps"] == 1
-    assert math.isfinite(record["loss"] if kind == "autoencoder" else sum(record["losses"].values()))
+    assert math.isfinite(sum(record["losses"].values()))
     state = torch.load(tmp_path / "checkpoint-4" / "state.pt", weights_only=True)
-    for name in {"vae", "vocoder", "ema", "judge"} & state.keys():
+    for name in {"vae", "vocoder", "ema", "discriminator"} & state.keys():
         assert all(tensor.isfinite().all() for tensor in state[name].values()), name
-    skipped = "judge_optimizer" if loss == "discriminator_loss" else "optimizer"
-    for name in {"optimizer", "judge_optimizer"} & state.keys():
+    skipped = "discriminator_optimizer" if loss == "discriminator_loss" else "optimizer"
+    for name in {"optimizer", "discriminator_optimizer"} & state.keys():
         taken = {int(moments["step"]) for moments in state[name]["state"].values()}
         assert taken == {3 if name == skipped else 4}, name
 
@@ -171,7 +171,7 @@ def test_unusable_arguments_stop_before_training(training_inputs, tmp_path, caps
         with pytest.raises(SystemExit) as stopped:
             train(training_inputs, kind, tmp_path, **{wrong: 0})
         assert stopped.value.code == 2
-        assert f"--{wrong} 0 must be at least 1" in capsys.readouterr().err
+        assert f"--{wrong} is 0; give a finite number of at least 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="num_frames"):
         train(training_inputs, "autoencoder", tmp_path, num_frames=33)
     with pytest.raises(ValueError, match=r"--num_frames is 12; .* at least 13"):

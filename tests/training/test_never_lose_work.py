@@ -14,8 +14,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from diffusers_soundctm.training import checkpoints, preflight
+from diffusers_soundctm.training.counters import RunningLosses, SkippedSteps
 from diffusers_soundctm.training.optimizers import scaler_state, step_if_finite
-from diffusers_soundctm.training.signals import RunningLosses, SkippedSteps, StopSignal
+from diffusers_soundctm.training.signals import StopSignal
 from runs import distil, load, start
 from tiny_teachers import make_teacher
 
@@ -91,12 +92,12 @@ KILL_POINTS = {
     "inside a checkpoint": "import torch; f = torch.save\ndef save(stored, file):\n"
     "    if stored.get('step') == 6:\n        file.write(b'half'); file.flush(); kill()\n    return f(stored, file)\n"
     "torch.save = save",
-    "between file and rename": "import diffusers_soundctm.training.checkpoints as m; f = m._replace\n"
-    "def replace(new, folder):\n    kill() if folder.name == 'checkpoint-6' else None\n    return f(new, folder)\n"
-    "m._replace = replace",
-    "inside the model": "import diffusers_soundctm.training.checkpoints as m; f = m._replace; seen = []\n"
-    "def replace(new, folder):\n    seen.append(folder.name)\n"
-    "    kill() if seen.count('unet') == 2 else None\n    return f(new, folder)\nm._replace = replace",
+    "between file and rename": "import pathlib; f = pathlib.Path.replace\n"
+    "def replace(self, to):\n    kill() if pathlib.Path(to).name == 'checkpoint-6' else None\n    return f(self, to)\n"
+    "pathlib.Path.replace = replace",
+    "inside the model": "import pathlib; f = pathlib.Path.replace; seen = []\n"
+    "def replace(self, to):\n    seen.append(pathlib.Path(to).name)\n"
+    "    kill() if seen.count('unet') == 2 else None\n    return f(self, to)\npathlib.Path.replace = replace",
 }
 
 
@@ -112,7 +113,7 @@ def test_killed_and_resumed_is_never_killed(inputs, uninterrupted, tmp_path, whe
     )
     resumed = distil(tmp_path, **inputs, **RUN, resume_from_checkpoint="latest")
     assert_same(load_file(resumed / WEIGHTS), uninterrupted)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.unfinished"))
 
 
 def poison(monkeypatch, *steps):

@@ -1,1 +1,1 @@
-"""Where the sounds of the prepared data set come from."""
+"""Sources of the prepared data set: classes, recordings, rendering and captions."""

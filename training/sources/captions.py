@@ -1,4 +1,4 @@
-"""Truthful captions in several wordings; the test split's templates are never used in training."""
+"""Truthful captions from templates. The templates of the test split are never used in training."""
 
 import numpy as np
 
@@ -192,7 +192,7 @@ BACKGROUND_DB = -5.0
 
 
 def single_captions(part: Part, split: str, count: int, rng: np.random.Generator) -> list[str]:
-    """`count` different wordings for a clip with one sound; the first only names it."""
+    """Write `count` different captions of a clip with one sound. At least one only names it."""
     if part.sound.kind == "instrument":
         templates = _INSTRUMENT[part.style][split]
     else:
@@ -205,29 +205,29 @@ def single_captions(part: Part, split: str, count: int, rng: np.random.Generator
             )
         if part.register:
             templates = (*templates, *_PITCHED[split])
-    wordings = {_fill(str(rng.choice(_GENERIC[split])), part, split, rng)}
-    while len(wordings) < count:
+    captions = {_fill(str(rng.choice(_GENERIC[split])), part, split, rng)}
+    while len(captions) < count:
         pool = templates if rng.random() < 0.85 else _GENERIC[split]
-        wordings.add(_fill(str(rng.choice(pool)), part, split, rng))
-    return sorted(wordings)
+        captions.add(_fill(str(rng.choice(pool)), part, split, rng))
+    return sorted(captions)
 
 
 def mixture_captions(
     first: Part, second: Part, order: str, second_db: float, split: str, count: int, rng: np.random.Generator
 ) -> list[str]:
-    """`count` different wordings for two sounds, "together" or in "sequence"."""
+    """Write `count` different captions of two sounds, "together" or in "sequence"."""
     templates = (_TOGETHER if order == "together" else _SEQUENCE)[split]
     if order == "together" and second_db <= BACKGROUND_DB:
         templates = (*templates, _BACKGROUND[split])
-    wordings: set[str] = set()
-    while len(wordings) < count:
+    captions: set[str] = set()
+    while len(captions) < count:
         words = {
             f"{kind}_{which}": describe(part, rng)
             for which, part in (("a", first), ("b", second))
             for kind, describe in (("noun", _noun), ("clause", _clause))
         }
-        wordings.add(str(rng.choice(templates)).format(**words))
-    return sorted(wordings)
+        captions.add(str(rng.choice(templates)).format(**words))
+    return sorted(captions)
 
 
 def _noun(part: Part, rng: np.random.Generator) -> str:
@@ -237,7 +237,7 @@ def _noun(part: Part, rng: np.random.Generator) -> str:
 def _clause(part: Part, rng: np.random.Generator) -> str:
     if part.sound.kind != "instrument":
         return str(rng.choice(part.sound.clauses))
-    # Of an instrument's templates, the ones that are sentences begin with the noun and a verb.
+    # Those templates of an instrument that are sentences begin with the noun and a verb.
     clauses = [t for t in _INSTRUMENT[part.style]["train"] if t.startswith(tuple(f"{{noun}} {{{v}}}" for v in _VERBS))]
     return _fill(str(rng.choice(clauses)), part, "train", rng)
 

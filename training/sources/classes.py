@@ -1,11 +1,11 @@
-"""The sound classes: what each is called, and what it is made from."""
+"""The classes: their names, and the recordings or presets that they are made from."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A soundfont preset; an effect is played at `key`, an instrument at the keys of its class."""
+    """A soundfont preset. Effects are played at `key`, instruments at the keys of their class."""
 
     font: str
     bank: int
@@ -15,7 +15,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class File:
-    """A recorded file, as `recordings.read` names it."""
+    """A recorded file, by its name in `recordings.read`."""
 
     source: str
     name: str
@@ -26,19 +26,19 @@ Voice = Preset | File
 
 @dataclass(frozen=True)
 class SoundClass:
-    """One label.
+    """One class.
 
     Attributes:
         label: Value of the `label` column.
         kind: "instrument", "effect" or "recorded".
         nouns: Noun phrases with article ("a barking dog"); each names the sound plainly.
-        clauses: Short sentences ("a dog barks"); instruments have none, theirs follow from what is played.
+        clauses: Short sentences ("a dog barks"). Those of instruments follow from what is played.
         voices: What the class is made from.
         heldout: Voices that only the test split uses; if empty, a class holds out sample zones or pitches.
         keys: Lowest and highest MIDI key (instruments).
         styles: What an instrument plays.
         plural: Whether the nouns take a plural verb.
-        interval: Seconds from one event to the next, (least, most); None for a sound that goes on.
+        interval: Smallest and largest time between events in seconds; None for continuous sounds.
         mixed: Whether every event draws its own voice.
     """
 

@@ -1,4 +1,4 @@
-"""Recorded sounds under permissive licences, read from Debian packages."""
+"""Recordings under permissive licenses, read from Debian packages."""
 
 import io
 import re
@@ -14,7 +14,7 @@ SONIC_PI = Path("/usr/share/sonic-pi/samples")
 OPENSFX = Path("/usr/share/games/openttd/baseset/opensfx/opensfx.cat")
 ENDLESS_SKY = Path("/usr/share/games/endless-sky/sounds")
 FREEDOOM = Path("/usr/share/games/doom/freedoom2.wad")
-# Named as CC-BY-SA in the package's copyright file; all its other sounds are public domain.
+# CC-BY-SA by the package's copyright file. All its other recordings are public domain.
 _ENDLESS_SKY_COPYLEFT = {"heavy rocket hit", "explosion huge"}
 _OPENSFX_LICENCES = {
     "Creative Commons Zero 1.0": "CC0-1.0",
@@ -26,7 +26,7 @@ _DMX_HEADER, _DMX_PADDING = 8, 16
 
 @dataclass(frozen=True)
 class Recording:
-    """One recorded file: mono float32 `waveform` at `rate` Hz, with the credit its licence asks for."""
+    """One recorded file: mono float32 `waveform` at `rate` Hz, with the credit that its license requires."""
 
     waveform: np.ndarray
     rate: int
@@ -41,7 +41,7 @@ def read(source: str, name: str) -> Recording:
     """Read a file of "sonic-pi", "openttd-opensfx" (by its number), "endless-sky" or "freedoom" (by its lump).
 
     Raises:
-        ValueError: The file is under a copyleft licence, or its licence is not stated.
+        ValueError: The file has a copyleft license, or does not state its license.
     """
     reader = {
         "sonic-pi": _sonic_pi,
@@ -59,7 +59,7 @@ def _sonic_pi(name: str) -> tuple[np.ndarray, int, str, str]:
 
 def _endless_sky(name: str) -> tuple[np.ndarray, int, str, str]:
     if name in _ENDLESS_SKY_COPYLEFT:
-        raise ValueError(f"The endless-sky sound {name!r} is CC-BY-SA; choose another.")
+        raise ValueError(f"The endless-sky recording {name!r} is CC-BY-SA; choose another.")
     return *_decode(ENDLESS_SKY / f"{name}.wav"), "public domain", "from freesound.org, via Endless Sky"
 
 
@@ -72,7 +72,7 @@ def _opensfx(name: str) -> tuple[np.ndarray, int, str, str]:
     stated = re.search(r"License: (.*?)\.( Original is Public Domain\.)?$", title)
     if stated is None or stated[1] not in _OPENSFX_LICENCES:
         raise ValueError(
-            f"The OpenSFX sound {name} is not CC0 or CC-BY, or does not say so: {title!r}; choose another."
+            f"The OpenSFX recording {name} does not state CC0 or CC-BY in its title {title!r}; choose another."
         )
     start = offset + 1 + title_length
     credit = title[: stated.start()].strip()
@@ -94,7 +94,7 @@ def _freedoom(name: str) -> tuple[np.ndarray, int, str, str]:
                 "BSD-3-Clause",
                 "Contributors to the Freedoom project",
             )
-    raise ValueError(f"{FREEDOOM} has no sound {name!r}; install the Debian package freedoom.")
+    raise ValueError(f"{FREEDOOM} has no lump {name!r}; install the Debian package freedoom.")
 
 
 def _decode(file: Path | io.BytesIO) -> tuple[np.ndarray, int]:

@@ -1,4 +1,4 @@
-"""One clip of one sound class: what is played, and how it sounds."""
+"""Render one clip of one class: what is played, and how."""
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -11,7 +11,7 @@ from sources.classes import File, Preset, SoundClass, Voice
 from sources.soundfont import Note, SoundFonts, key_samples
 
 SAMPLING_RATE = 16000
-# Semitones; a class with too few recordings to hold one out holds out these shifts instead.
+# In semitones. A class with too few recordings to hold one out holds out these shifts instead.
 MAX_SHIFT = 4.0
 HELDOUT_SHIFTS = ((-3.0, -2.0), (1.0, 2.0))
 # Every fourth sample zone of an instrument is held out, or every fourth key where it has fewer zones.
@@ -25,9 +25,9 @@ _KICK, _SNARE, _CLOSED_HAT, _OPEN_HAT, _CRASH, _TOMS = 36, 38, 42, 46, 49, (45, 
 
 @dataclass(frozen=True)
 class Part:
-    """A rendered sound, with what a truthful caption may say about it.
+    """A rendered waveform, and what a truthful caption may say about it.
 
-    `style` is what an instrument plays, "events" or "texture"; `times` counts events or repeated notes.
+    `style` is what an instrument plays, "events" or "texture". `times` counts events or repeated notes.
     """
 
     sound: SoundClass
@@ -44,14 +44,14 @@ class Part:
 
 
 class Renderer:
-    """Renders parts; one a process, since it holds the soundfonts."""
+    """Renders parts. Each process has one, because it holds the soundfonts."""
 
     def __init__(self) -> None:
         self._fonts = SoundFonts()
         self._base = lru_cache(maxsize=256)(self._load_base)
 
     def render(self, sound: SoundClass, split: str, seconds: float, rng: np.random.Generator) -> Part:
-        """Render `seconds` of a sound class, from the voices, zones and pitches of `split`; peak 1."""
+        """Render `seconds` of a class with the voices, zones and pitches of `split`, at peak 1."""
         part = (self._instrument if sound.kind == "instrument" else self._effect)(sound, split, seconds, rng)
         peak = np.abs(part.waveform).max()
         if not np.isfinite(peak) or peak < 1e-4:
@@ -154,19 +154,19 @@ class Renderer:
 
 
 def split_voices(sound: SoundClass, split: str) -> tuple[Voice, ...]:
-    """The voices a split may use."""
+    """The voices that a split may use."""
     if not sound.heldout:
         return sound.voices
     return sound.heldout if split == "test" else tuple(v for v in sound.voices if v not in sound.heldout)
 
 
 def split_keys(sound: SoundClass, voice: Preset, split: str) -> tuple[int, ...]:
-    """The MIDI keys of an instrument that a split may play."""
+    """The MIDI keys of an instrument that a split may use."""
     return _split_keys(sound, voice)[split]
 
 
 def holds_out_zones(sound: SoundClass) -> bool:
-    """Whether no recording of an instrument serves both splits; if not, the splits play different keys of them."""
+    """Whether the splits share no recording of an instrument. Otherwise they play different keys of shared ones."""
     for voice in sound.voices:
         samples = key_samples(voice.font, voice.bank, voice.preset)
         train, test = (
@@ -197,7 +197,7 @@ def _name(voice: Voice) -> str:
 
 
 def _draw_shift(split: str | None, rng: np.random.Generator) -> float:
-    """Semitones: anything without a split, else the held-out bands for test and the rest for train."""
+    """Draw a shift in semitones: from the held-out bands for test, from the rest for train, from all for None."""
     while True:
         shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT)
         heldout = any(low <= shift <= high for low, high in HELDOUT_SHIFTS)
@@ -206,7 +206,7 @@ def _draw_shift(split: str | None, rng: np.random.Generator) -> float:
 
 
 def _fill(base: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Repeat a sound that goes on, with crossfades, and take `length` samples from a random place."""
+    """Repeat a continuous sound with crossfades, and take `length` samples from a random position."""
     fade = min(round(_CROSSFADE * SAMPLING_RATE), len(base) // 3)
     ramp = np.linspace(0, 1, fade, dtype=np.float32)
     looped = base
@@ -239,7 +239,7 @@ def _window(keys: tuple[int, ...], rng: np.random.Generator, span: int = 14) -> 
 def _notes(
     style: str, keys: tuple[int, ...], seconds: float, speed: str, velocity: int, rng: np.random.Generator
 ) -> tuple[str, str, list[Note]]:
-    """What is played: (style, chord quality, notes). A style that the allowed keys do not permit becomes "repeat"."""
+    """Compose what is played: (style, chord quality, notes). A style that the keys do not permit becomes "repeat"."""
     start = rng.uniform(0, 0.12)
     room = seconds - start - 0.25
     window = _window(keys, rng)

@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 
 FOLDER = Path("/usr/share/sounds/sf2")
-# Samples are recorded at 44.1 kHz and the synthesiser interpolates linearly: playing at the target rate would alias.
+# Samples are recorded at 44.1 kHz and the synthesizer interpolates linearly: rendering at the target rate would alias.
 RENDER_RATE = 44100
 _KEY_RANGE, _INSTRUMENT, _SAMPLE_ID = 43, 41, 53
 DRUM_BANK = 128
@@ -20,7 +20,7 @@ Note = tuple[float, int, int, float]
 
 
 class SoundFonts:
-    """Both FluidR3 fonts ("GM", "GS"), loaded once a process (about 150 MB)."""
+    """Both FluidR3 fonts ("GM", "GS"), loaded once per process (about 150 MB)."""
 
     def __init__(self) -> None:
         import tinysoundfont
@@ -31,11 +31,11 @@ class SoundFonts:
     def render(
         self, font: str, bank: int, preset: int, notes: list[Note], seconds: float, sampling_rate: int
     ) -> np.ndarray:
-        """Play `notes` on one preset; mono float32 of round(seconds * sampling_rate) samples."""
+        """Play `notes` on one preset. Returns mono float32 of round(seconds * sampling_rate) samples."""
         drums = bank == DRUM_BANK
         channel = 9 if drums else 0
         self._synth.sounds_off(channel)
-        # The synthesiser fades what was cut off over the next block; let it do so unheard.
+        # The synthesizer fades out cut notes during the next block, which is discarded.
         self._synth.generate(RENDER_RATE // 20)
         self._synth.program_select(channel, self._fonts[font], bank, preset, drums)
         events = [(start, 1, key, velocity) for start, key, velocity, _ in notes]
@@ -59,7 +59,7 @@ class SoundFonts:
 
 @lru_cache
 def key_samples(font: str, bank: int, preset: int) -> dict[int, frozenset[str]]:
-    """Which recordings each MIDI key of a preset plays, by sample name (left and right channels counted as one).
+    """The recordings that each MIDI key of a preset plays, by sample name, without the channel.
 
     Read from the file's `pdta` chunk: presets point to instruments, instruments to samples, each zone with a key range.
     """

@@ -1,4 +1,7 @@
-"""The Space: draft, pick, refine, draw, keep. All but `app`, `api` and `components` work without gradio."""
+"""The app behind `soundctm demo`: draft, pick, refine, draw and keep sounds.
+
+Only `api`, `components`, `handlers`, `launching` and `page` require gradio.
+"""
 
 from ..lazy import lazy_exports
 
@@ -7,8 +10,8 @@ _PUBLIC = {
     "Recipe": ".recipe",
     "Studio": ".studio",
     "Take": ".studio",
-    "build_app": ".page",
-    "launch": ".page",
+    "build_app": ".launching",
+    "launch": ".launching",
     "python_code": ".code_export",
     "render": ".rendering",
 }

@@ -1,6 +1,5 @@
-"""The HTTP API: what `gradio_client` and curl can ask for. Recipes go out and come in as JSON."""
+"""The HTTP API for `gradio_client` and curl. Recipes travel as JSON."""
 
-import secrets
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,92 +9,83 @@ import gradio as gr
 from gradio.processing_utils import hash_bytes
 from gradio.utils import get_upload_folder
 
-from . import studio as work
-from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload, integer, number
+from .. import files
+from . import edits
+from .handlers import EXPECTED_ERRORS
+from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload
 from .sound_files import encode, file_name
 from .studio import Studio, Take
+from .validators import integer, number
+
+RANDOM_SEED = -1
 
 
 def add_endpoints(studio: Studio) -> None:
-    """Add the endpoints to the app that is being built; each docstring below is an endpoint's documentation."""
+    """Add the endpoints to the `gr.Blocks` that is being built. The docstring of each one is its documentation."""
     endpoints = Endpoints(studio)
     with gr.Column(visible=False):
         recipe, other = gr.JSON(label="recipe"), gr.JSON(label="second_recipe")
         made, drift = gr.JSON(label="recipe"), gr.Number(label="drift")
-        sound = gr.File(label="sound")
-        prompt = gr.Textbox(label="prompt")
+        sound, upload, file = gr.File(label="sound"), gr.File(label="file"), gr.File(label="sound")
+        prompt, code = gr.Textbox(label="prompt"), gr.Code(label="code")
         curve, spans = gr.JSON(label="curve"), gr.JSON(label="spans")
-        # Ranges are checked where recipes are made, with a message that says what to do.
-        values = {
-            "negative_prompt": gr.Textbox("", label="negative_prompt"),
-            "seed": gr.Number(-1, label="seed", precision=0),
-            "steps": gr.Number(1, label="steps", precision=0),
-            "final_steps": gr.Number(8, label="steps", precision=0),
-            "duration": gr.Number(round(studio.default_duration, 3), label="duration"),
-            "omega": gr.Number(3.5, label="omega"),
-            "nu": gr.Number(1, label="nu"),
-            "gamma": gr.Number(0, label="gamma"),
-            "amount": gr.Number(0.3, label="amount"),
-            "strength": gr.Number(Recipe.strength, label="strength"),
-            "more": gr.Number(2, label="more"),
-            "extension": gr.Textbox(".wav", label="extension"),
-        }
-        upload, code, file = gr.File(label="file"), gr.Code(label="code"), gr.File(label="sound")
-        v = values
-        generated = [v["negative_prompt"], v["omega"], v["nu"], v["gamma"]]
+        # No ranges here: recipes check them, with messages that say what to do.
+        seed = gr.Number(RANDOM_SEED, label="seed", precision=0)
+        draft_steps = gr.Number(1, label="steps", precision=0)
+        steps = gr.Number(8, label="steps", precision=0)
+        duration = gr.Number(round(studio.default_duration, 3), label="duration")
+        negative_prompt = gr.Textbox("", label="negative_prompt")
+        omega, nu, gamma = gr.Number(3.5, label="omega"), gr.Number(1, label="nu"), gr.Number(0, label="gamma")
+        amount, strength = gr.Number(0.3, label="amount"), gr.Number(Recipe.strength, label="strength")
+        more, extension = gr.Number(2, label="more"), gr.Textbox(".wav", label="extension")
         table = {
-            "draft": ([prompt, v["seed"], v["steps"], v["duration"], *generated], [sound, made]),
-            "refine": ([recipe, v["final_steps"]], [sound, made, drift]),
-            "vary": ([recipe, v["amount"], v["seed"]], [sound, made]),
-            "morph": ([recipe, other, v["final_steps"]], [sound, made]),
-            "draw": ([recipe, curve, v["strength"], v["final_steps"]], [sound, made]),
+            "draft": ([prompt, seed, draft_steps, duration, negative_prompt, omega, nu, gamma], [sound, made]),
+            "refine": ([recipe, steps], [sound, made, drift]),
+            "vary": ([recipe, amount, seed], [sound, made]),
+            "morph": ([recipe, other, steps], [sound, made]),
+            "draw": ([recipe, curve, strength, steps], [sound, made]),
             "upload": ([upload], [made]),
-            "inpaint": ([recipe, prompt, spans, v["final_steps"], v["seed"]], [sound, made]),
-            "continue_sound": ([recipe, prompt, v["more"], v["final_steps"], v["seed"]], [sound, made]),
-            "loop": ([recipe, v["final_steps"]], [sound, made]),
-            "export": ([recipe, v["extension"]], [file]),
+            "inpaint": ([recipe, prompt, spans, steps, seed], [sound, made]),
+            "continue_sound": ([recipe, prompt, more, steps, seed], [sound, made]),
+            "loop": ([recipe, steps], [sound, made]),
+            "export": ([recipe, extension], [file]),
             "code": ([recipe], [code]),
         }
         for name, (inputs, outputs) in table.items():
-            gr.Button(name).click(
-                explained(getattr(endpoints, name)), inputs, outputs, api_name=name, concurrency_limit=None
-            )
+            endpoint = with_error_messages(getattr(endpoints, name))
+            gr.Button(name).click(endpoint, inputs, outputs, api_name=name, concurrency_limit=None)
 
 
-def explained(function: Callable) -> Callable:
-    """`function` whose refusals reach the client with their message."""
+def with_error_messages(function: Callable) -> Callable:
+    """Decorate an endpoint so that clients receive the messages of its expected errors."""
 
     @wraps(function)
     def endpoint(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
+        except EXPECTED_ERRORS as error:
             raise gr.Error(str(error)) from error
 
     return endpoint
 
 
 class Endpoints:
-    """One method an endpoint."""
+    """The endpoints, one method per endpoint. Their docstrings are shown to users of the API."""
 
     def __init__(self, studio: Studio):
         self.studio = studio
 
-    def _made(self, recipe: Recipe, request: gr.Request) -> tuple[str, dict[str, Any]]:
+    def _make(self, recipe: Recipe, request: gr.Request) -> tuple[str, dict[str, Any]]:
         take = self.studio.make(recipe, request.session_hash)
-        return self._file(take), recipe.to_json()
+        return self._write(take), recipe.to_json()
 
-    def _file(self, take: Take, extension: str = ".wav") -> str:
+    def _write(self, take: Take, extension: str = ".wav") -> str:
         content = encode(self.studio, take, extension)
         path = Path(get_upload_folder()) / hash_bytes(content) / f"{file_name(take)}{extension}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # At once, unlike gradio's own `save_bytes_to_cache`: somebody may be downloading the same sound.
-        temporary = path.with_name(f"{secrets.token_hex(8)}.part")
-        try:
+        # Gradio's own `save_bytes_to_cache` writes in place, but somebody may be downloading the same file.
+        with files.atomic(path) as temporary:
             temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return str(path.resolve())
 
     def draft(
@@ -110,9 +100,10 @@ class Endpoints:
         gamma: float,
         request: gr.Request,
     ) -> tuple[str, dict[str, Any]]:
-        """Text to sound: a WAV file, and the recipe that the other endpoints take.
+        """Make a sound from a prompt. Returns a WAV file and the recipe that the other endpoints accept.
 
-        seed −1 draws one; steps 1 to 32; duration in seconds, 0.5 to 30; omega, nu, gamma as in SoundCTMPipeline.
+        seed: −1 for a random one. steps: 1 to 32. duration: 0.5 to 30 seconds. omega: prompt strength, 0 to 20.
+        nu: negative strength, −5 to 10; 1 is off. gamma: randomness, 0 to 1.
         """
         recipe = Recipe(
             prompt,
@@ -124,37 +115,38 @@ class Endpoints:
             nu=nu,
             gamma=gamma,
         )
-        return self._made(recipe, request)
+        return self._make(recipe, request)
 
     def refine(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any], float | None]:
-        """The same sound in more steps; and its drift from what was given, 0 the same to about 1 unrelated."""
+        """Make the same sound in more steps. Also returns how much it changed: 0 equal, about 1 unrelated."""
         first = Recipe.from_json(recipe)
-        final = work.refined(first, steps=steps)
-        path, made = self._made(final, request)
-        takes = (self.studio.make(one, request.session_hash) for one in (first, final))
+        refined = first.change(steps=steps)
+        path, made = self._make(refined, request)
+        takes = (self.studio.make(one, request.session_hash) for one in (first, refined))
         return path, made, self.studio.drift(*takes)
 
     def vary(self, recipe: Any, amount: float, seed: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        """A sound whose noise is `amount` away, 0 the same to 1 unrelated; seed −1 draws a direction."""
-        (varied,) = work.variation_recipes(Recipe.from_json(recipe), amount, _seed(seed), count=1)
-        return self._made(varied, request)
+        """Make a variation of a sound. amount: 0 equal to 1 unrelated. seed: −1 for a random direction."""
+        (varied,) = edits.variation_recipes(Recipe.from_json(recipe), amount, _seed(seed), count=1)
+        return self._make(varied, request)
 
     def morph(self, recipe: Any, second_recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        """A sound that begins as one recipe's and ends as another's."""
-        morphed = work.morphed(Recipe.from_json(recipe), Recipe.from_json(second_recipe), steps)
-        return self._made(morphed, request)
+        """Make a sound that begins as the first recipe's and ends as the second recipe's."""
+        morphed = edits.morphed(Recipe.from_json(recipe), Recipe.from_json(second_recipe), steps)
+        return self._make(morphed, request)
 
     def draw(
         self, recipe: Any, curve: Any, strength: float, steps: int, request: gr.Request
     ) -> tuple[str, dict[str, Any]]:
-        """The sound made to follow a loudness curve: 2 to 128 decibels, −100 to 0, evenly spread over the sound."""
-        return self._made(work.drawn(Recipe.from_json(recipe), curve, strength, steps), request)
+        """Make the sound follow a loudness curve. curve: 2 to 128 values in dB, −100 to 0, evenly spaced in time."""
+        return self._make(edits.drawn(Recipe.from_json(recipe), curve, strength, steps), request)
 
     def upload(self, file: str) -> dict[str, Any]:
-        """A sound file (WAV, FLAC, OGG, MP3; 0.5 to 30 s, at most 20 MB) as a source for inpaint and continue_sound."""
-        return {"digest": self.studio.bring(file).digest}
+        """Upload a sound file for inpaint and continue_sound: WAV, FLAC, OGG or MP3, 0.5 to 30 s, at most 20 MB."""
+        return {"digest": self.studio.add_upload(file).digest}
 
     def _source(self, source: Any, request: gr.Request) -> tuple[Recipe | Upload, float]:
+        """Return a recipe or an upload, and its length in seconds."""
         if isinstance(source, dict) and set(source) == {"digest"}:
             upload = Upload(source["digest"])
             return upload, self.studio.upload(upload).shape[-1] / self.studio.pipe.sampling_rate
@@ -164,34 +156,32 @@ class Endpoints:
     def inpaint(
         self, recipe: Any, prompt: str, spans: Any, steps: int, seed: int, request: gr.Request
     ) -> tuple[str, dict[str, Any]]:
-        """Spans of a sound made anew: pairs of seconds, for instance [[1.0, 2.0]]; `recipe` may be an upload's."""
+        """Replace parts of a sound. spans: start and end in seconds, such as [[1.0, 2.0]]. recipe: or an upload."""
         source, seconds = self._source(recipe, request)
-        return self._made(work.filled(source, seconds, prompt, spans, steps, _seed(seed)), request)
+        return self._make(edits.filled(source, seconds, prompt, spans, steps, _seed(seed)), request)
 
     def continue_sound(
         self, recipe: Any, prompt: str, more: float, steps: int, seed: int, request: gr.Request
     ) -> tuple[str, dict[str, Any]]:
-        """A sound that goes on for `more` seconds; `recipe` may be an upload's."""
+        """Make a sound longer. more: seconds to add. recipe: or an upload."""
         source, seconds = self._source(recipe, request)
         more = number("more", more, 0.1, DURATION[1])
-        return self._made(work.continued(source, seconds, prompt, more, steps, _seed(seed)), request)
+        return self._make(edits.continued(source, seconds, prompt, more, steps, _seed(seed)), request)
 
     def loop(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        """The sound as one whose end runs into its start."""
-        return self._made(work.looped(Recipe.from_json(recipe), steps), request)
+        """Make the sound loop: its end runs seamlessly into its start."""
+        return self._make(edits.looped(Recipe.from_json(recipe), steps), request)
 
     def export(self, recipe: Any, extension: str, request: gr.Request) -> str:
-        """The recipe's sound as a file, .wav or .flac, with its settings in the metadata."""
+        """Return the sound as a file with its settings in the metadata. extension: .wav or .flac."""
         if extension not in (".wav", ".flac"):
             raise ValueError(f"extension is {extension!r}; choose .wav or .flac.")
-        return self._file(self.studio.make(Recipe.from_json(recipe), request.session_hash), extension)
+        return self._write(self.studio.make(Recipe.from_json(recipe), request.session_hash), extension)
 
     def code(self, recipe: Any) -> str:
-        """Python that makes the recipe's sound with the library, sample for sample."""
+        """Return a Python script that makes the sound again with the library, sample for sample."""
         return self.studio.code(Recipe.from_json(recipe))
 
 
 def _seed(seed: Any) -> int:
-    if seed == -1:
-        return secrets.randbelow(10**6)
-    return integer("The seed", seed, 0, MAX_SEED)
+    return edits.random_seed() if seed == RANDOM_SEED else integer("The seed", seed, 0, MAX_SEED)

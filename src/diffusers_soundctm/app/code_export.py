@@ -1,4 +1,7 @@
-"""Python that makes a sound again with the library alone, sample for sample."""
+"""Write a Python script that makes a sound again with the library alone, sample for sample.
+
+The script makes the same library calls as `rendering`; a change there needs the same change here.
+"""
 
 import torch
 
@@ -12,9 +15,14 @@ def python_code(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> str:
-    """A script that writes the sound to `filename`; a sound that was brought must lie beside it as `upload.wav`.
+    """Return a script that makes the sound of a recipe.
 
-    `dtype` and `device` are the model's: with others the samples differ.
+    Args:
+        recipe: The sound. An uploaded sound that it starts from must lie beside the script as `upload.wav`.
+        model: "embedded", a folder or a Hub id.
+        filename: Name of the audio file that the script writes.
+        dtype: The model's dtype. Another one gives other samples.
+        device: The model's device. Another kind of device gives other samples.
     """
     lines = ["import torch", "", "from diffusers_soundctm import SoundCTMPipeline, audio"]
     names = sorted(_controls(recipe))
@@ -32,6 +40,7 @@ def python_code(
 
 
 def _controls(recipe: Recipe) -> set[str]:
+    """Return the names that the script imports from `diffusers_soundctm.control`."""
     names = set()
     if recipe.noise.variations or (recipe.morph and recipe.morph.noise.variations):
         names.add("vary")
@@ -47,15 +56,8 @@ def _controls(recipe: Recipe) -> set[str]:
 
 
 def _sound(recipe: Recipe) -> list[str]:
-    """Lines that leave the sound, (channels, samples), in `sound`."""
-    lines = []
-    if isinstance(recipe.source, Recipe):
-        lines += [*_sound(recipe.source), "source = sound"]
-    elif isinstance(recipe.source, Upload):
-        lines += ["# upload.wav, beside this script, is the sound file that was brought to the app."]
-        lines += [
-            'source = audio.match_channels(audio.read_audio("upload.wav", pipe.sampling_rate)[0], pipe.num_channels)'
-        ]
+    """Return lines that assign the sound, (channels, samples), to `sound`."""
+    lines = _source(recipe)
     lines += ["", f"shape = pipe.latent_shape(round({recipe.duration!r} * pipe.sampling_rate))"]
     lines += _noise(recipe.noise, "latents", "generator")
     arguments = {
@@ -69,33 +71,50 @@ def _sound(recipe: Recipe) -> list[str]:
         arguments["negative_prompt"] = recipe.negative_prompt
     arguments = {name: repr(value) for name, value in arguments.items()}
     arguments |= {"generator": "generator", "latents": "latents"}
-
     if recipe.source:
         arguments |= {"spans": repr(list(recipe.spans) or None)}
         lines += _call("sound = inpaint(", f"pipe, {recipe.prompt!r}, source[None], pipe.sampling_rate", arguments)
         return [*lines, "sound = sound[0]"]
     if recipe.loop:
-        # What is told when a sound ends has to know that this one does not: the loop is the model's whole window.
+        # A model that is conditioned on the length would end the sound there. A loop fills the whole window instead.
         length = f"None if pipe.conditioning.needs_audio_length else {recipe.duration!r}"
         arguments |= {"audio_length_in_s": length}
         arguments |= {"output_type": '"latent"', "callback_on_step_end": "CircularTime()"}
         lines += _call("z_0 = pipe(", repr(recipe.prompt), arguments, ").audios")
         return [*lines, "sound = decode_loop(pipe, z_0)[0]"]
+    return [*lines, *_from_noise(recipe, arguments)]
+
+
+def _source(recipe: Recipe) -> list[str]:
+    """Return lines that assign the sound to start from to `source`, if there is one."""
+    if isinstance(recipe.source, Recipe):
+        return [*_sound(recipe.source), "source = sound"]
+    if isinstance(recipe.source, Upload):
+        read = 'audio.read_audio("upload.wav", pipe.sampling_rate)[0]'
+        return [
+            "# upload.wav, beside this script, is the sound file that was uploaded to the app.",
+            f"source = audio.match_channels({read}, pipe.num_channels)",
+        ]
+    return []
+
+
+def _from_noise(recipe: Recipe, arguments: dict[str, str]) -> list[str]:
+    """Return lines that make a plain, drawn or morphed sound from `latents`."""
+    lines = []
     if recipe.curve:
-        lines += [f"curve = {list(recipe.curve)!r}  # dB, evenly spread over the sound"]
+        lines += [f"curve = {list(recipe.curve)!r}  # dB, evenly spaced over the sound"]
         guidance = (
             f"LossGuidance(IntensityObjective(curve), scale={recipe.strength!r}, inner_steps={CURVE_INNER_STEPS})"
         )
-        arguments |= {"callback_on_step_end": guidance}
+        arguments = arguments | {"callback_on_step_end": guidance}
     if recipe.morph:
         lines += _noise(recipe.morph.noise, "last", "other")
         lines += ["angle = torch.linspace(0, torch.pi / 2, latents.shape[2]).view(-1, *[1] * (latents.ndim - 3))"]
         lines += ["latents = angle.cos() * latents + angle.sin() * last"]
         if recipe.morph.prompt != recipe.prompt:
-            arguments |= {"callback_on_step_end": f"PromptMorph({recipe.morph.prompt!r})"}
-    arguments |= {"output_type": '"pt"'}
-    lines += _call("sound = pipe(", repr(recipe.prompt), arguments, ").audios[0]")
-    return lines
+            arguments = arguments | {"callback_on_step_end": f"PromptMorph({recipe.morph.prompt!r})"}
+    arguments = arguments | {"output_type": '"pt"'}
+    return [*lines, *_call("sound = pipe(", repr(recipe.prompt), arguments, ").audios[0]")]
 
 
 def _noise(noise: Noise, name: str, generator: str) -> list[str]:

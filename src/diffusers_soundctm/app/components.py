@@ -1,4 +1,7 @@
-"""The page's own components: gradio's HTML with the scripts of `assets`, each with the events its script triggers."""
+"""Custom controls of the page: gradio's HTML component with the scripts in `assets/`.
+
+Each script may trigger events of its own; their names are given below.
+"""
 
 import html
 from collections.abc import Sequence
@@ -11,7 +14,14 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def component(name: str, value: Any, label: str, **kwargs: Any) -> gr.HTML:
-    """An element of class `sc-{name}` that `assets/{name}.js` fills; its value is JSON."""
+    """Return an element of class `sc-{name}` that `assets/{name}.js` fills.
+
+    Args:
+        name: Name of the script and of the CSS class.
+        value: Initial value, any JSON.
+        label: Name of the region for screen readers.
+        **kwargs: Passed to `gr.HTML`.
+    """
     return gr.HTML(
         value,
         html_template=f'<div class="sc-{name}" role="region" aria-label="{html.escape(label)}"></div>',
@@ -21,40 +31,68 @@ def component(name: str, value: Any, label: str, **kwargs: Any) -> gr.HTML:
     )
 
 
+def shortcuts() -> gr.HTML:
+    """Return the list of keyboard shortcuts, shown by its button or the key "?". It also handles the keys."""
+    return component("shortcuts", {}, "Keyboard shortcuts")
+
+
 def grid(label: str, **kwargs: Any) -> gr.HTML:
-    """Tiles of sounds; value {cards, total, keys}; events `pick`, `second` and `keep` with the tile's `recipe`."""
+    """Return a grid of sounds.
+
+    Its value is {cards, total, keys}: the finished cards, how many there will be, and whether keys 1 to 8 play them.
+    Its events `pick`, `second` and `keep` carry the tile's `recipe`.
+    """
     return component("grid", {"cards": [], "total": 0}, label, **kwargs)
 
 
 def player() -> gr.HTML:
-    """A and B at the same position; value {a, b, drift, target, before, achieved}; events `keep` and `use`."""
+    """Return the player of sounds A and B, which keeps the position when it switches.
+
+    Its value is {a, b, drift, target, before, achieved}: two cards, their drift, and three loudness curves in dB.
+    Its events `keep` and `use` carry a `recipe`.
+    """
     return component("player", {}, "A/B player")
 
 
 def drawing() -> gr.HTML:
-    """A loudness curve over the picked sound; value: 64 decibels, or an empty list."""
+    """Return a canvas for a loudness curve over the picked sound. Its value is 64 dB values, or an empty list."""
     return component("draw", [], "Loudness curve")
 
 
 def marking() -> gr.HTML:
-    """A marked part of the picked sound; value: start and end in seconds, or an empty list."""
+    """Return a surface to mark a part of the picked sound. Its value is [start, end] in seconds, or an empty list."""
     return component("mark", [], "Marked part")
 
 
 def shelf() -> gr.HTML:
-    """Sounds kept in the browser; a card with files as value is added; event `pick` with its `recipe`."""
+    """Return the list of sounds kept in the browser.
+
+    Setting its value to a card with files adds that sound. Its event `pick` carries a `recipe`.
+    """
     return component("shelf", {}, "Kept sounds")
 
 
+def heading(level: int, title: str, text: str = "") -> gr.HTML:
+    """Return a heading, with a line of text below it if there is one."""
+    markup = f"<h{level}>{html.escape(title)}</h{level}>" + (f"<p>{html.escape(text)}</p>" if text else "")
+    return gr.HTML(markup, elem_classes="sc-title" if level == 1 else "sc-section", js_on_load=None)
+
+
 def message() -> gr.HTML:
-    """A line next to a control, for progress and for what went wrong."""
+    """Return a line beside a control that shows progress and errors. Its values come from `message_html`."""
     return gr.HTML("", js_on_load=None, elem_classes="sc-note")
 
 
-def said(text: str = "", is_bad: bool = False, progress: Sequence[int] | None = None) -> str:
-    """The line's markup; `text` may be anybody's."""
+def message_html(text: str = "", is_error: bool = False, progress: Sequence[int] | None = None) -> str:
+    """Return the markup of a message.
+
+    Args:
+        text: Any text, escaped here. An empty text removes the message.
+        is_error: Whether screen readers announce the message as an alert.
+        progress: Finished and total steps of a progress bar.
+    """
     if not text:
         return ""
     bar = "" if progress is None else f'<progress value="{progress[0]}" max="{progress[1]}"></progress>'
-    role, kind = ("alert", " sc-bad") if is_bad else ("status", "")
+    role, kind = ("alert", " sc-bad") if is_error else ("status", "")
     return f'<p class="sc-message{kind}" role="{role}">{bar}<span>{html.escape(text)}</span></p>'

@@ -1,4 +1,4 @@
-"""One model, many people: whoever has waited longest without a turn is next, however much others have asked for."""
+"""A lock that several people share fairly: the next turn goes to whoever has waited longest since their last one."""
 
 import threading
 from collections import OrderedDict, deque
@@ -7,11 +7,14 @@ from contextlib import contextmanager
 
 
 class FairQueue:
-    """A lock that is handed round between owners, not between requests.
+    """A lock that alternates between owners, however many requests each of them has made.
 
     Example:
-        >>> with queue.turn("somebody"):
-        ...     pass  # alone here
+        ```python
+        queue = FairQueue()
+        with queue.turn("browser tab 1"):
+            ...  # nobody else has a turn
+        ```
     """
 
     def __init__(self):
@@ -21,7 +24,15 @@ class FairQueue:
 
     @contextmanager
     def turn(self, owner: str, is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-        """Wait for a turn of `owner`; yields False, without the turn, if it was given up while waiting (see `wake`)."""
+        """Wait for a turn of `owner` and hold it during the block.
+
+        Args:
+            owner: Whose turn it is.
+            is_cancelled: Checked while waiting, at each `wake` and each change of turn.
+
+        Yields:
+            True with the turn, or False without it if `is_cancelled` returned True.
+        """
         ticket = object()
         with self._changed:
             self._waiting.setdefault(owner, deque()).append(ticket)
@@ -39,7 +50,7 @@ class FairQueue:
                 self._changed.notify_all()
 
     def wake(self) -> None:
-        """Make all who wait look again whether they were cancelled."""
+        """Make all waiting requests check whether they were cancelled."""
         with self._changed:
             self._changed.notify_all()
 

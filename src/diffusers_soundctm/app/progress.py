@@ -1,4 +1,4 @@
-"""Long work with a view of it: steps as they are done, then the result."""
+"""Report the progress of long work while it runs in a thread."""
 
 import queue
 import threading
@@ -10,22 +10,23 @@ from .studio import Studio, Take
 
 
 def steps_then_take(studio: Studio, recipe: Recipe, owner: str) -> Iterator[tuple[int, int] | Take]:
-    """(done, of) after each step of the sampler, and at last the take.
+    """Make a sound and yield (finished steps, all steps) after each sampling step, then the take.
 
     Raises:
-        Cancelled, ValueError, TypeError: as `Studio.make`.
+        Cancelled: As `Studio.make`.
+        ValueError: As `Studio.make`.
     """
-    yield from events(lambda report: studio.make(recipe, owner, lambda done, of: report((done, of))))
+    yield from events(lambda report: studio.make(recipe, owner, lambda done, total: report((done, total))))
 
 
 def events(work: Callable[[Callable[[Any], None]], Any]) -> Iterator[Any]:
-    """What `work(report)` reports while it runs in a thread of its own, then what it returns or raises."""
+    """Run `work(report)` in a thread. Yield each value that it reports, then its result; raise what it raises."""
     reported: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             reported.put(("returned", work(lambda value: reported.put(("reported", value)))))
-        except BaseException as error:  # handed over to the caller, who raises it
+        except BaseException as error:  # the caller's thread raises it
             reported.put(("raised", error))
 
     threading.Thread(target=run, daemon=True).start()

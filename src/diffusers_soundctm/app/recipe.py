@@ -1,57 +1,43 @@
-"""What a sound is made from: plain values that travel through browsers and files, checked wherever they come from."""
+"""Everything that determines a sound, as plain values. They travel through browsers and files and are checked here."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-MAX_PROMPT = 300
+from .validators import integer, is_list, number, text
+
 MAX_STEPS = 32
-MAX_SEED = 2**53 - 1  # what JavaScript counts exactly
+MAX_SEED = 2**53 - 1  # the largest integer that JavaScript represents exactly
 MAX_VARIATIONS = 16
 MAX_DEPTH = 3
+MAX_SPANS = 8
+MIN_SPAN = 0.05  # seconds
 CURVE_POINTS = (2, 128)
-# Gradient steps a level towards a curve: where levels are few, what one of them overshoots, the other takes back.
+# Gradient steps toward a loudness curve at each noise level. With few levels, one gradient step overshoots and the
+# next has no level left to correct it.
 CURVE_INNER_STEPS = 2
-DURATION = (0.5, 30.0)
+DURATION = (0.5, 30.0)  # seconds
 LOWEST_DB = -100.0
-# name → smallest, largest
-RANGES = {"omega": (0.0, 20.0), "nu": (-5.0, 10.0), "gamma": (0.0, 1.0), "strength": (0.05, 4.0), "duration": DURATION}
-
-
-def number(name: str, value: Any, low: float, high: float) -> float:
-    """`value` as a float between `low` and `high`; the `ValueError` names it otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; choose a number from {low:g} to {high:g}.")
-    return float(value)
-
-
-def integer(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an integer between `low` and `high`; floats without a fraction count, as JavaScript has no others."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; choose a whole number from {low} to {high}.")
-    return value
-
-
-def text(name: str, value: Any, may_be_empty: bool = False) -> str:
-    """`value` as one line of at most `MAX_PROMPT` characters."""
-    value = "" if value is None else value  # what an empty field of a page is
-    if not isinstance(value, str):
-        raise ValueError(f"The {name} is a {type(value).__name__}; write a few words.")
-    value = " ".join("".join(c if c.isprintable() else " " for c in value).split())
-    if not value and not may_be_empty:
-        raise ValueError(f"The {name} is empty; describe a sound, for instance: rain on a tin roof.")
-    if len(value) > MAX_PROMPT:
-        raise ValueError(f"The {name} has {len(value)} characters; at most {MAX_PROMPT} are read.")
-    return value
+# field → name in messages, smallest value, largest value
+RANGES = {
+    "omega": ("The prompt strength (omega)", 0.0, 20.0),
+    "nu": ("The negative strength (nu)", -5.0, 10.0),
+    "gamma": ("The randomness (gamma)", 0.0, 1.0),
+    "strength": ("The curve strength", 0.05, 4.0),
+    "duration": ("The length (duration) in seconds", *DURATION),
+}
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Where a sound starts: a seed, then turns of (amount, seed) by `control.vary`."""
+    """The starting noise of a sound.
+
+    Args:
+        seed: Seed of the noise, 0 to `MAX_SEED`.
+        variations: Pairs of an amount (0 to 1) and a seed, applied in order by `control.vary`.
+    """
 
     seed: int
     variations: tuple[tuple[float, int], ...] = ()
@@ -59,20 +45,20 @@ class Noise:
     def __post_init__(self):
         put = object.__setattr__
         put(self, "seed", integer("The seed", self.seed, 0, MAX_SEED))
-        if not isinstance(self.variations, Sequence) or len(self.variations) > MAX_VARIATIONS:
-            raise ValueError(f"A sound can be varied {MAX_VARIATIONS} times at most; start from another draft.")
-        turns = []
-        for turn in self.variations:
-            if not isinstance(turn, Sequence) or len(turn) != 2:
-                raise ValueError(f"A variation is {turn!r}; it has an amount and a seed.")
-            amount = number("The amount of a variation", turn[0], 0, 1)
-            turns.append((amount, integer("The seed of a variation", turn[1], 0, MAX_SEED)))
-        put(self, "variations", tuple(turns))
+        if not is_list(self.variations) or len(self.variations) > MAX_VARIATIONS:
+            raise ValueError(f"A sound can be varied at most {MAX_VARIATIONS} times; start from another draft.")
+        checked = []
+        for variation in self.variations:
+            if not is_list(variation) or len(variation) != 2:
+                raise ValueError(f"A variation is {variation!r}; give an amount and a seed.")
+            amount = number("The amount of a variation", variation[0], 0, 1)
+            checked.append((amount, integer("The seed of a variation", variation[1], 0, MAX_SEED)))
+        put(self, "variations", tuple(checked))
 
 
 @dataclass(frozen=True)
 class Morph:
-    """Where a sound goes: another prompt and other noise, both reached at the end."""
+    """The prompt and the noise that a sound reaches at its end."""
 
     prompt: str
     noise: Noise
@@ -83,7 +69,7 @@ class Morph:
 
 @dataclass(frozen=True)
 class Upload:
-    """A sound that somebody brought: a hash of its samples, by which the studio knows it."""
+    """An uploaded sound, named by a hash of its samples (16 hexadecimal digits)."""
 
     digest: str
 
@@ -95,21 +81,28 @@ class Upload:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that determines a sound, given the model. At most one of `morph`, `curve`, `loop` and `source` is set.
+    """All values that determine a sound, given the model.
+
+    At most one of `morph`, `curve`, `loop` and `source` is set.
 
     Args:
-        prompt, negative_prompt: at most 300 characters.
-        noise: starting noise.
-        steps, omega, nu, gamma, duration: as in a call of the pipeline; seconds.
-        morph: what the sound turns into.
-        curve: loudness in dB, -100 to 0, evenly spread over the sound.
-        strength: how firmly the curve is followed, `LossGuidance`'s scale.
-        loop: whether the end runs into the start.
-        source: a sound to fill holes of and to continue.
-        spans: the holes, pairs of seconds.
+        prompt: Description of the sound, at most 300 characters.
+        noise: Starting noise.
+        duration: Length in seconds, 0.5 to 30.
+        negative_prompt: Description of what to avoid. It requires `nu` other than 1.
+        steps: Number of sampling steps, 1 to 32.
+        omega: Guidance scale ω of the student, 0 to 20.
+        nu: Weight ν of the prompt against the negative prompt, −5 to 10.
+        gamma: Share γ of fresh noise per step, 0 to 1.
+        morph: What the sound turns into.
+        curve: Loudness in dB, −100 to 0, at 2 to 128 evenly spaced times.
+        strength: Scale of `LossGuidance` for the curve. Large values distort when steps are few.
+        loop: Whether the end runs seamlessly into the start.
+        source: The sound to fill or to continue.
+        spans: Parts of `source` to fill, as pairs of start and end in seconds.
 
     Raises:
-        ValueError: a value is of a wrong type or out of its range; the message is meant for the person at the screen.
+        ValueError: A value has the wrong type or is out of range. The message is meant for the person at the screen.
     """
 
     prompt: str
@@ -122,7 +115,7 @@ class Recipe:
     gamma: float = 0.0
     morph: Morph | None = None
     curve: tuple[float, ...] = ()
-    strength: float = 0.2  # as `LossGuidance`: more ends in distorted sounds where steps are few
+    strength: float = 0.2
     loop: bool = False
     source: "Recipe | Upload | None" = None
     spans: tuple[tuple[float, float], ...] = ()
@@ -132,42 +125,44 @@ class Recipe:
         put(self, "prompt", text("prompt", self.prompt))
         put(self, "negative_prompt", text("negative prompt", self.negative_prompt, may_be_empty=True))
         put(self, "steps", integer("The number of steps", self.steps, 1, MAX_STEPS))
-        for name, (low, high) in RANGES.items():
-            put(self, name, number(f"The {name}", getattr(self, name), low, high))
+        for field, (name, low, high) in RANGES.items():
+            put(self, field, number(name, getattr(self, field), low, high))
         if self.negative_prompt and self.nu == 1:
-            raise ValueError("The negative prompt has no effect at a mix ν of 1; choose another ν, such as 1.5.")
+            raise ValueError(
+                "The negative prompt has no effect while its strength (nu) is 1; choose another strength, such as 1.5."
+            )
         self._check_curve()
         self._check_spans()
         if not isinstance(self.loop, bool):
-            raise ValueError(f"The loop is {self.loop!r}; say true or false.")
+            raise ValueError(f"The loop setting is {self.loop!r}; choose true or false.")
         chosen = [self.morph is not None, bool(self.curve), self.loop, self.source is not None]
         if sum(chosen) > 1:
-            raise ValueError("A sound can have one of: a second prompt, a curve, a loop, a source; choose one.")
+            raise ValueError("A sound can have one of a second prompt, a curve, a loop or a source; choose one.")
         if self.depth > MAX_DEPTH:
-            raise ValueError(f"Sounds made from sounds can be {MAX_DEPTH} deep; download this one and upload it.")
+            raise _too_deep()
 
     def _check_curve(self) -> None:
         if not self.curve:
             object.__setattr__(self, "curve", ())
             return
         low, high = CURVE_POINTS
-        if not isinstance(self.curve, Sequence) or isinstance(self.curve, str) or not low <= len(self.curve) <= high:
+        if not is_list(self.curve) or not low <= len(self.curve) <= high:
             raise ValueError(f"The curve needs {low} to {high} values; draw it again.")
         values = (number("A value of the curve (dB)", value, LOWEST_DB, 0) for value in self.curve)
         object.__setattr__(self, "curve", tuple(round(value, 1) for value in values))
 
     def _check_spans(self) -> None:
         if self.spans and self.source is None:
-            raise ValueError("Marked spans need a sound that they are holes of.")
-        if not isinstance(self.spans, Sequence) or isinstance(self.spans, str) or len(self.spans) > 8:
-            raise ValueError("The spans are a list of at most eight; mark them again.")
+            raise ValueError("Parts are marked, but there is no sound to fill; pick or upload a sound.")
+        if not is_list(self.spans) or len(self.spans) > MAX_SPANS:
+            raise ValueError(f"The marked parts must be a list of at most {MAX_SPANS}; mark them again.")
         spans = []
         for span in self.spans:
-            if not isinstance(span, Sequence) or len(span) != 2:
-                raise ValueError(f"A span is {span!r}; it has a start and an end in seconds.")
-            start, end = (number("An end of a span (s)", seconds, 0, DURATION[1]) for seconds in span)
-            if end - start < 0.05:
-                raise ValueError("A marked span is shorter than 0.05 s; mark more.")
+            if not is_list(span) or len(span) != 2:
+                raise ValueError(f"A marked part is {span!r}; give its start and its end in seconds.")
+            start, end = (number("The start or end of a marked part (s)", value, 0, DURATION[1]) for value in span)
+            if end - start < MIN_SPAN:
+                raise ValueError(f"A marked part is shorter than {MIN_SPAN} s; mark a longer one.")
             spans.append((round(start, 3), round(end, 3)))
         object.__setattr__(self, "spans", tuple(spans))
 
@@ -178,30 +173,36 @@ class Recipe:
 
     @property
     def is_plain(self) -> bool:
-        """Whether `soundctm generate` could have made it: one seed, and no control."""
+        """Whether `soundctm generate` can make the sound: one seed and no control."""
         return not (self.noise.variations or self.morph or self.curve or self.loop or self.source)
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that are equal for equal recipes."""
+        """Sixteen hexadecimal digits, equal for equal recipes."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def change(self, **changes: Any) -> "Recipe":
-        """A copy with other values."""
+        """Return a copy with other values."""
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Dictionaries, lists, numbers and strings; values that are the defaults are left out."""
+        """Return dictionaries, lists, numbers and strings. Values that equal the defaults are left out."""
         return _to_json(self)
 
     @classmethod
     def from_json(cls, values: Any) -> "Recipe":
-        """Inverse of `to_json`, for values that anybody may have sent.
+        """Read what `to_json` returned. The values may come from anybody.
 
         Raises:
-            ValueError: not a recipe.
+            ValueError: `values` is not a valid recipe.
         """
         return _recipe(values, 0)
+
+
+def _too_deep() -> ValueError:
+    return ValueError(
+        f"This sound is already made from others, {MAX_DEPTH} levels deep; download it and upload it to go on."
+    )
 
 
 def _to_json(value: Any) -> Any:
@@ -214,9 +215,10 @@ def _to_json(value: Any) -> Any:
 
 
 def _known(kind: type, values: Any) -> dict[str, Any]:
+    """Return `values` as a dictionary that has only fields of `kind`."""
     names = {field.name for field in fields(kind)}
     if not isinstance(values, Mapping) or set(values) - names:
-        raise ValueError(f"This is no {kind.__name__.lower()} of a sound; use one that the app has given.")
+        raise ValueError(f"The {kind.__name__.lower()} of a sound is not valid; use one that the app returned.")
     return dict(values)
 
 
@@ -227,7 +229,7 @@ def _noise(values: Any) -> Noise:
 
 def _recipe(values: Any, depth: int) -> Recipe:
     if depth > MAX_DEPTH:
-        raise ValueError(f"Sounds made from sounds can be {MAX_DEPTH} deep; download this one and upload it.")
+        raise _too_deep()
     values = _known(Recipe, values)
     values = {"prompt": None, "noise": {}, "duration": None} | values
     values["noise"] = _noise(values["noise"])

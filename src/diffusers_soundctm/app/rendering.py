@@ -1,4 +1,4 @@
-"""From a recipe to its sound: one call of the library for each kind, the same calls that `python_code` writes down."""
+"""Make the waveform of a recipe. `code_export` writes the same library calls down as a script."""
 
 import math
 from collections.abc import Callable
@@ -12,31 +12,49 @@ from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .recipe import CURVE_INNER_STEPS, Noise, Recipe, Upload
 
 StepObserver = Callable[[int, int], bool]
+Sources = Callable[[Recipe | Upload], torch.Tensor | None]
 
 
 class Cancelled(Exception):
-    """Somebody pressed Cancel."""
+    """The person who asked for the sound cancelled it."""
+
+    def __init__(self):
+        super().__init__("Cancelled.")
 
 
 class Observer(PipelineCallback):
-    """Calls `on_step(done, of)` after each step; where that returns False, the pipeline skips the remaining ones."""
+    """Pipeline callback that calls `on_step(done, total)` after each step.
+
+    Once `on_step` returns False, the pipeline skips the remaining steps.
+    """
 
     tensor_inputs = ("latents",)
 
-    def __init__(self, on_step: StepObserver):
+    def __init__(self, on_step: StepObserver | None):
         super().__init__()
         self.on_step = on_step
+        self.is_cancelled = False
 
     def callback_fn(
         self, pipeline: SoundCTMPipeline, step_index: int, timestep: torch.Tensor, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
-        if not self.on_step(step_index + 1, pipeline.num_timesteps):
-            pipeline._interrupt = True
+        if self.on_step is not None and not self.on_step(step_index + 1, pipeline.num_timesteps):
+            self.is_cancelled = pipeline._interrupt = True
         return callback_kwargs
 
 
 def starting_noise(pipe: SoundCTMPipeline, noise: Noise, duration: float, generator: torch.Generator) -> torch.Tensor:
-    """Latents (1, C, time, ...) of a sound of `duration` seconds; `generator` has just been given the seed."""
+    """Draw the starting noise of a sound.
+
+    Args:
+        pipe: Pipeline that the noise is for.
+        noise: Its variations are applied; its seed must already be set on `generator`.
+        duration: Length of the sound in seconds.
+        generator: Random generator, advanced by this call.
+
+    Returns:
+        Noise of unit variance, shape (1, C, time, ...).
+    """
     shape = pipe.latent_shape(round(duration * pipe.sampling_rate))
     latents = torch.randn(1, *shape, generator=generator)
     for amount, seed in noise.variations:
@@ -45,7 +63,7 @@ def starting_noise(pipe: SoundCTMPipeline, noise: Noise, duration: float, genera
 
 
 def blend_over_time(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Noise that is `first` at the beginning and `second` at the end, (B, C, time, ...), of unit variance between."""
+    """Return noise (B, C, time, ...) that turns from `first` into `second` over time, with unit variance throughout."""
     angle = torch.linspace(0, math.pi / 2, first.shape[2]).view(-1, *[1] * (first.ndim - 3))
     return angle.cos() * first + angle.sin() * second
 
@@ -53,36 +71,34 @@ def blend_over_time(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 def render(
     pipe: SoundCTMPipeline,
     recipe: Recipe,
-    sources: Callable[[Recipe | Upload], torch.Tensor | None] = lambda source: None,
+    sources: Sources = lambda source: None,
     on_step: StepObserver | None = None,
 ) -> torch.Tensor:
-    """The sound, float32 (channels, samples) on the CPU.
+    """Make the waveform of a recipe.
 
     Args:
-        sources: the samples, (channels, samples) at the model's rate, of a sound to start from; None for a recipe that
-            has to be rendered first.
-        on_step: called after each step with how many are done and how many there are; False to cancel.
+        pipe: The model.
+        recipe: What to make.
+        sources: Returns the waveform (channels, samples) of a sound to start from, at the model's sampling rate. None
+            stands for a recipe that is not rendered yet; it is rendered first.
+        on_step: Called after each step with the numbers of finished and of all steps. It returns False to cancel.
+
+    Returns:
+        Waveform (channels, samples), float32, on the CPU.
 
     Raises:
         Cancelled: `on_step` returned False.
-        ValueError, TypeError: the library refuses an argument.
+        ValueError: The library rejects an argument.
+        TypeError: The library rejects an argument.
     """
-    is_cancelled = False
-
-    def observed(done: int, of: int) -> bool:
-        nonlocal is_cancelled
-        is_cancelled = on_step is not None and not on_step(done, of)
-        return not is_cancelled
-
     source = None
     if recipe.source is not None:
         source = sources(recipe.source)
         if source is None:
             source = render(pipe, recipe.source, sources, on_step)
-
     generator = torch.Generator().manual_seed(recipe.noise.seed)
-    latents = starting_noise(pipe, recipe.noise, recipe.duration, generator)
     call = {
+        "latents": starting_noise(pipe, recipe.noise, recipe.duration, generator),
         "audio_length_in_s": recipe.duration,
         "num_inference_steps": recipe.steps,
         "guidance_scale": recipe.omega,
@@ -91,36 +107,53 @@ def render(
         "negative_prompt": recipe.negative_prompt or None,
         "generator": generator,
     }
-    observer = Observer(observed)
+    observer = Observer(on_step)
     if source is not None:
-        sound = inpaint(
-            pipe,
-            recipe.prompt,
-            source[None],
-            pipe.sampling_rate,
-            spans=list(recipe.spans) or None,
-            latents=latents,
-            callback_on_step_end=observer,
-            **call,
-        )
+        waveform = _render_from_source(pipe, recipe, source, observer, call)
     elif recipe.loop:
-        callbacks = MultiPipelineCallbacks([CircularTime(), observer])
-        if pipe.conditioning.needs_audio_length:
-            call["audio_length_in_s"] = None  # the loop is the model's whole window, and the model has to know
-        z_0 = pipe(recipe.prompt, latents=latents, output_type="latent", callback_on_step_end=callbacks, **call).audios
-        sound = None if is_cancelled else decode_loop(pipe, z_0)
+        waveform = _render_loop(pipe, recipe, observer, call)
     else:
-        callbacks = [observer]
-        if recipe.curve:
-            objective = IntensityObjective(list(recipe.curve))
-            callbacks.insert(0, LossGuidance(objective, scale=recipe.strength, inner_steps=CURVE_INNER_STEPS))
-        if recipe.morph is not None:
-            other = torch.Generator().manual_seed(recipe.morph.noise.seed)
-            latents = blend_over_time(latents, starting_noise(pipe, recipe.morph.noise, recipe.duration, other))
-            if recipe.morph.prompt != recipe.prompt:
-                callbacks.insert(0, PromptMorph(recipe.morph.prompt))
-        callbacks = MultiPipelineCallbacks(callbacks)
-        sound = pipe(recipe.prompt, latents=latents, output_type="pt", callback_on_step_end=callbacks, **call).audios
-    if is_cancelled:
-        raise Cancelled("Cancelled.")
-    return sound[0].float().cpu()
+        waveform = _render_from_noise(pipe, recipe, observer, call)
+    if observer.is_cancelled:
+        raise Cancelled
+    return waveform[0].float().cpu()
+
+
+def _render_from_source(
+    pipe: SoundCTMPipeline, recipe: Recipe, source: torch.Tensor, observer: Observer, call: dict[str, Any]
+) -> torch.Tensor:
+    return inpaint(
+        pipe,
+        recipe.prompt,
+        source[None],
+        pipe.sampling_rate,
+        spans=list(recipe.spans) or None,
+        callback_on_step_end=observer,
+        **call,
+    )
+
+
+def _render_loop(pipe: SoundCTMPipeline, recipe: Recipe, observer: Observer, call: dict[str, Any]) -> torch.Tensor:
+    if pipe.conditioning.needs_audio_length:
+        # A model that is conditioned on the length would end the sound there. A loop fills the whole window instead.
+        call = call | {"audio_length_in_s": None}
+    callbacks = MultiPipelineCallbacks([CircularTime(), observer])
+    z_0 = pipe(recipe.prompt, output_type="latent", callback_on_step_end=callbacks, **call).audios
+    return z_0 if observer.is_cancelled else decode_loop(pipe, z_0)
+
+
+def _render_from_noise(
+    pipe: SoundCTMPipeline, recipe: Recipe, observer: Observer, call: dict[str, Any]
+) -> torch.Tensor:
+    callbacks: list[PipelineCallback] = [observer]
+    if recipe.curve:
+        objective = IntensityObjective(list(recipe.curve))
+        callbacks.insert(0, LossGuidance(objective, scale=recipe.strength, inner_steps=CURVE_INNER_STEPS))
+    if recipe.morph is not None:
+        generator = torch.Generator().manual_seed(recipe.morph.noise.seed)
+        last = starting_noise(pipe, recipe.morph.noise, recipe.duration, generator)
+        call = call | {"latents": blend_over_time(call["latents"], last)}
+        if recipe.morph.prompt != recipe.prompt:
+            callbacks.insert(0, PromptMorph(recipe.morph.prompt))
+    callbacks = MultiPipelineCallbacks(callbacks)
+    return pipe(recipe.prompt, output_type="pt", callback_on_step_end=callbacks, **call).audios

@@ -12,7 +12,7 @@ _PUBLIC = {
     "KnownRegion": ".inpainting",
     "LatentMatchObjective": ".objectives",
     "LoopObjective": ".objectives",
-    "LossGuidance": ".loss_guidance",
+    "LossGuidance": ".guidance",
     "MelMatchObjective": ".objectives",
     "Objective": ".objectives",
     "OnsetObjective": ".objectives",

@@ -8,9 +8,9 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-from .loss_guidance import LossGuidance, checked_callbacks
-from .objectives import SILENT_PEAK, MelMatchObjective
-from .sound import as_heard_by, gain_over
+from .guidance import LossGuidance, callback_list
+from .objectives import MelMatchObjective
+from .sound import SILENT_PEAK, output_gain, to_model_audio
 
 TRANSITION_IN_OCTAVES = 1 / 3
 
@@ -51,15 +51,15 @@ def extend_bandwidth(
     Example:
         >>> wide = extend_bandwidth(pipe, "applause", waveform, 8000, cutoff=3500)
     """
-    known = as_heard_by(pipe, waveforms, sampling_rate)
+    known = to_model_audio(pipe, waveforms, sampling_rate)
     if not 0 < cutoff < pipe.sampling_rate / 2:
         raise ValueError(f"`cutoff` is {cutoff} Hz; choose it between 0 and {pipe.sampling_rate / 2:g}, half the rate.")
     known = split_bands(known, pipe.sampling_rate, cutoff)[0]
     if (known.abs().amax(dim=(1, 2)) < SILENT_PEAK).any():
         raise ValueError(f"`waveforms` are silent below `cutoff` {cutoff:g} Hz (peak below {SILENT_PEAK:g}).")
-    gain = gain_over(pipe, known)
+    gain = output_gain(pipe, known)
     objective = MelMatchObjective(((known / gain).mean(dim=1), pipe.sampling_rate), band=(0, cutoff))
-    callbacks = [LossGuidance(objective, scale), *checked_callbacks(callback_on_step_end)]
+    callbacks = [LossGuidance(objective, scale), *callback_list(callback_on_step_end)]
     generated = pipe(
         prompt,
         audio_length_in_s=known.shape[-1] / pipe.sampling_rate,

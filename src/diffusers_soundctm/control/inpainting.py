@@ -10,10 +10,11 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-from .loss_guidance import LossGuidance, checked_callbacks
-from .objectives import SILENT_PEAK, LatentMatchObjective, checked_latents, checked_mask, checked_spans, over_time
+from .guidance import LossGuidance, callback_list
+from .masks import over_time, parse_latents, parse_mask, parse_spans
+from .objectives import LatentMatchObjective
 from .seams import FADE_IN_S, crossfade, join
-from .sound import as_heard_by, decode_waveform, gain_over
+from .sound import SILENT_PEAK, decode_waveform, output_gain, to_model_audio
 
 
 class KnownRegion(PipelineCallback):
@@ -40,8 +41,8 @@ class KnownRegion(PipelineCallback):
         generator: torch.Generator | list[torch.Generator] | None = None,
     ):
         super().__init__()
-        self.latents = checked_latents(latents)
-        self.mask = checked_mask(mask, latents.shape[2])
+        self.latents = parse_latents(latents)
+        self.mask = parse_mask(mask, latents.shape[2])
         if self.mask.max() > 1:
             raise ValueError(f"`mask` goes up to {self.mask.max():g}; 1 is known, 0 is to be generated.")
         self.generator = generator
@@ -126,7 +127,7 @@ def inpaint(
     if not mask.any():
         raise ValueError("`spans` leave hardly anything of the sound; leave at least three latent positions.")
 
-    callbacks = checked_callbacks(callback_on_step_end)
+    callbacks = callback_list(callback_on_step_end)
     if seam_scale:
         callbacks.append(LossGuidance(LatentMatchObjective(z_0, mask), scale=seam_scale))
     generated = pipe(
@@ -139,7 +140,7 @@ def inpaint(
         **kwargs,
     ).audios
     repeats = len(generated) // len(known)
-    known, gain = (x.repeat_interleave(repeats, dim=0).to(generated.device) for x in (known, gain_over(pipe, filled)))
+    known, gain = (x.repeat_interleave(repeats, dim=0).to(generated.device) for x in (known, output_gain(pipe, filled)))
     return _paste(known, gain * generated, holes, round(FADE_IN_S * pipe.sampling_rate))
 
 
@@ -199,7 +200,7 @@ def generate_long(
 
     pieces, z_0 = [], None
     for piece in range(count):
-        callbacks = checked_callbacks(callback_on_step_end)
+        callbacks = callback_list(callback_on_step_end)
         if z_0 is not None:
             known = z_0.roll(overlap, dims=2)
             if seam_scale:
@@ -251,7 +252,7 @@ def _known(
     pipe: SoundCTMPipeline, waveforms, sampling_rate, spans, audio_length_in_s
 ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
     """Waveforms (N, channels, samples) at the model's rate, of the result's length; the holes in them, in samples."""
-    waveforms = as_heard_by(pipe, waveforms, sampling_rate)
+    waveforms = to_model_audio(pipe, waveforms, sampling_rate)
     rate, given = pipe.sampling_rate, waveforms.shape[-1]
     if audio_length_in_s is None:
         audio_length_in_s = given / rate
@@ -263,7 +264,7 @@ def _known(
         )
     unknown = torch.zeros(round(audio_length_in_s * rate), dtype=torch.bool)
     unknown[given:] = True
-    for start, end in [] if spans is None else checked_spans(spans):
+    for start, end in [] if spans is None else parse_spans(spans):
         if start * rate >= len(unknown):
             raise ValueError(f"`spans` begin at {start:g} s, but the sound ends at {audio_length_in_s:g} s.")
         unknown[round(start * rate) : round(end * rate)] = True

@@ -1,59 +1,44 @@
-"""What a creator asks of a sound, as differentiable losses: one value a sample, 0 when it is met.
+"""What a sound should be like, as differentiable losses: one value per waveform, 0 when the objective is met.
 
-An objective is any function of a `Sound` that returns a tensor (B,); a plain function will do. The classes here can be
-weighted and added, `IntensityObjective(curve) + 0.5 * OnsetObjective(drums)`.
+An objective is any function of a `Sound` that returns a tensor (B,). The classes of this module can also be weighted
+and added: `IntensityObjective(curve) + 0.5 * OnsetObjective(drums)`.
 """
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from diffusers.utils import logging
 
-from .. import audio
-from .sound import Sound
-
-logger = logging.get_logger(__name__)
-
-LOWEST_DB = -100.0
-SILENT_PEAK = 1e-4
-
-Reference = str | os.PathLike | tuple[torch.Tensor | np.ndarray, int]
-Curve = (
-    Callable[[torch.Tensor], torch.Tensor]
-    | Mapping[float, float]
-    | Sequence[tuple[float, float]]
-    | torch.Tensor
-    | np.ndarray
-    | Reference
-)
+from .curves import Curve, TargetCurve, smooth
+from .masks import Spans, masked_mean, over_time, parse_latents, parse_mask, parse_spans, span_mask
+from .measures import LOWEST_DB, band_mask, mel_level, onset_strength, spectral_centroid, waveform_level
+from .sound import SILENT_PEAK, Recording, Reference, Sound, repeat_rows
 
 
 def evaluate(objective: Callable[[Sound], torch.Tensor], sound: Sound) -> torch.Tensor:
-    """`objective(sound)`, float32 (B,), after checking that this is what it returned.
+    """Return `objective(sound)` as float32 (B,), after a check of its type and shape.
 
     Raises:
-        TypeError, ValueError: no tensor of shape (B,); the message names the objective.
+        TypeError: The objective returns no tensor.
+        ValueError: The tensor does not have the shape (B,).
     """
     loss = objective(sound)
     if not isinstance(loss, torch.Tensor):
         raise TypeError(f"`objective` {name_of(objective)} returned a {type(loss).__name__}; return a tensor (B,).")
     if loss.shape != (sound.batch_size,):
         raise ValueError(
-            f"`objective` {name_of(objective)} returned shape {tuple(loss.shape)} for {sound.batch_size} sounds; "
-            "return one number a sample, for instance a mean over all dimensions but the first."
+            f"`objective` {name_of(objective)} returned shape {tuple(loss.shape)} for {sound.batch_size} waveforms; "
+            "return one number per waveform, for example a mean over all dimensions but the first."
         )
     return loss.float()
 
 
 def name_of(objective: Callable) -> str:
-    """How messages call an objective."""
+    """Name of an objective in messages."""
     return getattr(objective, "__name__", type(objective).__name__)
 
 
 class Objective:
-    """Base of the objectives: `objective(sound) → loss (B,)`, with `+` and `weight *` to combine them."""
+    """Base class of objectives: `objective(sound)` returns a loss (B,). `+` and `*` combine objectives."""
 
     def __call__(self, sound: Sound) -> torch.Tensor:
         raise NotImplementedError
@@ -65,13 +50,13 @@ class Objective:
         return WeightedSum([(float(weight), self)])
 
     def __radd__(self, other: Callable[[Sound], torch.Tensor] | int) -> "Objective":
-        return self if other == 0 else self + other  # `sum` begins with 0
+        return self if other == 0 else self + other  # `sum` starts with 0
 
     __rmul__ = __mul__
 
 
 class WeightedSum(Objective):
-    """Σ weight·objective(sound) of (weight, objective) pairs; the sound is decoded once for all of them."""
+    """Σ weight·objective(sound) over (weight, objective) pairs. The sound is decoded once for all of them."""
 
     def __init__(self, terms: Sequence[tuple[float, Callable[[Sound], torch.Tensor]]]):
         self.terms = list(terms)
@@ -91,18 +76,22 @@ class CurveObjective(Objective):
     """Mean squared distance between a measured curve and a target curve, in the square of the curve's unit.
 
     Args:
-        curve: the target, one of
-            - points (seconds → value): a mapping, or a list of pairs; straight lines between them, held at the ends;
-            - a function of a tensor of seconds (frames,) that returns as many values;
-            - an array of two or more values, (n,) or one row a sample (N, n), spread evenly over the sound;
-            - a recording whose own curve is taken: a file, or a waveform ((samples,) or (N, samples)) and its rate,
-              resampled to the model's; where it ends, the target ends.
-            N is the batch size, or divides it: then each row is the target of that many neighbours.
-        smoothing: width in seconds of the Hann window that both curves are averaged with; 0 for none.
+        curve: The target, one of
+
+            - points (seconds to value), as a mapping or a list of pairs. Straight lines connect them, and the curve is
+              constant before the first and after the last.
+            - a function of a tensor of seconds (frames,) that returns as many values.
+            - an array of two or more values, (n,), or one row per waveform, (N, n), spread evenly over the duration.
+            - a recording whose own curve is the target: a file, or ((samples,) or (N, samples), sampling_rate). It is
+              resampled to the model's rate. Where it ends, the comparison ends.
+
+            N is the batch size or divides it. In that case each row is the target of that many neighbors.
+        smoothing: Width of the Hann window that both curves are averaged with, in seconds; 0 for none.
 
     Raises:
-        TypeError, ValueError: `curve` is none of these, not finite, out of the unit's range, silent or unreadable; the
-            message says which. Points beyond the end of the sound are found out at the first call.
+        TypeError: `curve` has none of these forms.
+        ValueError: `curve` is not finite, out of range, silent or unreadable. Points beyond the end of the sound raise
+            it at the first call.
     """
 
     unit = ""
@@ -111,64 +100,21 @@ class CurveObjective(Objective):
         if not 0 <= smoothing < float("inf"):
             raise ValueError(f"`smoothing` is {smoothing}; give a width in seconds, 0 for none.")
         self.smoothing = smoothing
-        self._points = self._function = self._values = self._reference = None
-        if isinstance(curve, (str, os.PathLike)) or _is_waveform_with_rate(curve):
-            self._reference = Recording(curve, "curve")
-        elif callable(curve) and not isinstance(curve, torch.Tensor):
-            self._function = curve
-        elif isinstance(curve, Mapping) or _is_pairs(curve):
-            # By time alone: two points at one time are a step, in the order that they are given in.
-            points = sorted(curve.items() if isinstance(curve, Mapping) else curve, key=lambda point: point[0])
-            self._points = torch.tensor(points, dtype=torch.float32).reshape(-1, 2)
-            times = self._points[:, 0]
-            if len(points) == 0 or not times.isfinite().all() or times.min() < 0:
-                raise ValueError("`curve` needs points (seconds, value) at finite times of 0 or more.")
-            self._check(self._points[:, 1])
-        else:
-            try:
-                self._values = torch.as_tensor(curve, dtype=torch.float32)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise TypeError(
-                    f"`curve` is a {type(curve).__name__}; give points, a function, an array or a recording."
-                ) from error
-            if self._values.ndim not in (1, 2) or self._values.shape[-1] < 2:
-                raise ValueError(f"`curve` has shape {tuple(self._values.shape)}; give (n,) or (N, n) with n ≥ 2.")
-            self._check(self._values)
+        self.curve = TargetCurve(curve, self._check)
 
     def measure(self, sound: Sound) -> torch.Tensor:
-        """The sound's own curve (B, frames), smoothed, in the curve's unit."""
+        """Return the smoothed curve of the sound itself, (B, frames), in the curve's unit."""
         return self._smooth(self._measure(sound), self.smoothing * sound.frames_per_second)
 
     def target(self, sound: Sound) -> torch.Tensor:
-        """The target curve of each sample, smoothed alike: (B, frames), shorter if a recording ends."""
-        if self._reference is not None:
-            return per_sample(self.measure(self._reference.like(sound)), sound, "curve")
-        frames, device = sound.mel.shape[1], sound.mel.device
-        seconds = torch.arange(frames) / sound.frames_per_second
-        if self._points is not None:
-            if self._points[-1, 0] > frames / sound.frames_per_second + 1e-3:
-                raise ValueError(
-                    f"`curve` goes on until {self._points[-1, 0]:g} s, but the sound has "
-                    f"{frames / sound.frames_per_second:g} s; times are in seconds."
-                )
-            target = torch.from_numpy(np.interp(seconds, *self._points.T.numpy())).float()[None]
-        elif self._function is not None:
-            target = torch.as_tensor(self._function(seconds), dtype=torch.float32)
-            if target.shape != seconds.shape:
-                raise ValueError(
-                    f"`curve` {name_of(self._function)} returned shape {tuple(target.shape)} for {frames} times; "
-                    "return one value a time."
-                )
-            self._check(target)
-            target = target[None]
-        else:
-            rows = self._values.reshape(-1, 1, self._values.shape[-1])
-            target = torch.nn.functional.interpolate(rows, frames, mode="linear", align_corners=True)[:, 0]
-        target = per_sample(target.to(device), sound, "curve")
+        """Return the smoothed target curve of each waveform, (B, frames). It is shorter if a recording ends earlier."""
+        if self.curve.recording is not None:
+            return repeat_rows(self.measure(self.curve.recording.like(sound)), sound, "curve")
+        target = repeat_rows(self.curve.at_frames(sound).to(sound.mel.device), sound, "curve")
         return self._smooth(target, self.smoothing * sound.frames_per_second)
 
     def error(self, sound: Sound) -> torch.Tensor:
-        """Mean absolute distance between the curves (B,), in the curve's unit."""
+        """Return the mean absolute distance between the curves (B,), in the curve's unit."""
         return self._distance(sound).abs().mean(dim=1)
 
     def __call__(self, sound: Sound) -> torch.Tensor:
@@ -187,22 +133,24 @@ class CurveObjective(Objective):
 
     def _check(self, values: torch.Tensor) -> None:
         if not values.isfinite().all():
-            raise ValueError("`curve` holds NaN or infinite values; give finite ones.")
+            raise ValueError("`curve` holds NaN or infinite values; pass finite ones.")
 
 
 class IntensityObjective(CurveObjective):
-    """Short-time loudness, the root mean square of each mel frame's window in dB; 0 dB is a full-scale square wave.
+    """Short-time loudness: the root mean square under each mel frame's window, in dB. 0 dB is a full-scale square wave.
 
-    It is smoothed as power, like loudness meters do: the gaps between a bird's chirps do not have to be filled.
-
-    On the mel, the loudness is estimated from the mean magnitude in each band, as if the band held noise: cheap, within
-    about 2 dB on noise, too low for lone tones. On the waveform it is exact, at the price of the vocoder; models whose
-    autoencoder makes waveforms have none, choose "waveform" there.
+    The curve is smoothed as power, as loudness meters do, so that gaps, as between a bird's chirps, may stay.
 
     Args:
-        curve: target in dB, −100 to 0; see `CurveObjective`.
-        domain: "mel" or "waveform".
-        smoothing: width of the Hann window in seconds.
+        curve: Target in dB, −100 to 0, see `CurveObjective`.
+        domain: "mel" estimates the loudness from the mel, as if each band held noise. This is cheap, accurate to about
+            2 dB on noise, and too low for single tones. "waveform" is exact and runs the vocoder. For models whose
+            autoencoder decodes to waveforms, "waveform" is the better choice, because they have no vocoder.
+        smoothing: Width of the Hann window, in seconds.
+
+    Raises:
+        TypeError: `curve` has an unsupported form.
+        ValueError: An argument is out of range.
     """
 
     unit = "dB"
@@ -214,14 +162,7 @@ class IntensityObjective(CurveObjective):
         super().__init__(curve, smoothing)
 
     def _measure(self, sound: Sound) -> torch.Tensor:
-        if self.domain == "mel":
-            return band_level(sound)
-        window = sound.front_end.window.square()
-        half = len(window) // 2
-        power = torch.nn.functional.pad(sound.waveform[:, None], (half, half), mode="reflect").square()
-        kernel = (window / window.sum())[None, None]
-        power = torch.nn.functional.conv1d(power, kernel, stride=sound.front_end.hop_length)[:, 0]
-        return decibels(power[:, : sound.waveform.shape[-1] // sound.front_end.hop_length])
+        return mel_level(sound) if self.domain == "mel" else waveform_level(sound)
 
     def _smooth(self, curve: torch.Tensor, width: float) -> torch.Tensor:
         return 10 * smooth(10 ** (curve / 10), width).log10()
@@ -230,72 +171,79 @@ class IntensityObjective(CurveObjective):
         super()._check(values)
         if values.max() > 0 or values.min() < LOWEST_DB:
             raise ValueError(
-                f"`curve` goes from {values.min():g} to {values.max():g}; give dB relative to full scale, between "
-                f"{LOWEST_DB:g} and 0 (an amplitude a is 20·log10(a))."
+                f"`curve` goes from {values.min():g} to {values.max():g}; pass dB relative to full scale, from "
+                f"{LOWEST_DB:g} to 0 (an amplitude a is 20·log10(a))."
             )
 
 
 class BandEnergyObjective(IntensityObjective):
-    """`IntensityObjective` of one band of frequencies alone, measured on the mel.
+    """`IntensityObjective` of one frequency band, measured on the mel.
 
     Args:
-        curve: target in dB; see `CurveObjective`.
-        band: lower and upper edge in Hz.
+        curve: Target in dB, see `CurveObjective`.
+        band: Lower and upper edge, in Hz.
+        smoothing: Width of the Hann window, in seconds.
+
+    Raises:
+        TypeError: `curve` has an unsupported form.
+        ValueError: An argument is out of range.
     """
 
     def __init__(self, curve: Curve, band: tuple[float, float], smoothing: float = 1.0):
-        self.band = _checked_band(band)
+        self.band = _parse_band(band)
         super().__init__(curve, "mel", smoothing)
 
     def _measure(self, sound: Sound) -> torch.Tensor:
-        return band_level(sound, _band_mask(sound, self.band))
+        return mel_level(sound, band_mask(sound, self.band))
 
 
 class SpectralCentroidObjective(CurveObjective):
     """Brightness: the magnitude-weighted mean frequency of each mel frame, compared in octaves.
 
-    `measure` is in octaves above 1 Hz, log2(Hz).
+    `measure` returns octaves above 1 Hz, log2(Hz).
 
     Args:
-        curve: target in Hz, 20 or more; see `CurveObjective`.
+        curve: Target in Hz, 20 or more, see `CurveObjective`.
+        smoothing: Width of the Hann window, in seconds.
     """
 
     unit = "octaves"
 
     def target(self, sound: Sound) -> torch.Tensor:
         target = super().target(sound)
-        return target if self._reference is not None else target.log2()
+        return target if self.curve.recording is not None else target.log2()
 
     def _measure(self, sound: Sound) -> torch.Tensor:
-        weight = sound.mel.exp() / _filter_peaks(sound)
-        return ((weight @ sound.mel_frequencies) / weight.sum(dim=-1)).log2()
+        return spectral_centroid(sound)
 
     def _check(self, values: torch.Tensor) -> None:
         super()._check(values)
         if values.min() < 20:
-            raise ValueError(f"`curve` goes down to {values.min():g}; give frequencies in Hz, 20 or more.")
+            raise ValueError(f"`curve` goes down to {values.min():g}; pass frequencies in Hz, 20 or more.")
 
 
 class OnsetObjective(CurveObjective):
-    """Rhythm: how fast the log-mel rises, averaged over bands. Only the shape counts: loss = 1 − correlation, 0 to 2.
+    """Rhythm: how fast the log-mel rises, averaged over bands.
+
+    Only the shape of the curve counts: the loss is 1 − correlation, from 0 to 2.
 
     Args:
-        curve: a recording whose rhythm is taken, or any non-negative curve; see `CurveObjective`.
+        curve: A recording whose rhythm is the target, or any curve of 0 or more, see `CurveObjective`.
+        smoothing: Width of the Hann window, in seconds.
     """
 
     unit = "correlation"
 
     def __init__(self, curve: Curve, smoothing: float = 0.05):
         super().__init__(curve, smoothing)
-        if self._values is not None and (self._values.std(dim=-1) == 0).any():
+        if self.curve.values is not None and (self.curve.values.std(dim=-1) == 0).any():
             raise ValueError("`curve` is constant; a rhythm needs a curve that changes.")
 
     def _measure(self, sound: Sound) -> torch.Tensor:
-        rise = sound.mel.diff(dim=1, prepend=sound.mel[:, :1])
-        return torch.nn.functional.relu(rise).mean(dim=-1)
+        return onset_strength(sound)
 
     def error(self, sound: Sound) -> torch.Tensor:
-        """The loss itself."""
+        """Return the loss itself, (B,)."""
         return self(sound)
 
     def __call__(self, sound: Sound) -> torch.Tensor:
@@ -307,27 +255,36 @@ class OnsetObjective(CurveObjective):
     def _check(self, values: torch.Tensor) -> None:
         super()._check(values)
         if values.min() < 0:
-            raise ValueError(f"`curve` goes down to {values.min():g}; onset strengths are 0 or more.")
+            raise ValueError(f"`curve` goes down to {values.min():g}; pass onset strengths of 0 or more.")
+
+
+# Matches
 
 
 class LoopObjective(Objective):
-    """End joins start: mean squared difference of the log-mels on either side of the join.
+    """Mean squared difference of the log-mels on both sides of the point where a loop's end meets its start.
 
-    The mean of the last frames is compared with that of the first, and the last frame with the first.
+    The mean of the last frames is compared with the mean of the first, and the last frame with the first.
 
     Args:
-        seconds: how much of each end is looked at.
+        seconds: Duration of each end that is compared.
+
+    Raises:
+        ValueError: `seconds` is not positive. At the first call: the sound is shorter than both ends.
     """
 
     def __init__(self, seconds: float = 0.1):
         if not 0 < seconds < float("inf"):
-            raise ValueError(f"`seconds` is {seconds}; give a positive length.")
+            raise ValueError(f"`seconds` is {seconds}; pass a positive duration.")
         self.seconds = seconds
 
     def __call__(self, sound: Sound) -> torch.Tensor:
         frames = max(round(self.seconds * sound.frames_per_second), 2)
         if 2 * frames > sound.mel.shape[1]:
-            raise ValueError(f"`seconds` is {self.seconds}; the sound is too short for two such ends.")
+            duration = sound.mel.shape[1] / sound.frames_per_second
+            raise ValueError(
+                f"`seconds` is {self.seconds}, but the sound lasts {duration:g} s; pass less than half of that."
+            )
         start, end = sound.mel[:, :frames], sound.mel[:, -frames:]
         level = end.mean(dim=1) - start.mean(dim=1)
         step = end[:, -1] - start[:, 0]
@@ -335,274 +292,119 @@ class LoopObjective(Objective):
 
 
 class EmbeddingSimilarityObjective(Objective):
-    """1 − cosine similarity, 0 to 2, between the sound's embedding and a target, by a model of your choice.
+    """1 − cosine similarity, from 0 to 2, between the sound's embedding and a target embedding.
 
     Args:
-        embed: differentiable `embed(waveform (B, samples), sampling_rate) → (B, dimensions)`, for instance CLAP's audio
-            tower behind its own resampling.
-        target: (dimensions,) or (N, dimensions), for instance CLAP's embedding of a text or of another sound.
+        embed: Differentiable function `embed(waveform (B, samples), sampling_rate)` that returns (B, D), for example a
+            `ClapEmbedding`.
+        target: (D,) or (N, D), for example CLAP's embedding of a text or of another sound.
+
+    Raises:
+        TypeError: `embed` is not callable.
+        ValueError: `target` is zero, not finite or of another shape.
     """
 
     def __init__(self, embed: Callable[[torch.Tensor, int], torch.Tensor], target: torch.Tensor):
         if not callable(embed):
             raise TypeError(f"`embed` is a {type(embed).__name__}; pass a function (waveform, sampling_rate) → (B, D).")
         if target.ndim not in (1, 2) or not target.isfinite().all() or (target.norm(dim=-1) == 0).any():
-            raise ValueError(f"`target` of shape {tuple(target.shape)} must be finite, not zero, (D,) or (N, D).")
+            raise ValueError(
+                f"`target` has shape {tuple(target.shape)}; pass finite embeddings (D,) or (N, D) that are not zero."
+            )
         self.embed, self.embedding = embed, target.reshape(-1, target.shape[-1])
 
     def __call__(self, sound: Sound) -> torch.Tensor:
         embedding = self.embed(sound.waveform, sound.sampling_rate).float()
-        target = per_sample(self.embedding.to(embedding), sound, "target")
+        target = repeat_rows(self.embedding.to(embedding), sound, "target")
         return 1 - torch.nn.functional.cosine_similarity(embedding, target, dim=-1)
 
 
-# Matches with a given sound
-
-
 class MelMatchObjective(Objective):
-    """Mean squared distance of log-mels (in nepers²), in a band and in spans of time; the rest is left to the model.
+    """Mean squared distance of log-mels, in nepers², within a frequency band and spans of time.
 
-    With `band=(0, f_c)` this is bandwidth extension, with the spans around a hole it is inpainting.
+    With `band=(0, cutoff)` this is bandwidth extension. With the spans around a hole it is inpainting.
 
     Args:
-        reference: the sound to match, a file, or a waveform ((samples,) or (N, samples)) and its rate; where it ends,
-            the match ends. Its level counts: the models were trained at a peak of 0.5.
-        band: lower and upper edge in Hz; None for all.
-        spans: (start, end) pairs in seconds; None for all.
+        reference: The sound to match: a file, or ((samples,) or (N, samples), sampling_rate). Where it ends, the
+            comparison ends. Its level counts: the models were trained at a peak of 0.5.
+        band: Lower and upper edge, in Hz. None for all frequencies.
+        spans: (start, end) pairs in seconds. None for the whole duration.
+
+    Raises:
+        TypeError: `reference` has an unsupported form.
+        ValueError: `reference` is silent or unreadable, or a band or span is empty.
     """
 
-    def __init__(
-        self,
-        reference: Reference,
-        band: tuple[float, float] | None = None,
-        spans: Sequence[tuple[float, float]] | None = None,
-    ):
+    def __init__(self, reference: Reference, band: tuple[float, float] | None = None, spans: Spans | None = None):
         self.reference = Recording(reference, "reference")
-        self.band = None if band is None else _checked_band(band)
-        self.spans = None if spans is None else checked_spans(spans)
+        self.band = None if band is None else _parse_band(band)
+        self.spans = None if spans is None else parse_spans(spans)
 
     def __call__(self, sound: Sound) -> torch.Tensor:
-        target = per_sample(self.reference.like(sound).mel, sound, "reference")
+        target = repeat_rows(self.reference.like(sound).mel, sound, "reference")
         frames = min(sound.mel.shape[1], target.shape[1])
         weight = span_mask(self.spans, frames, sound.frames_per_second).to(target.device)[:, None]
         if self.band is not None:
-            weight = weight * _band_mask(sound, self.band)
-        return _masked_mean((sound.mel[:, :frames] - target[:, :frames]).square(), weight)
+            weight = weight * band_mask(sound, self.band)
+        return masked_mean((sound.mel[:, :frames] - target[:, :frames]).square(), weight)
 
 
 class WaveformMatchObjective(Objective):
-    """Mean squared distance of waveforms, relative to the reference's mean square: 1 for silence, 0 when they agree.
+    """Mean squared distance of waveforms, relative to the mean square of the reference.
 
-    Phases count. Where they need not, `MelMatchObjective` is the easier target.
+    It is 0 for a match and 1 for silence. Phases count. If they need not match, `MelMatchObjective` is an easier
+    target.
 
     Args:
-        reference, spans: see `MelMatchObjective`.
+        reference: The sound to match, see `MelMatchObjective`.
+        spans: (start, end) pairs in seconds. None for the whole duration.
+
+    Raises:
+        TypeError: `reference` has an unsupported form.
+        ValueError: `reference` is silent or unreadable, or a span is empty.
     """
 
-    def __init__(self, reference: Reference, spans: Sequence[tuple[float, float]] | None = None):
+    def __init__(self, reference: Reference, spans: Spans | None = None):
         self.reference = Recording(reference, "reference")
-        self.spans = None if spans is None else checked_spans(spans)
+        self.spans = None if spans is None else parse_spans(spans)
 
     def __call__(self, sound: Sound) -> torch.Tensor:
-        target = per_sample(self.reference.like(sound).waveform, sound, "reference")
+        target = repeat_rows(self.reference.like(sound).waveform, sound, "reference")
         samples = min(sound.waveform.shape[1], target.shape[1])
         weight = span_mask(self.spans, samples, sound.sampling_rate).to(target.device)
         target = target[:, :samples]
-        distance = _masked_mean((sound.waveform[:, :samples] - target).square(), weight)
-        return distance / _masked_mean(target.square(), weight).clamp(min=SILENT_PEAK**2)
+        distance = masked_mean((sound.waveform[:, :samples] - target).square(), weight)
+        return distance / masked_mean(target.square(), weight).clamp(min=SILENT_PEAK**2)
 
 
 class LatentMatchObjective(Objective):
     """Mean squared distance of latents under a mask over time: inpainting and continuation without a decoder.
 
     Args:
-        latents: z_0 to match, (N, C, time, ...), as `pipe.encode_audio` gives them; N is the batch or divides it.
-        mask: (time,), how much each latent position counts, 0 or more; None for all alike.
+        latents: z_0 to match, (N, C, time, ...), from `pipe.encode_audio`. N is the batch size or divides it.
+        mask: Weight of each latent position, (time,), 0 or more. None weights all of them by 1.
+
+    Raises:
+        ValueError: `latents` or `mask` have an unsupported shape or values that are not finite.
     """
 
     def __init__(self, latents: torch.Tensor, mask: torch.Tensor | None = None):
-        self.target = checked_latents(latents)
-        self.mask = torch.ones(latents.shape[2]) if mask is None else checked_mask(mask, latents.shape[2])
+        self.target = parse_latents(latents)
+        self.mask = torch.ones(latents.shape[2]) if mask is None else parse_mask(mask, latents.shape[2])
 
     def __call__(self, sound: Sound) -> torch.Tensor:
         if sound.latents is None or sound.latents.shape[1:] != self.target.shape[1:]:
             shape = None if sound.latents is None else tuple(sound.latents.shape[1:])
-            raise ValueError(f"`latents` has shape {tuple(self.target.shape[1:])}, the sound's is {shape}.")
-        target = per_sample(self.target.to(sound.latents.device), sound, "latents")
+            raise ValueError(
+                f"`latents` has shape (N, *{tuple(self.target.shape[1:])}), but the sound's is {shape}; encode a "
+                "sound of the same duration."
+            )
+        target = repeat_rows(self.target.to(sound.latents.device), sound, "latents")
         weight = over_time(self.mask, target)
-        return _masked_mean((sound.latents.float() - target).square(), weight)
+        return masked_mean((sound.latents.float() - target).square(), weight)
 
 
-# Measurements
-
-
-def band_level(sound: Sound, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Level of each mel frame in dB (B, frames), of the bands that `mask` (n_mels,) weighs, all when it is None.
-
-    Parseval, with E|X|² = 4/π·(E|X|)² for noise and filters of unit area as weights of the mean magnitude.
-    """
-    front_end = sound.front_end
-    filters = front_end.filterbank
-    # Where filters overlap, a transform bin belongs to each in the proportion of its response.
-    response = filters / _filter_peaks(sound)
-    bins = (response / response.sum(dim=1, keepdim=True).clamp(min=1e-6)).sum(dim=0)
-    magnitude = sound.mel.exp() / filters.sum(dim=0)
-    bins = bins if mask is None else bins * mask
-    power = 2 * (4 / torch.pi) * magnitude.square() @ bins
-    return decibels(power / (front_end.n_fft * front_end.window.square().sum()))
-
-
-def decibels(power: torch.Tensor) -> torch.Tensor:
-    """10·log10 of a mean square, not below −100 dB; its gradient stays finite at silence."""
-    return 10 * (power + 10 ** (LOWEST_DB / 10)).log10()
-
-
-def smooth(curve: torch.Tensor, width: float) -> torch.Tensor:
-    """Average (B, frames) under a Hann window of `width` frames, the ends held."""
-    half = min(round(width / 2), curve.shape[1] - 1)
-    if half < 1:
-        return curve
-    kernel = torch.hann_window(2 * half + 3, periodic=False, device=curve.device)[1:-1]
-    padded = torch.nn.functional.pad(curve[:, None], (half, half), mode="replicate")
-    return torch.nn.functional.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0]
-
-
-def per_sample(rows: torch.Tensor, sound: Sound, name: str) -> torch.Tensor:
-    """Targets (N, ...) given to a batch of B: each row to B / N neighbours, the order of `num_waveforms_per_prompt`.
-
-    Raises:
-        ValueError: N does not divide B.
-    """
-    if sound.batch_size % len(rows):
-        raise ValueError(
-            f"`{name}` has {len(rows)} rows for {sound.batch_size} sounds; pass one for all, one a prompt or one a "
-            "sound."
-        )
-    return rows.repeat_interleave(sound.batch_size // len(rows), dim=0)
-
-
-class Recording:
-    """A reference: an audio file, or a waveform and its rate; checked at once, brought to a model's rate when used."""
-
-    def __init__(self, source: Reference, name: str):
-        if isinstance(source, (str, os.PathLike)):
-            waveform, self.sampling_rate = audio.read_audio(source)
-            waveform = waveform.mean(dim=0, keepdim=True)
-        elif _is_waveform_with_rate(source):
-            waveform, self.sampling_rate = torch.as_tensor(source[0]).detach().float(), source[1]
-            if waveform.ndim not in (1, 2) or waveform.shape[-1] == 0:
-                raise ValueError(f"`{name}` has shape {tuple(waveform.shape)}; give (samples,) or (N, samples).")
-            waveform = waveform.reshape(-1, waveform.shape[-1])
-        else:
-            raise TypeError(f"`{name}` is a {type(source).__name__}; give a file, or (waveform, sampling_rate).")
-        if not waveform.isfinite().all():
-            raise ValueError(f"`{name}` holds NaN or infinite samples; give finite ones.")
-        if (waveform.abs().amax(dim=-1) < SILENT_PEAK).any():
-            raise ValueError(f"`{name}` is silent (peak below {SILENT_PEAK:g}); give a recording with sound in it.")
-        self.waveform, self.name = waveform, name
-        self._at_rate: dict[int, torch.Tensor] = {}
-
-    def like(self, sound: Sound) -> Sound:
-        """The recording at the rate of `sound`, cut to its length."""
-        rate = sound.sampling_rate
-        if rate not in self._at_rate:
-            if rate != self.sampling_rate:
-                logger.warning(f"`{self.name}` is resampled from {self.sampling_rate} to {rate} Hz, the model's rate.")
-            self._at_rate[rate] = audio.resample(self.waveform, self.sampling_rate, rate)
-        samples = sound.mel.shape[1] * sound.front_end.hop_length
-        return sound.of_waveform(self._at_rate[rate][:, :samples])
-
-
-def checked_spans(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """`spans` as a list of (start, end) pairs in seconds.
-
-    Raises:
-        ValueError: there are none, or one is empty, negative or not finite.
-    """
-    try:
-        pairs = [(start, end) for start, end in spans]
-    except (TypeError, ValueError):
-        pairs = []
-    if not pairs or any(not 0 <= start < end < float("inf") for start, end in pairs):
-        raise ValueError(f"`spans` is {spans}; give (start, end) pairs in seconds with 0 ≤ start < end.")
-    return pairs
-
-
-def checked_latents(latents: torch.Tensor) -> torch.Tensor:
-    """Latents of a given sound, (N, C, time, ...), as float32; `ValueError` if they are no batch or not finite."""
-    if latents.ndim < 3 or not latents.isfinite().all():
-        raise ValueError(f"`latents` of shape {tuple(latents.shape)} must be finite and a batch, (N, C, time, width).")
-    return latents.float()
-
-
-def over_time(values: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Values (time,), shaped to multiply latents (B, C, time, ...)."""
-    return values.to(latents).reshape(-1, *[1] * (latents.ndim - 3))
-
-
-def checked_mask(mask: torch.Tensor, length: int) -> torch.Tensor:
-    """`mask` (length,) as float32.
-
-    Raises:
-        ValueError: another length, values that are negative or not finite, or only zeros.
-    """
-    mask = torch.as_tensor(mask, dtype=torch.float32)
-    if mask.shape != (length,):
-        raise ValueError(f"`mask` has shape {tuple(mask.shape)}; this sound needs ({length},).")
-    if not mask.isfinite().all() or (mask < 0).any():
-        raise ValueError("`mask` holds values below 0, NaN or infinite ones; 1 counts, 0 does not.")
-    if not mask.any():
-        raise ValueError("`mask` is empty: it is 0 everywhere; mark what should count.")
-    return mask
-
-
-def span_mask(spans: Sequence[tuple[float, float]] | None, length: int, rate: float) -> torch.Tensor:
-    """1 inside the spans (in seconds), 0 outside: (length,), with `rate` entries a second; all 1 without spans.
-
-    Raises:
-        ValueError: no entry lies inside.
-    """
-    if spans is None:
-        return torch.ones(length)
-    mask = torch.zeros(length)
-    for start, end in spans:
-        mask[round(start * rate) : round(end * rate)] = 1
-    if not mask.any():
-        raise ValueError(f"`spans` {spans} in seconds mark nothing of {length / rate:g} s; move or widen them.")
-    return mask
-
-
-def _masked_mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Mean of values (B, ...) under a weight that broadcasts against them: (B,)."""
-    weight = weight.expand_as(values)
-    return (values * weight).flatten(1).sum(dim=1) / weight.flatten(1).sum(dim=1)
-
-
-def _filter_peaks(sound: Sound) -> torch.Tensor:
-    return sound.front_end.filterbank.amax(dim=0)
-
-
-def _band_mask(sound: Sound, band: tuple[float, float]) -> torch.Tensor:
-    """1 for the mel bands whose centre lies in `band`, (n_mels,)."""
-    mask = (sound.mel_frequencies >= band[0]) & (sound.mel_frequencies < band[1])
-    if not mask.any():
-        raise ValueError(f"`band` {band} in Hz holds no mel band below {sound.sampling_rate / 2:g} Hz; widen it.")
-    return mask.float()
-
-
-def _checked_band(band: tuple[float, float]) -> tuple[float, float]:
+def _parse_band(band: tuple[float, float]) -> tuple[float, float]:
     if len(band) != 2 or not 0 <= band[0] < band[1]:
-        raise ValueError(f"`band` is {band}; give (lower, upper) in Hz with 0 ≤ lower < upper.")
+        raise ValueError(f"`band` is {band}; pass (lower, upper) in Hz with 0 ≤ lower < upper.")
     return band
-
-
-def _is_pairs(curve: object) -> bool:
-    return isinstance(curve, (list, tuple)) and all(
-        isinstance(point, (list, tuple)) and len(point) == 2 for point in curve
-    )
-
-
-def _is_waveform_with_rate(source: object) -> bool:
-    if not (isinstance(source, tuple) and len(source) == 2):
-        return False
-    return isinstance(source[0], (torch.Tensor, np.ndarray)) and isinstance(source[1], int)

@@ -1,9 +1,10 @@
-"""What objectives measure: latents, and the log-mel and waveform they decode to, each decoded when first asked for."""
+"""What objectives measure: latents and the log-mel and waveform that they decode to, each decoded on first use."""
 
 import math
+import os
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,23 +18,29 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-OWN_MEL_BANDS = 64  # of what is measured where the model itself has no mels
+Reference = str | os.PathLike | tuple[torch.Tensor | np.ndarray, int]
+SILENT_PEAK = 1e-4
+OWN_MEL_BANDS = 64  # of the mels that are computed where the model has none
 
 
 class Sound:
-    """A batch of sounds, seen as latents, log-mels or waveforms; differentiable from each to the next.
+    """A batch of sounds as latents, log-mels and waveforms. Each is differentiable with respect to the previous one.
 
     Attributes:
-        latents: z_0 (B, C, time, width), or (B, C, time) of waveforms; None for a sound that was recorded.
-        mel: log-mel (B, frames, n_mels), natural logarithm; of the waveform where the model has no mels of its own.
-        waveform: (B, samples), full scale 1, float32; the mean of the channels.
-        sampling_rate: samples a second.
-        front_end: the `LogMel` that takes this model's waveforms to its mels.
+        latents: z_0, (B, C, time, width), or (B, C, time) of an autoencoder of waveforms. None for recordings.
+        mel: Log-mel (B, frames, n_mels), natural logarithm. It is computed from the waveform if the model has no mels.
+        waveform: (B, samples), full scale 1, float32, the mean of the channels.
+        sampling_rate: In Hz.
+        front_end: The `LogMel` that turns waveforms into the mels of this model.
 
     Args:
-        decode_mel, decode_waveform: latents → log-mel and log-mel → waveform, all float32. Without `decode_mel`,
-            latents → waveform.
-        num_samples: where the sound ends; what the latents hold beyond is not looked at. None: at their end.
+        latents: z_0, or None.
+        decode_mel: Function from latents to the log-mel, float32. None for autoencoders of waveforms.
+        decode_waveform: Function from the log-mel to the waveform, float32, or from latents if `decode_mel` is None.
+        sampling_rate: In Hz.
+        front_end: The `LogMel` of the model.
+        num_samples: Number of samples after which the sound ends. What the latents hold beyond is ignored. None for
+            the end of the latents.
     """
 
     def __init__(
@@ -58,16 +65,20 @@ class Sound:
         num_samples: int | None = None,
         checkpointing: bool = False,
     ) -> "Sound":
-        """What `pipe` decodes `latents` (B, C, time, width) or (B, C, time) to.
+        """The sounds that `pipe` decodes latents to.
 
-        With `checkpointing`, the backward pass runs the decoders again instead of keeping their activations.
+        Args:
+            pipe: The pipeline whose decoders are used.
+            latents: z_0, (B, C, time, width) or (B, C, time).
+            num_samples: Number of samples after which the sound ends. None for the end of the latents.
+            checkpointing: Whether the backward pass runs the decoders again instead of keeping their activations.
 
         Raises:
-            ValueError: `pipe` has no autoencoder or no vocoder.
+            ValueError: The pipeline has no autoencoder or no vocoder.
         """
         if not pipe.has_decoder:
             missing = "vae" if pipe.vae is None else "vocoder"
-            raise ValueError(f"The pipeline has no `{missing}`; control listens to the decoded sound: load it.")
+            raise ValueError(f"The pipeline has no `{missing}`, which control needs to decode latents; load it.")
 
         def decode_mel(latents: torch.Tensor) -> torch.Tensor:
             return pipe.decode_latents(latents)[:, 0].float()
@@ -83,14 +94,18 @@ class Sound:
         rate = pipe.sampling_rate
         if pipe.encodes_waveforms:
             decode_mel = None
-            front_end = _front_end(rate, rate // 100, OWN_MEL_BANDS, latents.device, _window_length(rate))
+            settings = {"sampling_rate": rate, "n_fft": _window_length(rate), "hop_length": rate // 100}
+            settings["n_mels"] = OWN_MEL_BANDS
         else:
-            front_end = _front_end(rate, pipe.hop_length, pipe.vocoder.config.model_in_dim, latents.device)
+            settings = audio.mel_settings(pipe.vocoder.config)
+        front_end = _front_end(latents.device, **settings)
         return cls(latents, decode_mel, decode_waveform, rate, front_end, num_samples)
 
     def of_waveform(self, waveform: torch.Tensor) -> "Sound":
-        """Another sound, (B, samples) or (B, channels, samples), at the rate, on the device and behind the mel front
-        end of this one.
+        """Another sound, on the same device and with the same sampling rate and mel front end.
+
+        Args:
+            waveform: (B, samples) or (B, channels, samples), at this sound's sampling rate.
         """
         other = Sound(None, None, None, self.sampling_rate, self.front_end)
         waveform = waveform.mean(dim=1) if waveform.ndim == 3 else waveform
@@ -103,6 +118,7 @@ class Sound:
 
     @cached_property
     def mel(self) -> torch.Tensor:
+        """Log-mel (B, frames, n_mels)."""
         if self._decode_mel is None:
             return self.front_end(self.waveform)
         frames = None if self.num_samples is None else max(self.num_samples // self.front_end.hop_length, 1)
@@ -110,40 +126,114 @@ class Sound:
 
     @cached_property
     def waveform(self) -> torch.Tensor:
+        """Waveform (B, samples), the mean of the channels."""
         source = self.latents if self._decode_mel is None else self._whole_mel
         return self._decode_waveform(source)[:, : self.num_samples]
 
     @property
     def batch_size(self) -> int:
+        """B."""
         return len(self.waveform if self.latents is None else self.latents)
 
     @property
     def frames_per_second(self) -> float:
+        """Mel frames per second."""
         return self.sampling_rate / self.front_end.hop_length
 
     @cached_property
     def mel_frequencies(self) -> torch.Tensor:
-        """Centre of gravity of each mel filter in Hz, (n_mels,)."""
+        """Center of gravity of each mel filter, in Hz, (n_mels,)."""
         bank = self.front_end.filterbank
         hertz = torch.linspace(0, self.sampling_rate / 2, len(bank), device=bank.device)
         return hertz @ bank / bank.sum(dim=0).clamp(min=1e-12)
 
 
-def as_heard_by(pipe: "SoundCTMPipeline", waveforms: torch.Tensor | np.ndarray, sampling_rate: int) -> torch.Tensor:
-    """A given sound, (samples,), (N, samples) or (N, channels, samples), at the model's rate and with its channels:
-    float32 (N, channels, samples).
+class Recording:
+    """A reference sound, from an audio file or a waveform. It is checked at once and resampled on use.
+
+    Args:
+        source: A file, or ((samples,) or (N, samples), sampling_rate).
+        name: Name of the argument in error messages.
 
     Raises:
-        ValueError: another shape, samples that are not finite, or no rate.
+        TypeError: `source` is neither.
+        ValueError: The recording is unreadable, empty, silent or not finite.
+    """
+
+    def __init__(self, source: Reference, name: str):
+        if isinstance(source, (str, os.PathLike)):
+            waveform, self.sampling_rate = audio.read_audio(source)
+            waveform = waveform.mean(dim=0, keepdim=True)
+        elif is_waveform_with_rate(source):
+            waveform, self.sampling_rate = torch.as_tensor(source[0]).detach().float(), source[1]
+            if waveform.ndim not in (1, 2) or waveform.shape[-1] == 0:
+                raise ValueError(f"`{name}` has shape {tuple(waveform.shape)}; pass (samples,) or (N, samples).")
+            waveform = waveform.reshape(-1, waveform.shape[-1])
+        else:
+            raise TypeError(f"`{name}` is a {type(source).__name__}; pass a file, or (waveform, sampling_rate).")
+        if not waveform.isfinite().all():
+            raise ValueError(f"`{name}` holds NaN or infinite samples; pass finite ones.")
+        if (waveform.abs().amax(dim=-1) < SILENT_PEAK).any():
+            raise ValueError(f"`{name}` is silent (peak below {SILENT_PEAK:g}); pass an audible recording.")
+        self.waveform, self.name = waveform, name
+        self._at_rate: dict[int, torch.Tensor] = {}
+
+    def like(self, sound: Sound) -> Sound:
+        """The recording at the sampling rate of `sound`, cut to its duration."""
+        rate = sound.sampling_rate
+        if rate not in self._at_rate:
+            if rate != self.sampling_rate:
+                logger.warning(f"`{self.name}` is resampled from {self.sampling_rate} to {rate} Hz, the model's rate.")
+            self._at_rate[rate] = audio.resample(self.waveform, self.sampling_rate, rate)
+        samples = sound.mel.shape[1] * sound.front_end.hop_length
+        return sound.of_waveform(self._at_rate[rate][:, :samples])
+
+
+def is_waveform_with_rate(source: Any) -> bool:
+    """Whether `source` is a tuple (waveform, sampling_rate)."""
+    if not (isinstance(source, tuple) and len(source) == 2):
+        return False
+    return isinstance(source[0], (torch.Tensor, np.ndarray)) and isinstance(source[1], int)
+
+
+def repeat_rows(rows: torch.Tensor, sound: Sound, name: str) -> torch.Tensor:
+    """Assign N rows of targets to a batch of B waveforms: each row to B / N neighbors, (N, ...) → (B, ...).
+
+    This is the order of `num_waveforms_per_prompt`.
+
+    Raises:
+        ValueError: N does not divide B.
+    """
+    if sound.batch_size % len(rows):
+        raise ValueError(
+            f"`{name}` has {len(rows)} rows for {sound.batch_size} waveforms; pass one row, one per prompt or one per "
+            "waveform."
+        )
+    return rows.repeat_interleave(sound.batch_size // len(rows), dim=0)
+
+
+def to_model_audio(pipe: "SoundCTMPipeline", waveforms: torch.Tensor | np.ndarray, sampling_rate: int) -> torch.Tensor:
+    """Convert waveforms to the sampling rate and number of channels of the model.
+
+    Args:
+        pipe: Determines the sampling rate and the channels.
+        waveforms: (samples,), (N, samples) or (N, channels, samples).
+        sampling_rate: Of `waveforms`, in Hz.
+
+    Returns:
+        (N, channels, samples), float32.
+
+    Raises:
+        ValueError: The waveforms have another shape or are empty or not finite, or the rate is not a positive integer.
     """
     waveforms = torch.as_tensor(waveforms).float()
     if not 1 <= waveforms.ndim <= 3 or 0 in waveforms.shape or not waveforms.isfinite().all():
         raise ValueError(
-            f"`waveforms` of shape {tuple(waveforms.shape)} must be finite, (samples,), (N, samples) or "
-            "(N, channels, samples), and not empty."
+            f"`waveforms` has shape {tuple(waveforms.shape)}; pass finite samples, (samples,), (N, samples) or "
+            "(N, channels, samples), that are not empty."
         )
     if not isinstance(sampling_rate, int) or sampling_rate <= 0:
-        raise ValueError(f"`sampling_rate` is {sampling_rate!r}; give the samples a second of `waveforms`.")
+        raise ValueError(f"`sampling_rate` is {sampling_rate!r}; pass the sampling rate of `waveforms` in Hz.")
     if waveforms.ndim < 3:
         waveforms = waveforms.reshape(-1, 1, waveforms.shape[-1])
     waveforms = audio.match_channels(waveforms, pipe.num_channels)
@@ -152,29 +242,28 @@ def as_heard_by(pipe: "SoundCTMPipeline", waveforms: torch.Tensor | np.ndarray, 
     return audio.resample(waveforms, sampling_rate, pipe.sampling_rate)
 
 
-def gain_over(pipe: "SoundCTMPipeline", waveforms: torch.Tensor) -> torch.Tensor:
-    """What the model's rendering of sounds (N, channels, samples) is to be multiplied by to be at their level,
-    (N, 1, 1): models of mels hear and make everything at one peak, those of waveforms at its own.
+def output_gain(pipe: "SoundCTMPipeline", waveforms: torch.Tensor) -> torch.Tensor:
+    """Factor that brings the model's version of given waveforms to their level, (N, channels, samples) → (N, 1, 1).
+
+    Mel models encode and generate everything at one peak. Autoencoders of waveforms keep the level.
     """
     peak = waveforms.abs().amax(dim=(1, 2), keepdim=True)
     return torch.ones_like(peak) if pipe.encodes_waveforms else peak / audio.TRAINING_PEAK
 
 
 def decode_waveform(pipe: "SoundCTMPipeline", latents: torch.Tensor) -> torch.Tensor:
-    """Latents z_0 (B, C, time, width) → waveforms (B, channels, samples), to the end of the last latent position."""
+    """Decode latents z_0 (B, C, time, ...) to waveforms (B, channels, samples), up to the end of the last position."""
     decoded = pipe.decode_latents(latents)
     return decoded if pipe.encodes_waveforms else pipe.mel_spectrogram_to_waveform(decoded)
 
 
 @lru_cache(maxsize=4)
-def _front_end(
-    sampling_rate: int, hop_length: int, n_mels: int, device: torch.device, n_fft: int = 1024
-) -> audio.LogMel:
-    # Cached tensors made in inference mode could never take part in a gradient.
+def _front_end(device: torch.device, **settings: Any) -> audio.LogMel:
+    # Cached tensors that were made in inference mode could never take part in a gradient.
     with torch.inference_mode(False):
-        return audio.LogMel(sampling_rate, n_fft, hop_length, n_mels).to(device)
+        return audio.LogMel(**settings).to(device)
 
 
 def _window_length(sampling_rate: int) -> int:
-    """Largest power of two within 64 ms, the window of the 16 kHz models."""
+    """Largest power of two within 64 ms, the window length of the 16 kHz models."""
     return 2 ** int(math.log2(0.064 * sampling_rate))

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from .. import audio
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .gradients import LookAhead, per_sample_norm
-from .objectives import over_time
+from .masks import over_time
 
 DRIFT_RANGE = math.log(1000)  # 60 dB
 

@@ -1,4 +1,4 @@
-"""Give a model its tensors only if every name and shape fits."""
+"""Build a model from tensors, whose names and shapes must all match."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,10 +12,15 @@ from transformers import PreTrainedConfig
 def build(
     model_class: type, config: Mapping[str, Any] | PreTrainedConfig, tensors: Mapping[str, torch.Tensor]
 ) -> torch.nn.Module:
-    """`model_class` of `config` with exactly `tensors`, which it takes over without copying them, in eval mode.
+    """Build a model that uses `tensors` without copying them, in eval mode.
+
+    Args:
+        model_class: class of diffusers or transformers.
+        config: its configuration.
+        tensors: name → tensor, exactly those of the model.
 
     Raises:
-        ValueError: lists every missing, unexpected and mis-shaped tensor.
+        ValueError: a tensor is missing, unexpected or has another shape; the message lists all of them.
     """
     with init_empty_weights():
         of_transformers = isinstance(config, PreTrainedConfig)
@@ -25,7 +30,7 @@ def build(
 
 
 def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Assign `tensors` to `model`, made on the meta device; `ValueError` as `build`."""
+    """Assign `tensors` to a model on the meta device; raise `ValueError` as `build` does."""
     expected = model.state_dict()
     problems = [f"missing {name}" for name in expected if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in expected]
@@ -36,19 +41,19 @@ def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     ]
     if problems:
         raise ValueError(
-            f"The checkpoint does not fit its configuration as a {type(model).__name__}; take both from the same "
+            f"The checkpoint does not match its configuration as a {type(model).__name__}; take both from the same "
             "release.\n  " + "\n  ".join(problems)
         )
     model.load_state_dict(tensors, assign=True)
 
 
 def needed(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-    """The tensor `name`, whose shape the configuration follows from; `ValueError` if there is none."""
+    """Return the tensor `name`, from whose shape the configuration follows; raise `ValueError` if there is none."""
     if name not in tensors:
-        raise ValueError(f"The checkpoint does not fit: missing {name}. It is of another model, or not whole.")
+        raise ValueError(f"The checkpoint is missing {name}; pass a complete checkpoint of the expected model.")
     return tensors[name]
 
 
 def count_layers(names: Iterable[str], layers: str) -> int:
-    """How many numbers follow `layers` in `names`, as in `layers.0.weight`."""
+    """Count the different numbers that follow `layers` in `names`, as in `layers.0.weight`."""
     return len({match.group(1) for name in names if (match := re.match(rf"{re.escape(layers)}\.(\d+)\.", name))})

@@ -1,4 +1,4 @@
-"""Read the tensors of a checkpoint from disk as they are needed, and run no code that may be hidden in it."""
+"""Read the tensors of a checkpoint without running code that may be hidden in it."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
-# Training scripts leave metrics beside the tensors as numpy scalars. These build a number of their bytes, nothing else.
+# Training scripts store metrics as numpy scalars beside the tensors. These functions only turn bytes into a number.
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 _ALLOWED = [
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),  # its name in numpy 1
@@ -28,26 +28,29 @@ _ALLOWED = [
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Name → tensor of a checkpoint, on the CPU; where the format allows they stay on disk until they are used.
+    """Read the tensors of a checkpoint, on the CPU. If the format allows, they stay on disk until they are used.
 
-    A `state_dict` inside (Lightning, LAION-CLAP, audiotools) is what counts, a `module.` before every name is taken
-    off, and what is no tensor is left out.
+    If the checkpoint holds a `state_dict` (Lightning, LAION-CLAP, audiotools), that is read. A prefix `module.` of all
+    names is removed, and values that are not tensors are left out.
 
     Args:
-        path: a .safetensors file, or .bin, .pt, .pth, .ckpt as `torch.save` writes them.
+        path: a .safetensors file, or a .bin, .pt, .pth or .ckpt file written by `torch.save`.
+
+    Returns:
+        Name → tensor.
 
     Raises:
-        ValueError: the file is missing, damaged, of another kind or without tensors, or needs more than tensors and
-            numbers to be read, which could run code.
+        ValueError: the file is missing, damaged, of another format or without tensors, or it needs more than tensors
+            and numbers to be read, which could run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"`checkpoint` {path} is no file; check the spelling, or download it first.")
+        raise ValueError(f"`checkpoint` {path} is no file; check the spelling, or download the file first.")
     content = _load(path)
     content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
     if not tensors:
-        raise ValueError(f"`checkpoint` {path} holds no named tensors; pass the file with the model's weights.")
+        raise ValueError(f"`checkpoint` {path} holds no named tensors; pass the file that holds the model's weights.")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
@@ -59,7 +62,7 @@ def _load(path: Path) -> Any:
             return load_file(path)
         if path.suffix not in PICKLES:
             raise ValueError(
-                f"`checkpoint` {path} ends in {path.suffix!r}; give a {', '.join((*PICKLES, '.safetensors'))} file."
+                f"`checkpoint` {path} ends in {path.suffix!r}; pass a {', '.join((*PICKLES, '.safetensors'))} file."
             )
         with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -69,12 +72,12 @@ def _load(path: Path) -> Any:
             raise ValueError(_DAMAGED.format(path=path, error="not written by torch.save")) from error
         raise ValueError(
             f"`checkpoint` {path} is refused: reading it would call {next(filter(None, called.groups()))}, and a file "
-            "that may call things can do anything. Get the weights from their authors as safetensors; or, where you "
-            "trust the file, load it in the program that wrote it and save its tensors alone, "
+            "that calls functions can run any code. Get the weights from their authors as safetensors. If you trust "
+            "the file, load it in the program that wrote it and save only its tensors: "
             "`torch.save(model.state_dict(), ...)`."
         ) from error
     except (RuntimeError, EOFError, OSError, SafetensorError) as error:
         raise ValueError(_DAMAGED.format(path=path, error=str(error).splitlines()[0] if str(error) else "")) from error
 
 
-_DAMAGED = "`checkpoint` {path} is damaged or no checkpoint ({error}); download it again."
+_DAMAGED = "`checkpoint` {path} is damaged or not a checkpoint ({error}); download it again."

@@ -1,4 +1,4 @@
-"""The authors' released 44.1 kHz transformers, student and teacher, as models of this package."""
+"""Convert the released 44.1 kHz transformers, student and teacher."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -41,19 +41,20 @@ _IN_BLOCK = {
 def convert_soundctm_dit(
     state_dict: Mapping[str, torch.Tensor], config: Mapping[str, Any]
 ) -> CTMAudioDiTModel | AudioDiTModel:
-    """Build the network a released 44.1 kHz checkpoint holds; one with `to_global_embed.*` is a teacher.
+    """Build the network of a released 44.1 kHz checkpoint. A checkpoint with `to_global_embed.*` is a teacher.
 
     Args:
-        state_dict: names `dit.*` or bare. Tensors outside the network, such as `text_encoder.*`, are ignored. The model
-            takes the tensors over without copying them.
-        config: the released configuration: `io_channels`, `embed_dim`, `depth`, `num_heads`, `cond_token_dim`; the rest
-            of it must have the released values.
+        state_dict: tensors whose names have the prefix `dit.` or none. Others, such as `text_encoder.*`, are ignored.
+            The model uses the tensors without copying them.
+        config: the released configuration with `io_channels`, `embed_dim`, `depth`, `num_heads` and `cond_token_dim`.
+            Other keys must have the released values.
 
     Returns:
         The model in the checkpoint's dtype, in eval mode.
 
     Raises:
-        ValueError: lists every missing, unexpected and mis-shaped tensor, or names what `config` asks for in vain.
+        ValueError: a tensor is missing, unexpected or has another shape, or `config` has an unsupported value; the
+            message lists them.
     """
     prefix = "dit." if any(name.startswith("dit.") for name in state_dict) else ""
     released = {
@@ -67,11 +68,11 @@ def convert_soundctm_dit(
 
 
 def dit_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The released configuration in diffusers' words; `ValueError` if it asks for another kind of transformer."""
+    """Translate the released configuration to diffusers' keys; raise `ValueError` if a value is unsupported."""
     fixed = {"project_cond_tokens": False, "transformer_type": "continuous_transformer"}
     for key, value in fixed.items():
         if config.get(key, value) != value:
-            raise ValueError(f"`config` has {key} = {config[key]!r}; only {value!r}, as in the release, is converted.")
+            raise ValueError(f"`config` has {key} = {config[key]!r}; only the released value {value!r} is supported.")
     head_dim = config["embed_dim"] // config["num_heads"]
     return {
         "sample_size": 432,  # frames in training: 10.03 s
@@ -87,7 +88,7 @@ def dit_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """A released tensor as (name, tensor) pairs of ours; a name that is not known stays, to be reported."""
+    """Yield our (name, tensor) pairs of a released tensor. An unknown name is kept, and reported later."""
     if name.startswith(_TEACHER_ONLY) or name == "transformer.rotary_pos_emb.inv_freq":
         return
     if name == "timestep_features.weight":

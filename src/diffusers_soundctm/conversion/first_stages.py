@@ -1,4 +1,4 @@
-"""Released first stages: AudioLDM's mel autoencoder and HiFi-GAN, and the 44.1 kHz waveform autoencoder."""
+"""Convert released first stages: AudioLDM's mel autoencoder and HiFi-GAN, and the 44.1 kHz waveform autoencoder."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from .build import build, count_layers, needed
 FIRST_STAGE = "first_stage_model."
 VOCODER = "vocoder."
 
-# What the shapes of AudioLDM's 16 kHz HiFi-GAN do not tell.
+# Values of AudioLDM's 16 kHz HiFi-GAN that do not follow from the shapes of its tensors.
 HIFIGAN_16K = {
     "sampling_rate": 16000,
     "upsample_rates": [5, 4, 2, 2, 2],
@@ -42,15 +42,15 @@ _DAC = {"pre_conv": "quant_conv", "post_conv": "post_quant_conv"}
 def convert_audioldm_vae(
     state_dict: Mapping[str, torch.Tensor], scale_factor: float | torch.Tensor | None = None
 ) -> AutoencoderKL:
-    """The mel autoencoder of an AudioLDM, AudioLDM2 or Tango checkpoint; its sizes are read off its tensors.
+    """Build the mel autoencoder of an AudioLDM, AudioLDM2 or Tango checkpoint. Its sizes follow from its tensors.
 
     Args:
-        state_dict: names `first_stage_model.*` and `scale_factor`; everything else, such as AudioLDM's own UNet, is
-            ignored. Or without the prefix, the autoencoder alone, as Tango's `pytorch_model_vae.bin`.
-        scale_factor: in place of the checkpoint's; Tango's stands in its `vae_config.json`.
+        state_dict: tensors named `first_stage_model.*`, and `scale_factor`; others, such as AudioLDM's UNet, are
+            ignored. Or the autoencoder alone without the prefix, as in Tango's `pytorch_model_vae.bin`.
+        scale_factor: replaces that of the checkpoint. Tango keeps it in `vae_config.json`.
 
     Raises:
-        ValueError: lists every missing, unexpected and mis-shaped tensor.
+        ValueError: a tensor is missing, unexpected or has another shape; the message lists all of them.
     """
     released = {name: t for name, t in _first_stage(state_dict).items() if not name.startswith(VOCODER)}
     if scale_factor is None:
@@ -72,11 +72,11 @@ def convert_audioldm_vae(
     def renamed(name: str) -> str:
         for pattern, ours in _MEL_VAE:
             name = re.sub(pattern, ours, name)
-        # The levels of the decoder are numbered from the output on in the release, from the latent on here.
+        # The release numbers the levels of the decoder from its output, diffusers from the latent.
         return re.sub(r"(?<=\.up_blocks\.)\d+", lambda match: str(levels - 1 - int(match.group())), name)
 
     tensors = {
-        # Attention over all positions was written as 1×1 convolutions.
+        # The release writes the projections of attention as 1×1 convolutions.
         renamed(name): tensor[..., 0, 0] if ".attn_1." in name and tensor.ndim == 4 else tensor
         for name, tensor in released.items()
     }
@@ -84,14 +84,14 @@ def convert_audioldm_vae(
 
 
 def convert_hifigan(state_dict: Mapping[str, torch.Tensor], config: Mapping[str, Any] = HIFIGAN_16K) -> SpeechT5HifiGan:
-    """The vocoder of an AudioLDM checkpoint, without its weight norm as released or with it.
+    """Build the vocoder of an AudioLDM checkpoint, with or without weight norm.
 
     Args:
-        state_dict: names `first_stage_model.vocoder.*`, or `vocoder.*` as Tango's; everything else is ignored.
-        config: what the tensors do not tell, by default that of the 16 kHz releases.
+        state_dict: tensors named `first_stage_model.vocoder.*`, or `vocoder.*` as in Tango. Others are ignored.
+        config: values that do not follow from the tensors; by default those of the 16 kHz releases.
 
     Raises:
-        ValueError: lists every missing, unexpected and mis-shaped tensor.
+        ValueError: a tensor is missing, unexpected or has another shape; the message lists all of them.
     """
     released = _first_stage(state_dict)
     released = {name.removeprefix(VOCODER): t for name, t in released.items() if name.startswith(VOCODER)}
@@ -107,7 +107,7 @@ def convert_hifigan(state_dict: Mapping[str, torch.Tensor], config: Mapping[str,
         "resblock_kernel_sizes": [needed(released, f"resblocks.{i}.convs1.0.weight").shape[-1] for i in range(kernels)],
     }
     tensors = {re.sub(r"^ups\.", "upsampler.", name): tensor for name, tensor in released.items()}
-    # Statistics to normalise mels by, which AudioLDM's does not do.
+    # SpeechT5HifiGan expects statistics that normalize mels. AudioLDM does not normalize.
     tensors |= {"mean": first.new_zeros(first.shape[1]), "scale": first.new_ones(first.shape[1])}
     return build(SpeechT5HifiGan, SpeechT5HifiGanConfig(**dict(config), **sizes), tensors)
 
@@ -115,14 +115,15 @@ def convert_hifigan(state_dict: Mapping[str, torch.Tensor], config: Mapping[str,
 def convert_dac(
     state_dict: Mapping[str, torch.Tensor], statistics: Mapping[str, torch.Tensor] | None = None
 ) -> AutoencoderDAC:
-    """The waveform autoencoder of the 44.1 kHz release; its sizes are read off its tensors.
+    """Build the waveform autoencoder of the 44.1 kHz release. Its sizes follow from its tensors.
 
     Args:
-        state_dict: names `encoder.block.*`, `pre_conv.*`, `post_conv.*`, `decoder.model.*`; weight norm is folded.
-        statistics: `z_mean` and `z_std` of the training set's latents, each (latent_channels,); None leaves them out.
+        state_dict: tensors named `encoder.block.*`, `pre_conv.*`, `post_conv.*` and `decoder.model.*`. Weight norm is
+            folded into the weights.
+        statistics: `z_mean` and `z_std` of the training latents, each (latent_channels,); None leaves them out.
 
     Raises:
-        ValueError: lists every missing, unexpected and mis-shaped tensor.
+        ValueError: a tensor is missing, unexpected or has another shape; the message lists all of them.
     """
     released = _without_weight_norm(state_dict)
     encoder_blocks, decoder_blocks = (
@@ -133,7 +134,7 @@ def convert_dac(
         "encoder_hidden_size": needed(released, "encoder.block.0.weight").shape[0],
         "decoder_hidden_size": needed(released, "decoder.model.0.weight").shape[0],
         "latent_channels": needed(released, "post_conv.weight").shape[0],
-        # Every resampling convolution is as wide as two strides.
+        # The kernel of every resampling convolution is two strides wide.
         "downsampling_ratios": [
             needed(released, f"encoder.block.{i + 1}.block.4.weight").shape[-1] // 2 for i in range(encoder_blocks)
         ],
@@ -146,8 +147,8 @@ def convert_dac(
             values = needed(statistics, name)
             if values.shape != (config["latent_channels"],):
                 raise ValueError(
-                    f"{name} has shape {tuple(values.shape)}, not ({config['latent_channels']},), one value a channel "
-                    "of the autoencoder; take both from the same release."
+                    f"{name} has shape {tuple(values.shape)}, not ({config['latent_channels']},), one value per "
+                    "channel of the autoencoder; take both from the same release."
                 )
             config[ours] = values.tolist()
     blocks = {"encoder": encoder_blocks, "decoder": decoder_blocks}
@@ -155,7 +156,7 @@ def convert_dac(
 
 
 def _first_stage(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors of the mel autoencoder and its vocoder by their names there, of a whole model or a file of their own."""
+    """Return the tensors of the mel autoencoder and its vocoder without their prefix."""
     prefix = FIRST_STAGE if any(name.startswith(FIRST_STAGE) for name in state_dict) else ""
     tensors = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
     tensors.pop("scale_factor", None)
@@ -163,7 +164,7 @@ def _first_stage(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def _dac_name(name: str, blocks: Mapping[str, int]) -> str:
-    """Our name of a released tensor; a name that is not known stays, to be reported."""
+    """Return our name of a released tensor. An unknown name is kept, and reported later."""
     convolution, _, rest = name.partition(".")
     if convolution in _DAC:
         return f"{_DAC[convolution]}.{rest}"
@@ -175,7 +176,8 @@ def _dac_name(name: str, blocks: Mapping[str, int]) -> str:
     if not 0 < index <= blocks[half]:
         layer = {0: "conv1", blocks[half] + 1: "snake1", blocks[half] + 2: "conv2"}.get(index)
         return name if layer is None else f"{half}.{layer}.{inside}"
-    # An encoder block is three residual units, Snake, convolution; a decoder block Snake, convolution, three units.
+    # An encoder block is three residual units, Snake and a convolution. A decoder block is Snake, a convolution and
+    # three residual units.
     layers = ["res_unit1", "res_unit2", "res_unit3"]
     layers = [*layers, "snake1", "conv1"] if half == "encoder" else ["snake1", "conv_t1", *layers]
     match = re.fullmatch(r"block\.([0-4])\.(?:block\.([0-3])\.)?(\w+)", inside)
@@ -187,7 +189,7 @@ def _dac_name(name: str, blocks: Mapping[str, int]) -> str:
 
 
 def _without_weight_norm(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`weight` = g·v/‖v‖ for every pair `weight_g`, `weight_v`; everything else as it is."""
+    """Replace every pair `weight_g`, `weight_v` by `weight` = g·v/‖v‖, and keep other tensors."""
     tensors = {}
     for name, tensor in state_dict.items():
         if name.endswith(".weight_v") and f"{name[:-1]}g" in state_dict:

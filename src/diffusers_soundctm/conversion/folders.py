@@ -1,19 +1,20 @@
-"""Write a pipeline's folder one tensor at a time, so that a part is there whole or not at all."""
+"""Write a model folder tensor by tensor. Each component is complete or absent, so a conversion can be resumed."""
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as DIFFUSERS_WEIGHTS
 from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_NAME as TRANSFORMERS_WEIGHTS
 
+from ..files import atomic_folder, read_json, remove_unfinished, write_json
 from ..hub import INDEX
 
 RECORD = "conversion.json"
@@ -31,43 +32,47 @@ _DTYPES = {
 }
 
 
-def save_pipeline(
-    pipe: DiffusionPipeline, folder: Path, record: Mapping[str, Any], variants: tuple[str, ...] = ("fp16",)
+def save_components(
+    components: Mapping[str, Any],
+    guidance_scale_range: Sequence[float],
+    folder: Path,
+    record: Mapping[str, Any],
+    variants: Sequence[str] = ("fp16",),
 ) -> None:
-    """Write `pipe` so that `from_pretrained(folder)` loads it; run again, it goes on after the last whole component.
+    """Write components so that `SoundCTMPipeline.from_pretrained(folder)` loads them.
 
-    On a terminal a bar shows the bytes that are written.
+    If an earlier call was interrupted, the call resumes after the last complete component. A progress bar on a terminal
+    shows the bytes that are written.
 
     Args:
-        folder: made if need be; `record` is kept in it as `conversion.json` and tells whether a folder may be gone on
-            with.
-        variants: names among "fp16" and "bf16" of weights to write besides those in the checkpoint's own dtype.
+        components: name → component of the pipeline, or None.
+        guidance_scale_range: lowest and highest ω in training.
+        folder: folder to write; it is made if needed.
+        record: description of the conversion. It is stored as `conversion.json`, and an interrupted conversion is
+            resumed only with the same record.
+        variants: half-precision weights to write besides those in the checkpoint's dtype, among "fp16" and "bf16".
 
     Raises:
-        ValueError: an unknown variant, `folder` holds something else already, or its disk is too full.
+        ValueError: a variant is unknown, `folder` holds something else, or its disk is too full.
     """
-    check_folder(folder, record, variants)
+    check_output_folder(folder, record, variants)
     folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in folder.glob(_temporary("*")):
-        shutil.rmtree(unfinished, ignore_errors=True)
-    missing = {
-        name: component
-        for name, component in pipe.components.items()
-        if component is not None and not (folder / name).is_dir()
-    }
+    remove_unfinished(folder)
+    components = {name: component for name, component in components.items() if component is not None}
+    missing = {name: component for name, component in components.items() if not (folder / name).is_dir()}
     weights = {name: _weights(part, variants) for name, part in missing.items() if isinstance(part, torch.nn.Module)}
     size = sum(_size(*content) for files in weights.values() for content in files.values())
     free = shutil.disk_usage(folder).free
     if size > free:
         raise ValueError(
-            f"`output` {folder} has {free / 1e9:.1f} GB left on its disk and needs {size / 1e9:.1f}; choose another, "
-            "or fewer `variants`."
+            f"`output` {folder} needs {size / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB left; choose another "
+            "disk or fewer `variants`."
         )
-    _write_json(folder / RECORD, dict(record))
+    write_json(folder / RECORD, dict(record))
     with tqdm(total=size, unit="B", unit_scale=True, disable=None, leave=False) as progress:
         for name, component in missing.items():
             progress.set_description(name)
-            with _whole(folder / name) as temporary:
+            with atomic_folder(folder / name) as temporary:
                 if isinstance(component, ModelMixin):
                     component.save_config(temporary)
                 elif isinstance(component, torch.nn.Module):
@@ -76,27 +81,49 @@ def save_pipeline(
                     component.save_pretrained(temporary)
                 for file, content in weights.get(name, {}).items():
                     write_safetensors(temporary / file, *content, progress.update)
-    # The last: with it the folder is a model.
-    _write_json(folder / INDEX, json.loads(pipe.to_json_string()))
+    # Written last, because with this file the folder counts as a model.
+    write_json(folder / INDEX, _index(components, guidance_scale_range))
 
 
-def check_folder(folder: Path, record: Mapping[str, Any] | None, variants: Sequence[str] = ()) -> None:
-    """`ValueError` unless `folder` is new, empty, or an unfinished conversion with the same `record` (None: any)."""
+def _index(components: Mapping[str, Any], guidance_scale_range: Sequence[float]) -> dict[str, Any]:
+    """Return the content of `model_index.json`."""
+    classes = {name: type(component) for name, component in components.items()}
+    return {
+        "_class_name": "SoundCTMPipeline",
+        "_diffusers_version": diffusers.__version__,
+        **{name: [kind.__module__.partition(".")[0], kind.__name__] for name, kind in classes.items()},
+        "guidance_scale_range": list(guidance_scale_range),
+    }
+
+
+def check_output_folder(folder: Path, record: Mapping[str, Any] | None, variants: Sequence[str] = ()) -> None:
+    """Check that a conversion can write to `folder`.
+
+    Args:
+        folder: folder to write.
+        record: description of the conversion; None accepts any interrupted conversion.
+        variants: variants to write.
+
+    Raises:
+        ValueError: a variant is unknown, or `folder` is neither new, nor empty, nor an interrupted conversion with the
+            same record.
+    """
     unknown = set(variants) - set(VARIANTS)
     if unknown:
         raise ValueError(f"`variants` has {sorted(unknown)}; choose among {sorted(VARIANTS)}.")
     if folder.is_file():
-        raise ValueError(f"`output` {folder} is a file; give a folder.")
+        raise ValueError(f"`output` {folder} is a file; choose a folder.")
     if (folder / INDEX).exists():
         raise ValueError(f"`output` {folder} holds a model already; delete it or choose another folder.")
     if folder.is_dir() and any(folder.iterdir()):
         try:
-            before = json.loads((folder / RECORD).read_text())
-        except (OSError, ValueError):
+            before = read_json(folder / RECORD)
+        except OSError:
             before = None
         if before is None or (record is not None and before != json.loads(json.dumps(dict(record)))):
             raise ValueError(
-                f"`output` {folder} is neither empty nor this conversion, begun and unfinished; choose another."
+                f"`output` {folder} is neither empty nor an interrupted conversion with the same arguments; choose "
+                "another folder."
             )
 
 
@@ -106,11 +133,15 @@ def write_safetensors(
     dtypes: Mapping[str, torch.dtype],
     on_written: Callable[[int], Any] | None = None,
 ) -> None:
-    """Write `tensors` to `path` in the `dtypes` of the same names; one at a time is read and converted.
+    """Write a safetensors file. One tensor at a time is read and converted.
 
-    `on_written` is called after each with its number of bytes.
+    Args:
+        path: file to write.
+        tensors: name → tensor.
+        dtypes: name → dtype in the file.
+        on_written: called after each tensor with its number of bytes.
     """
-    # Wide types first: then every tensor starts at a multiple of its item size.
+    # Sorted by item size, the widest first, every tensor starts at a multiple of its item size.
     names = sorted(tensors, key=lambda name: -dtypes[name].itemsize)
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name in names:
@@ -133,7 +164,7 @@ def write_safetensors(
 def _weights(
     model: torch.nn.Module, variants: Sequence[str]
 ) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, torch.dtype]]]:
-    """File → tensors and the dtypes they get in it."""
+    """Return file name → tensors and their dtypes in the file."""
     weights = Path(DIFFUSERS_WEIGHTS if isinstance(model, ModelMixin) else TRANSFORMERS_WEIGHTS)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
@@ -151,29 +182,10 @@ def _weights(
 
 
 def _size(tensors: Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype]) -> int:
-    """Bytes of `tensors` in `dtypes`."""
+    """Return the number of bytes of `tensors` in `dtypes`."""
     return sum(tensor.numel() * dtypes[name].itemsize for name, tensor in tensors.items())
 
 
 def keeps_float32(model: torch.nn.Module, name: str) -> bool:
-    """Whether the tensor `name` of `model` stays in float32 when the model is in half precision."""
+    """Return whether the tensor `name` of `model` stays in float32 when the model is in half precision."""
     return not {*(getattr(model, "_keep_in_fp32_modules", None) or ())}.isdisjoint(name.split("."))
-
-
-@contextlib.contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill that gets its name `folder` when the block ends without an error."""
-    temporary = folder.with_name(_temporary(folder.name))
-    temporary.mkdir()
-    yield temporary
-    temporary.replace(folder)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(_temporary(path.name))
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def _temporary(name: str) -> str:
-    return f".{name}.incomplete"

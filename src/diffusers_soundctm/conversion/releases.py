@@ -1,4 +1,4 @@
-"""The authors' released models, from the files they published to a whole pipeline."""
+"""The authors' released models: from the published files to the components of a pipeline."""
 
 import fnmatch
 import json
@@ -6,45 +6,42 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
-from .. import hub
+from ..hub import download_files, read_config
 from ..models.transformer_ctm import CTMAudioDiTModel
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..schedulers.scheduling_ctm import CTMScheduler
 from .checkpoints import PICKLES, read_checkpoint
 from .dit import convert_soundctm_dit
 from .first_stages import FIRST_STAGE, convert_audioldm_vae, convert_dac, convert_hifigan
-from .folders import check_folder, keeps_float32, save_pipeline
+from .folders import check_output_folder, keeps_float32, save_components
 from .text_encoders import clap_prefix, convert_clap_text, convert_t5_encoder
 from .unet import convert_soundctm_unet
 
-if TYPE_CHECKING:
-    from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-
-CLAP_MAX_TOKENS = 77  # the release pads and cuts every prompt to as many
+CLAP_MAX_TOKENS = 77  # the release pads and truncates every prompt to this length
 _CHECKPOINTS = (*PICKLES, ".safetensors")
 
-# What a file may hold, as it is asked for when it is missing.
+# The parts that a file may hold, as the error for a missing one names them.
 _NETWORK, _AUDIOLDM, _DAC = "the student (EMA)", "AudioLDM's first stage", "the waveform autoencoder"
 _STATISTICS, _CLAP, _T5 = "z_mean and z_std", "CLAP", "FLAN-T5"
 
 
 @dataclass(frozen=True)
 class Release:
-    """What was published, and what its files do not tell.
+    """The files of a release, and the facts about it that its files do not contain.
 
-    Args:
-        repo_id: on the Hub.
-        files: patterns of the paths that are needed, in the repo or in a folder.
-        parts: what these files must hold.
-        config: the network's configuration, in the authors' words.
-        sigma_data: of the preconditioning.
-        guidance_scale_range: ω in training.
-        text_encoder: Hub id of the tokenizer, and of the text encoder where the files hold none.
+    Attributes:
+        repo_id: repo on the Hub.
+        files: patterns of the paths to use, in the repo or in a folder.
+        parts: parts that these files must hold.
+        config: configuration of the network, with the authors' keys.
+        sigma_data: σ_data of the preconditioning.
+        guidance_scale_range: lowest and highest ω in training.
+        text_encoder: Hub id of the tokenizer, and of the text encoder if the files hold none.
     """
 
     repo_id: str
@@ -54,6 +51,21 @@ class Release:
     sigma_data: float
     guidance_scale_range: tuple[float, float]
     text_encoder: str
+
+
+@dataclass(frozen=True)
+class ReleasedModel:
+    """A loaded release, from which a pipeline can be assembled.
+
+    Attributes:
+        components: name → component, as `SoundCTMPipeline.from_components` takes them.
+        guidance_scale_range: lowest and highest ω in training.
+        record: name of the release, its files and their sizes in bytes, and the text encoder.
+    """
+
+    components: dict[str, Any]
+    guidance_scale_range: tuple[float, float]
+    record: dict[str, Any]
 
 
 _UNET = Release(
@@ -117,25 +129,29 @@ def convert_release(
     variants: Sequence[str] = ("fp16",),
     **kwargs: Any,
 ) -> Path:
-    """Write a released model as the folder `output`, which `SoundCTMPipeline.from_pretrained` loads.
+    """Write a released model as a folder that `SoundCTMPipeline.from_pretrained` loads.
 
-    Names and shapes of everything are checked before a byte is written. Run again after an interruption, it goes on.
+    If an earlier call was interrupted, the call resumes after the last complete component.
 
     Args:
-        release, checkpoint, kwargs: as `load_release`.
-        output: folder, new or an unfinished conversion of the same files.
-        variants: half-precision weights to write beside those as released, among "fp16" and "bf16".
+        release: name of the release, see `load_release`.
+        output: folder to write.
+        checkpoint: the authors' files, see `load_release`.
+        variants: half-precision weights to write besides the released ones, among "fp16" and "bf16".
+        **kwargs: further arguments of `load_release`, except `dtype`.
 
     Returns:
         `output`.
 
     Raises:
         ValueError: see `load_release`, or `output` holds something else.
+        OSError: see `load_release`.
     """
     output = Path(output)
-    check_folder(output, None, variants)
-    pipe, record = _load(release, checkpoint, **kwargs)
-    save_pipeline(pipe, output, {**record, "variants": list(variants)}, tuple(variants))
+    check_output_folder(output, None, variants)
+    model = load_release(release, checkpoint, **kwargs)
+    record = {**model.record, "variants": list(variants)}
+    save_components(model.components, model.guidance_scale_range, output, record, variants)
     return output
 
 
@@ -147,105 +163,117 @@ def load_release(
     original_config: str | os.PathLike | Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     **hub_kwargs: Any,
-) -> "SoundCTMPipeline":
-    """A released model as a pipeline, straight from the authors' files; their tensors stay on disk until used.
+) -> ReleasedModel:
+    """Load the components of a released model from the authors' files. Tensors stay on disk until they are used.
 
     Args:
         release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz).
-        checkpoint: the authors' files, folders with them, Hub ids, or several of these; None is the Hub repo of the
-            release. What a file holds is told by its tensors, not by its name. The training arguments
+        checkpoint: the authors' files, folders that hold them, Hub ids, or a list of these; None is the release's repo
+            on the Hub. The content of a file is recognized by its tensors, not by its name. The training arguments
             (`*summary.jsonl`) are read if they are among the files.
         text_encoder: folder or Hub id of the tokenizer and, for "sony-unet" without `pytorch_model.bin`, of FLAN-T5.
-        original_config: the network's configuration, a dict or JSON file, if it is not the released one.
-        dtype: of the weights; None leaves them as they are in the files.
-        hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
+        original_config: configuration of the network, a dictionary or JSON file; None is the released one.
+        dtype: dtype of the weights; None keeps that of the files.
+        **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
-        ValueError: something is missing, twice, refused, or of another name or shape; the message lists it.
-        OSError: a Hub repo cannot be reached.
+        ValueError: a file is refused, a part is missing or given twice, or a tensor has another name or shape; the
+            message lists them.
+        OSError: a repo on the Hub cannot be reached, or a file is damaged.
     """
-    pipe, _ = _load(release, checkpoint, text_encoder, original_config, **hub_kwargs)
+    if release not in RELEASES:
+        raise ValueError(f"`release` is {release!r}; choose among {', '.join(RELEASES)}.")
+    known = RELEASES[release]
+    config = known.config if original_config is None else original_config
+    if not isinstance(config, Mapping):
+        config = read_config(Path(config))
+    text_encoder = str(text_encoder or known.text_encoder)
+    files = find_files(known, checkpoint, **hub_kwargs)
+    training = [file for file in files if file.suffix == ".jsonl"]
+    parts = _parts([file for file in files if file not in training], known.parts)
+    elsewhere = {key: value for key, value in hub_kwargs.items() if key != "revision"}  # it is the checkpoint's
+    build = _dit_components if _DAC in known.parts else _unet_components
+    components = build(release, parts, config, text_encoder, elsewhere)
+    _check_student(components)
     if dtype is not None:
-        for component in pipe.components.values():
+        for component in components.values():
             if isinstance(component, torch.nn.Module):
                 _cast(component, dtype)
-    return pipe
-
-
-def _load(
-    name: str, checkpoint: Any, text_encoder: Any = None, original_config: Any = None, **hub_kwargs: Any
-) -> tuple["SoundCTMPipeline", dict[str, Any]]:
-    from ..pipelines.pipeline_soundctm import SoundCTMPipeline
-
-    if name not in RELEASES:
-        raise ValueError(f"`release` is {name!r}; choose among {', '.join(RELEASES)}.")
-    release = RELEASES[name]
-    config = release.config if original_config is None else original_config
-    if not isinstance(config, Mapping):
-        config = json.loads(Path(config).read_text())
-    text_encoder = str(text_encoder or release.text_encoder)
-    files = find_files(release, checkpoint, **hub_kwargs)
-    training = [file for file in files if file.suffix == ".jsonl"]
-    parts = _parts([file for file in files if file not in training], release.parts)
-    elsewhere = {key: value for key, value in hub_kwargs.items() if key != "revision"}  # it is the checkpoint's
-    tokenizer = AutoTokenizer.from_pretrained(text_encoder, **elsewhere)
-
-    vocoder = None
-    if _DAC in release.parts:
-        unet = convert_soundctm_dit(parts[_NETWORK], config)
-        vae = convert_dac(parts[_DAC], parts[_STATISTICS])
-        # v1 was trained with the embedding that CLAP shares with sounds, v2 with the one before it.
-        encoder = convert_clap_text(parts[_CLAP], projection=name == "sony-dit-v1")
-        tokenizer.model_max_length = CLAP_MAX_TOKENS
-    else:
-        # The released configuration has a sample size of no meaning; 256 × 16 latents are 10.24 s.
-        unet = convert_soundctm_unet(parts[_NETWORK], {**config, "sample_size": [256, 16]})
-        vae = convert_audioldm_vae(parts[_AUDIOLDM])
-        vocoder = convert_hifigan(parts[_AUDIOLDM])
-        if _T5 in parts:
-            encoder = convert_t5_encoder(parts[_T5])
-        else:
-            encoder = T5EncoderModel.from_pretrained(
-                text_encoder, dtype=torch.float32, use_safetensors=True, **elsewhere
-            )
-    if not isinstance(unet, (CTMUNet2DConditionModel, CTMAudioDiTModel)):
-        raise ValueError("`checkpoint` holds a teacher, without an embedding of s; pass the student's (EMA) file.")
-    if vae.config.latent_channels != unet.config.in_channels:
-        raise ValueError(
-            f"The autoencoder has {vae.config.latent_channels} latent channels and the network wants "
-            f"{unet.config.in_channels}; take both from the same release."
-        )
 
     arguments = json.loads(training[0].read_text().splitlines()[0]) if training else {}
-    known = {key: arguments[key] for key in ("sigma_min", "sigma_max", "rho") if key in arguments}
-    scheduler = CTMScheduler(sigma_data=arguments.get("sigma_data", release.sigma_data), **known)
-    low, high = release.guidance_scale_range
-    omega = (arguments.get("w_min", low), arguments.get("w_max", high))
-    components = {
-        "vae": vae,
+    noise_levels = {key: arguments[key] for key in ("sigma_min", "sigma_max", "rho") if key in arguments}
+    low, high = known.guidance_scale_range
+    return ReleasedModel(
+        components={
+            **components,
+            "scheduler": CTMScheduler(sigma_data=arguments.get("sigma_data", known.sigma_data), **noise_levels),
+        },
+        guidance_scale_range=(arguments.get("w_min", low), arguments.get("w_max", high)),
+        record={
+            "from": release,
+            "files": {file.name: file.stat().st_size for file in files},
+            "text_encoder": Path(text_encoder).name if Path(text_encoder).is_dir() else text_encoder,
+        },
+    )
+
+
+def _unet_components(
+    release: str, parts: Mapping[str, Any], config: Mapping[str, Any], text_encoder: str, elsewhere: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the components of a 16 kHz release, without the scheduler."""
+    if _T5 in parts:
+        encoder = convert_t5_encoder(parts[_T5])
+    else:
+        encoder = T5EncoderModel.from_pretrained(text_encoder, dtype=torch.float32, use_safetensors=True, **elsewhere)
+    return {
+        "vae": convert_audioldm_vae(parts[_AUDIOLDM]),
         "text_encoder": encoder,
+        "tokenizer": _tokenizer(text_encoder, elsewhere),
+        # The sample size of the released configuration is meaningless. 256 × 16 latents are 10.24 s.
+        "unet": convert_soundctm_unet(parts[_NETWORK], {**config, "sample_size": [256, 16]}),
+        "vocoder": convert_hifigan(parts[_AUDIOLDM]),
+    }
+
+
+def _dit_components(
+    release: str, parts: Mapping[str, Any], config: Mapping[str, Any], text_encoder: str, elsewhere: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the components of a 44.1 kHz release, without the scheduler."""
+    tokenizer = _tokenizer(text_encoder, elsewhere)
+    tokenizer.model_max_length = CLAP_MAX_TOKENS
+    return {
+        "vae": convert_dac(parts[_DAC], parts[_STATISTICS]),
+        # v1 is conditioned on the projected embedding that CLAP compares with audio, v2 on the pooled state before it.
+        "text_encoder": convert_clap_text(parts[_CLAP], projection=release == "sony-dit-v1"),
         "tokenizer": tokenizer,
-        "transformer" if isinstance(unet, CTMAudioDiTModel) else "unet": unet,
-        "scheduler": scheduler,
-        "vocoder": vocoder,
+        "transformer": convert_soundctm_dit(parts[_NETWORK], config),
     }
-    pipe = SoundCTMPipeline.from_components(components, guidance_scale_range=omega)
-    record = {
-        "from": name,
-        "files": {file.name: file.stat().st_size for file in files},
-        "text_encoder": Path(text_encoder).name if Path(text_encoder).is_dir() else text_encoder,
-    }
-    return pipe, record
+
+
+def _tokenizer(text_encoder: str, elsewhere: Mapping[str, Any]) -> Any:
+    # Without the explicit False, transformers asks on the terminal whether to run code of a foreign repo.
+    return AutoTokenizer.from_pretrained(text_encoder, trust_remote_code=False, **elsewhere)
+
+
+def _check_student(components: Mapping[str, Any]) -> None:
+    network, vae = components.get("unet") or components.get("transformer"), components["vae"]
+    if not isinstance(network, (CTMUNet2DConditionModel, CTMAudioDiTModel)):
+        raise ValueError("`checkpoint` holds a teacher, without an embedding of s; pass the student's (EMA) file.")
+    if vae.config.latent_channels != network.config.in_channels:
+        raise ValueError(
+            f"The autoencoder has {vae.config.latent_channels} latent channels, but the network expects "
+            f"{network.config.in_channels}; take both from the same release."
+        )
 
 
 def find_files(
     release: Release, checkpoint: str | os.PathLike | Sequence[str | os.PathLike] | None = None, **hub_kwargs: Any
 ) -> list[Path]:
-    """The files that `checkpoint` stands for, downloaded if need be; see `load_release`.
+    """Return the files that `checkpoint` stands for, see `load_release`; download them if needed.
 
     Raises:
         ValueError: a folder or repo holds none of the release's files.
-        OSError: a Hub repo cannot be reached.
+        OSError: a repo on the Hub cannot be reached.
     """
     if checkpoint is None:
         checkpoint = release.repo_id
@@ -257,7 +285,7 @@ def find_files(
         if path.is_file() or path.suffix in (*_CHECKPOINTS, ".jsonl"):
             files.append(path)
             continue
-        folder = path if path.is_dir() else Path(hub.download_files(str(source), release.files, **hub_kwargs))
+        folder = path if path.is_dir() else Path(download_files(str(source), release.files, **hub_kwargs))
         found = sorted(
             file
             for file in folder.rglob("*")
@@ -265,29 +293,28 @@ def find_files(
             and any(fnmatch.fnmatch(f"/{file.relative_to(folder).as_posix()}", pattern) for pattern in release.files)
         )
         if not found:
-            raise ValueError(
-                f"`checkpoint` {source} has none of {', '.join(release.files)}; pass the files themselves."
-            )
+            raise ValueError(f"`checkpoint` {source} has none of {', '.join(release.files)}; pass the files by name.")
         files += found
     return files
 
 
 def _parts(files: Sequence[Path], needed: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
-    """Part → the tensors of the file it is taken from: the one that holds the least besides."""
+    """Return part → the tensors of its file. If several files hold a part, the one with the fewest other parts wins."""
     holders: dict[str, list[tuple[int, Path, dict[str, torch.Tensor]]]] = {}
     for file in files:
         tensors = read_checkpoint(file)
         contents = _contents(tensors)
         if not contents:
             raise ValueError(
-                f"`checkpoint` {file} holds no part of this release; its first name is {next(iter(tensors))}."
+                f"`checkpoint` {file} holds no part of this release; its first tensor is "
+                f"{next(iter(tensors))}. Leave the file out."
             )
         for part in contents:
             holders.setdefault(part, []).append((len(contents), file, tensors))
     missing = [part for part in needed if part not in holders]
     if missing:
         given = ", ".join(str(file) for file in files) or "nothing"
-        raise ValueError(f"`checkpoint` ({given}) lacks {', '.join(missing)}; pass the files with these too.")
+        raise ValueError(f"`checkpoint` ({given}) lacks {', '.join(missing)}; pass the files that hold them too.")
     chosen = {}
     for part, candidates in holders.items():
         candidates.sort(key=lambda candidate: candidate[0])

@@ -1,4 +1,4 @@
-"""Released text encoders: CLAP's text branch out of LAION's own file, and FLAN-T5 out of a 16 kHz SoundCTM."""
+"""Convert released text encoders: CLAP's text branch from LAION's file, and FLAN-T5 from a 16 kHz SoundCTM."""
 
 import re
 from collections.abc import Mapping
@@ -15,16 +15,17 @@ _T5_PREFIX = "text_encoder."
 def convert_clap_text(
     state_dict: Mapping[str, torch.Tensor], projection: bool = True
 ) -> ClapTextModelWithProjection | ClapTextModel:
-    """The text branch of LAION-CLAP; its sizes are read off its tensors.
+    """Build the text branch of LAION-CLAP. Its sizes follow from its tensors.
 
     Args:
-        state_dict: names `text_branch.*` and `text_projection.*` as in LAION's `630k-audioset-best.pt`, or after
-            `text_encoder.model.` (44.1 kHz SoundCTM) or `cond_stage_model.model.` (AudioLDM). All else is ignored.
-        projection: with the two layers that map to the space shared with sounds (`text_embeds`), or, False, up to the
-            pooled output.
+        state_dict: tensors named `text_branch.*` and `text_projection.*` as in LAION's `630k-audioset-best.pt`, or with
+            the prefix `text_encoder.model.` (44.1 kHz SoundCTM) or `cond_stage_model.model.` (AudioLDM). Others are
+            ignored.
+        projection: whether to include the two layers that map to the space shared with audio (`text_embeds`); False
+            ends at the pooled output.
 
     Raises:
-        ValueError: lists every missing, unexpected and mis-shaped tensor.
+        ValueError: a tensor is missing, unexpected or has another shape; the message lists all of them.
     """
     prefix = clap_prefix(state_dict) or ""
     wanted = ("text_branch.", "text_projection.") if projection else ("text_branch.",)
@@ -53,7 +54,7 @@ def convert_clap_text(
         re.sub("|".join(map(re.escape, names)), lambda match: names[match.group()], name, count=1): tensor
         for name, tensor in released.items()
     }
-    # Tables of the positions and of zeros, which the release has or has not, depending on its transformers.
+    # Constant tables. Whether a release holds them depends on its version of transformers.
     indices = torch.arange(positions)[None]
     tensors[f"{base}embeddings.position_ids"] = indices
     tensors[f"{base}embeddings.token_type_ids"] = torch.zeros_like(indices)
@@ -61,19 +62,19 @@ def convert_clap_text(
 
 
 def clap_prefix(state_dict: Mapping[str, torch.Tensor]) -> str | None:
-    """What stands before `text_branch.*` in the names of `state_dict`; None without a CLAP."""
+    """Return the prefix of `text_branch.*` in the names of `state_dict`, or None if it holds no CLAP."""
     name = "text_branch.embeddings.word_embeddings.weight"
     return next((prefix for prefix in CLAP_PREFIXES if prefix + name in state_dict), None)
 
 
 def convert_t5_encoder(state_dict: Mapping[str, torch.Tensor]) -> T5EncoderModel:
-    """The FLAN-T5 encoder inside a whole 16 kHz SoundCTM (`pytorch_model.bin`); sizes are read off its tensors.
+    """Build the FLAN-T5 encoder of a whole 16 kHz SoundCTM (`pytorch_model.bin`). Its sizes follow from its tensors.
 
     Args:
-        state_dict: names `text_encoder.*`; everything else is ignored.
+        state_dict: tensors named `text_encoder.*`. Others are ignored.
 
     Raises:
-        ValueError: lists every missing, unexpected and mis-shaped tensor.
+        ValueError: a tensor is missing, unexpected or has another shape; the message lists all of them.
     """
     tensors = {name.removeprefix(_T5_PREFIX): t for name, t in state_dict.items() if name.startswith(_T5_PREFIX)}
     words = needed(tensors, "shared.weight")

@@ -1,4 +1,4 @@
-"""The authors' released 16 kHz UNets, student and teacher, as diffusers models."""
+"""Convert the released 16 kHz UNets, student and teacher."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,18 +15,18 @@ _STUDENT_ONLY = "s_time_embedding."
 def convert_soundctm_unet(
     state_dict: Mapping[str, torch.Tensor], config: Mapping[str, Any]
 ) -> CTMUNet2DConditionModel | UNet2DConditionModel:
-    """Build the network a released 16 kHz checkpoint holds; one with an embedding of s is a student, else a teacher.
+    """Build the network of a released 16 kHz checkpoint. A checkpoint with an embedding of s is a student.
 
     Args:
-        state_dict: names `ctm_unet.*` (whole student), `unet.*` (teacher) or bare (the EMA file). Tensors outside the
-            network, such as `text_encoder.*`, are ignored. The model takes the tensors over without copying them.
+        state_dict: tensors whose names have the prefix `ctm_unet.` (whole student), `unet.` (teacher) or none (EMA
+            file). Others, such as `text_encoder.*`, are ignored. The model uses the tensors without copying them.
         config: the released UNet configuration, with diffusers' keys.
 
     Returns:
         The model in the checkpoint's dtype, in eval mode.
 
     Raises:
-        ValueError: lists every missing, unexpected and mis-shaped tensor.
+        ValueError: a tensor is missing, unexpected or has another shape; the message lists all of them.
     """
     prefix = next((p for p in ("ctm_unet.", "unet.") if any(name.startswith(p) for name in state_dict)), "")
     tensors = {

@@ -83,7 +83,12 @@ class TeacherDenoiser:
         """z (B, ...) and σ (B,) → D_ω (B, ...), float32."""
         if self.guidance_scale is None:
             return self.denoise(sample, sigma, **self.network_kwargs)
-        both = self.denoise(torch.cat([sample, sample]), torch.cat([sigma, sigma]), **self.network_kwargs)
-        conditional, unconditional = both.chunk(2)
-        scale = self.guidance_scale.reshape(-1, *[1] * (sample.ndim - 1))
+        conditional, unconditional = self.halves(sample, sigma)
+        scale = preconditioning.per_sample(self.guidance_scale, sample)
         return unconditional + scale * (conditional - unconditional)
+
+    @torch.no_grad()
+    def halves(self, sample: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """z (B, ...) and σ (B,) → D(z; σ, c) and D(z; σ, ∅), each (B, ...), float32."""
+        both = self.denoise(torch.cat([sample, sample]), torch.cat([sigma, sigma]), **self.network_kwargs)
+        return both.chunk(2)

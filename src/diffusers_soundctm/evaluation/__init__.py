@@ -1,6 +1,6 @@
-"""Distances and recognition on folders or data sets, over a pluggable audio embedding."""
+"""Distances between sets of sounds, class recognition, and the metrics of the papers."""
 
-from .comparison import compare
+from .comparison import compare, format_results, fraction_interval
 from .distances import Estimate, frechet_distance, kernel_distance
 from .embeddings import AisfxEmbedding, AudioEmbedding, load_embedding
 from .probe import LinearProbe
@@ -11,6 +11,8 @@ __all__ = [
     "Estimate",
     "LinearProbe",
     "compare",
+    "format_results",
+    "fraction_interval",
     "frechet_distance",
     "kernel_distance",
     "load_embedding",

@@ -1,4 +1,4 @@
-"""Distances between two sets of embeddings: Fréchet, and the kernel distance to prefer for small sets."""
+"""Distances between two sets of embeddings: the Fréchet distance, and the kernel distance for small sets."""
 
 from dataclasses import dataclass, field
 
@@ -7,14 +7,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its bootstrap interval.
+    """An estimate with its bootstrap interval.
 
     Attributes:
-        value: The estimate on all the data.
-        low, high: Bounds of the 95 % interval.
-        n: Sizes of the two sets.
-        replicates: The bootstrap values. Those of two estimates over sets of the same sizes and the same `seed` drew
-            the same positions, so that their difference is a paired one.
+        value: the estimate on all the data.
+        low: lower bound of the 95 % interval.
+        high: upper bound of the 95 % interval.
+        n: sizes of the two sets.
+        replicates: the bootstrap values. Two estimates with the same `seed` over sets of the same sizes resample the
+            same positions, so the differences of their replicates are paired.
     """
 
     value: float
@@ -28,12 +29,16 @@ class Estimate:
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """|μ_x − μ_y|² + tr(C_x + C_y − 2 (C_x C_y)^½) between embeddings (N, D) and (M, D).
+    """Compute the Fréchet distance |μ_x − μ_y|² + tr(C_x + C_y − 2 (C_x C_y)^½).
 
-    Biased upwards when N or M is not far above D: compare only between sets of the same size.
+    It is biased upwards unless N and M are far above D. Compare values only between sets of the same sizes.
+
+    Args:
+        x: embeddings (N, D).
+        y: embeddings (M, D).
 
     Raises:
-        ValueError: Fewer than two embeddings in a set, other dimensions, or values that are not finite.
+        ValueError: a set has fewer than two embeddings or values that are not finite, or the dimensions differ.
     """
     from scipy.linalg import eigh
 
@@ -50,25 +55,29 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray, *, num_bootstrap: int = 1000, seed: int = 0) -> Estimate:
-    """Unbiased squared maximum mean discrepancy with the kernel (x·y/D + 1)³, as in KID, with a bootstrap interval.
+    """Estimate the squared maximum mean discrepancy with the kernel (x·y/D + 1)³, as in KID.
 
-    Its expectation does not depend on N and M, so it suits small sets; being unbiased, it can come out below zero.
+    The estimate is unbiased: its expectation does not depend on N and M, so it suits small sets, and it can be
+    negative.
 
     Args:
-        x: Embeddings (N, D).
-        y: Embeddings (M, D).
-        num_bootstrap: Number of resamplings for the interval.
-        seed: Of the resampling.
+        x: embeddings (N, D).
+        y: embeddings (M, D).
+        num_bootstrap: number of bootstrap resamplings for the interval.
+        seed: seed of the resampling.
+
+    Returns:
+        The estimate with its 95 % interval.
 
     Raises:
-        ValueError: See `frechet_distance`.
+        ValueError: see `frechet_distance`.
     """
     _check(x, y)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     k_xx, k_yy, k_xy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
 
     generator = np.random.default_rng(seed)
-    # How often each sample is drawn. A pair of one sample with itself never counts, drawn once or twice.
+    # How often each sample is drawn. Pairs of a sample with itself never count, even if it is drawn twice.
     weights_x = generator.multinomial(len(x), np.full(len(x), 1 / len(x)), num_bootstrap).astype(np.float64)
     weights_y = generator.multinomial(len(y), np.full(len(y), 1 / len(y)), num_bootstrap).astype(np.float64)
 
@@ -77,14 +86,14 @@ def kernel_distance(x: np.ndarray, y: np.ndarray, *, num_bootstrap: int = 1000, 
         return _mean_over_pairs(k_xx, w_x) + _mean_over_pairs(k_yy, w_y) - 2 * cross
 
     replicates = discrepancy(weights_x, weights_y)
-    # Of a handful of samples, a draw can repeat one alone, which leaves no pair to average over.
+    # With very few samples, a draw can consist of one sample only. Then there is no pair, and the value is NaN.
     low, high = np.nanquantile(replicates, (0.025, 0.975))
     value = discrepancy(np.ones((1, len(x))), np.ones((1, len(y))))[0]
     return Estimate(float(value), float(low), float(high), (len(x), len(y)), replicates)
 
 
 def _mean_over_pairs(kernel: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of `kernel` (N, N) over pairs of different samples drawn with `weights` (B, N), for each of the B draws."""
+    """Average `kernel` (N, N) over pairs of different samples, for each of B draws with `weights` (B, N)."""
     total = ((weights @ kernel) * weights).sum(1) - weights**2 @ np.diagonal(kernel)
     pairs = weights.sum(1) ** 2 - (weights**2).sum(1)
     return np.divide(total, pairs, out=np.full(len(total), np.nan), where=pairs > 0)
@@ -93,8 +102,8 @@ def _mean_over_pairs(kernel: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _check(x: np.ndarray, y: np.ndarray) -> None:
     for name, value in (("x", x), ("y", y)):
         if value.ndim != 2 or len(value) < 2:
-            raise ValueError(f"`{name}` has shape {value.shape}; give at least two embeddings as (N, dimensions).")
+            raise ValueError(f"`{name}` has shape {value.shape}; pass at least two embeddings as (N, dimensions).")
         if not np.isfinite(value).all():
-            raise ValueError(f"`{name}` has values that are not finite; check the sounds it was computed from.")
+            raise ValueError(f"`{name}` has values that are not finite; check the audio that it was computed from.")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"`x` has {x.shape[1]} dimensions and `y` {y.shape[1]}; use one embedding for both.")

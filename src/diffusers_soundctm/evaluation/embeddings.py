@@ -1,4 +1,4 @@
-"""Audio embeddings, by which distances and probes compare sounds; any object with `AudioEmbedding.embed` will do."""
+"""Audio embeddings, which distances and probes compare. Any object with the method `embed` can serve as one."""
 
 import importlib
 from typing import TYPE_CHECKING, Protocol
@@ -10,46 +10,60 @@ if TYPE_CHECKING:
 
 
 class AudioEmbedding(Protocol):
-    """Maps waveforms to points whose distance means something."""
+    """A map from waveforms to vectors whose distances are meaningful."""
 
     def embed(self, waveforms: np.ndarray, sampling_rate: int) -> np.ndarray:
-        """Embed float32 waveforms (N, samples), full scale 1, at `sampling_rate` Hz: float32 (N, dimensions)."""
+        """Embed waveforms.
+
+        Args:
+            waveforms: float32 (N, samples), full scale 1.
+            sampling_rate: in Hz.
+
+        Returns:
+            float32 (N, dimensions).
+        """
         ...
 
 
 def load_embedding(name: str = "aisfx") -> AudioEmbedding:
-    """The default embedding `"aisfx"`, or your own: `"package.module:factory"`, called without arguments.
+    """Return an embedding by name.
+
+    Args:
+        name: "aisfx", the default, or "package.module:factory"; the factory is called without arguments.
 
     Raises:
-        ValueError: `name` is neither, or cannot be imported.
+        ValueError: `name` is neither, cannot be imported, or gives an object without the method `embed`.
     """
     if name == "aisfx":
         return AisfxEmbedding()
     module, separator, factory = name.partition(":")
     if not separator:
-        raise ValueError(f"`embedding` is {name!r}; give 'aisfx' or 'package.module:factory'.")
+        raise ValueError(f"`embedding` is {name!r}; pass 'aisfx' or 'package.module:factory'.")
     try:
-        return getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError) as error:
+        embedding = getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"`embedding` {name!r} cannot be loaded ({error}); give 'aisfx' or 'package.module:factory'."
+            f"`embedding` {name!r} cannot be loaded ({error}); pass 'aisfx' or 'package.module:factory'."
         ) from error
+    if not callable(getattr(embedding, "embed", None)):
+        raise ValueError(f"`embedding` {name!r} returns a {type(embedding).__name__}, which has no method `embed`.")
+    return embedding
 
 
 class AisfxEmbedding:
-    """aiSFX (Ma and Lerch, ISMIR 2022): a CNN trained on nine sound-effect libraries; 512 dimensions.
+    """aiSFX (Ma and Lerch, ISMIR 2022), a CNN trained on nine sound-effect libraries, with 512 dimensions.
 
-    The log-mel is that of the authors' Essentia code, frames first; the package's librosa code hands the network mel
-    bands first, so that it slides along frequency. Clips are peak-normalised, as there. The network runs once over the
-    whole clip, and its maximum over time is taken in windows of 2 s, half overlapping, then averaged: the authors'
-    blocks without computing their overlap twice.
+    The log-mel follows the authors' Essentia code, with frames as the first axis. The package's librosa code passes mel
+    bands first, so the network would slide along frequency. Clips are peak-normalized as in the authors' code. The
+    authors embed half overlapping blocks of 2 s. Here the network runs once over the whole clip, and the maximum over
+    time is taken in half overlapping windows of 2 s and then averaged, which computes the overlap only once.
 
     Args:
-        device: where the network runs.
-        batch_size: clips it sees at once.
+        device: device of the network.
+        batch_size: clips per call of the network.
 
     Raises:
-        ImportError: the package aisfx is not installed; the message says how.
+        ImportError: the package aisfx or librosa is not installed; the message says how to install it.
     """
 
     sampling_rate = 44100
@@ -58,18 +72,18 @@ class AisfxEmbedding:
 
     def __init__(self, device: str = "cpu", batch_size: int = 8):
         try:
+            import librosa
             from aisfx.inference import get_path_modelWeights
             from aisfx.models.cnn2d import EmbeddingNet
             from aisfx.preprocessing import spectrogram_normalize
         except ImportError as error:
             raise ImportError(
-                "The default embedding needs the package aisfx: `pip install --no-deps aisfx` "
-                "(its own pins are old and not needed), or pass another embedding."
+                "The default embedding needs the packages aisfx and librosa: `pip install librosa` and `pip install "
+                "--no-deps aisfx` (the versions that aisfx pins are old and not needed). Or pass another embedding."
             ) from error
-        import librosa
         import torch
 
-        # The checkpoint holds numpy integers beside the tensors (in a table not used here), by their name in numpy 1.
+        # Besides tensors, the checkpoint holds a table of numpy integers, by their name in numpy 1. It is not used.
         restore_integer = np.int64(0).__reduce__()[0]
         allowed = [(restore_integer, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType]
         with torch.serialization.safe_globals(allowed):
@@ -86,15 +100,19 @@ class AisfxEmbedding:
         self.batch_size = batch_size
 
     def embed(self, waveforms: np.ndarray, sampling_rate: int) -> np.ndarray:
-        """See `AudioEmbedding.embed`. Raises ValueError for another shape, or clips shorter than 0.2 s."""
+        """Embed waveforms, see `AudioEmbedding.embed`.
+
+        Raises:
+            ValueError: the waveforms have another shape, or are shorter than 0.2 s.
+        """
         import soxr
         import torch
 
         if waveforms.ndim != 2:
-            raise ValueError(f"`waveforms` has shape {waveforms.shape}; give (N, samples).")
+            raise ValueError(f"`waveforms` has shape {waveforms.shape}; pass (N, samples).")
         if waveforms.shape[1] < 0.2 * sampling_rate:
             raise ValueError(
-                f"`waveforms` are {waveforms.shape[1]} samples at {sampling_rate} Hz; give at least 0.2 s."
+                f"`waveforms` are {waveforms.shape[1]} samples at {sampling_rate} Hz; pass at least 0.2 s."
             )
         embeddings = []
         for start in range(0, len(waveforms), self.batch_size):

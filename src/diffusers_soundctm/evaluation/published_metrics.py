@@ -1,4 +1,4 @@
-"""The metrics the SoundCTM papers report, through the libraries that define their networks."""
+"""The metrics that the SoundCTM papers report, computed with the libraries that define their networks."""
 
 import csv
 import importlib.util
@@ -11,52 +11,58 @@ import numpy as np
 
 from ..audio import peak_normalize, read_audio
 from .distances import frechet_distance
+from .sounds import AUDIO_SUFFIXES, audio_files
 
-PEAK = 10 ** (-1 / 20)  # stable-audio-metrics reads every sound at a peak of -1 dB
+PEAK = 10 ** (-1 / 20)  # stable-audio-metrics normalizes every waveform to a peak of -1 dB
 CLAP_MODEL = "laion/clap-htsat-unfused"  # LAION's 630k-audioset-best
 
 
 def read_captions(path: str | os.PathLike) -> dict[str, str]:
-    """Name of the sound → caption of a csv file: columns `caption`, and `file_name` or AudioCaps' `audiocap_id`.
+    """Read captions from a csv file with the columns `caption` and `file_name`, or AudioCaps' `audiocap_id`.
 
-    A name is a file's without folder and extension.
+    Returns:
+        Name → caption. A name is a file's name without folder and extension.
 
     Raises:
-        ValueError: a column is missing, there are no rows, or a name comes twice.
+        ValueError: a column is missing, there are no rows, a row has no caption, or a name is repeated.
     """
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     columns = rows[0].keys() if rows else ()
     key = next((name for name in ("file_name", "audiocap_id") if name in columns), None)
     if key is None or "caption" not in columns:
-        raise ValueError(f"`captions` {path} needs rows with `caption` and `file_name` (or `audiocap_id`).")
+        raise ValueError(f"`captions` {path} needs the columns `caption` and `file_name` (or `audiocap_id`), and rows.")
     captions: dict[str, str] = {}
     for row in rows:
+        if not row[key] or not (row["caption"] or "").strip():
+            raise ValueError(f"`captions` {path} has a row without a name or a caption ({row[key]!r}); complete it.")
         name = Path(row[key]).stem
         if name in captions:
-            raise ValueError(
-                f"`captions` {path} names {name} twice; leave one caption a sound, or give it another name."
-            )
+            raise ValueError(f"`captions` {path} names {name} twice; keep one caption per sound, or rename the sound.")
         captions[name] = row["caption"].strip()
     return captions
 
 
-def published_metrics(
+def compute_metrics(
     names: Sequence[str],
     generated: str | os.PathLike,
     reference: str | os.PathLike | None = None,
     captions: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
-    """Those of `METRICS` that are asked for, between two folders of sounds whose file names match.
+    """Compute metrics between two folders of sounds whose file names match.
 
     Args:
         names: keys of `METRICS`.
-        generated, reference: folders; `clap` needs no reference.
+        generated: folder of generated sounds.
+        reference: folder of real sounds; `clap` needs none.
         captions: name → caption, for `clap`.
 
+    Returns:
+        Name of the metric → value.
+
     Raises:
-        ValueError: an unknown metric, something it needs is missing, or CLAP fails its known pairs.
-        ImportError: the library of a metric is not installed; the message says how.
+        ValueError: a metric is unknown, something that it needs is missing, or CLAP fails on its known pairs.
+        ImportError: the library of a metric is not installed; the message says how to install it.
     """
     unknown = set(names) - set(METRICS)
     if unknown:
@@ -66,7 +72,11 @@ def published_metrics(
 
 
 def check_metrics(names: Sequence[str], captions: Collection[str], reference: str | os.PathLike) -> None:
-    """Raise what `published_metrics` would for sounds named as `captions`, before they are made."""
+    """Check in advance that `compute_metrics` can run on sounds with the names in `captions`.
+
+    Raises:
+        ValueError, ImportError: see `compute_metrics`.
+    """
     for name in names:
         if name in LIBRARIES and importlib.util.find_spec(LIBRARIES[name]) is None:
             raise _not_installed(LIBRARIES[name])
@@ -76,14 +86,14 @@ def check_metrics(names: Sequence[str], captions: Collection[str], reference: st
 
 
 def fad_vggish(generated: Mapping[str, Path], reference: Mapping[str, Path], captions: Mapping[str, str]) -> float:
-    """Fréchet distance of VGGish embeddings of all 0.96 s windows, without PCA, by `frechet_audio_distance`."""
+    """Compute the Fréchet distance of VGGish embeddings over windows of 0.96 s, without PCA."""
     library = _library("frechet_audio_distance")
     network = library.FrechetAudioDistance(model_name="vggish", sample_rate=16000)
     return _frechet(lambda waveform: network.get_embeddings([waveform], 16000), 16000, generated, reference)
 
 
 def fd_openl3(generated: Mapping[str, Path], reference: Mapping[str, Path], captions: Mapping[str, str]) -> float:
-    """Fréchet distance of OpenL3's 512 numbers a second, twice a second: environmental sounds, mono, 44.1 kHz."""
+    """Compute the Fréchet distance of OpenL3 embeddings: environmental sounds, mono, 44.1 kHz, one per 0.5 s."""
     openl3 = _library("openl3")
     model = openl3.models.load_audio_embedding_model(input_repr="mel256", content_type="env", embedding_size=512)
 
@@ -94,9 +104,9 @@ def fd_openl3(generated: Mapping[str, Path], reference: Mapping[str, Path], capt
 
 
 def kl_passt(generated: Mapping[str, Path], reference: Mapping[str, Path], captions: Mapping[str, str]) -> float:
-    """Mean KL(generated ‖ reference) over pairs of equal name, of PaSST's 527 classes after a softmax.
+    """Compute the mean KL(generated ‖ reference) of PaSST's 527 classes after a softmax, over pairs of equal name.
 
-    Logits are averaged over windows of 10 s, half overlapping.
+    Logits are averaged over half overlapping windows of 10 s.
     """
     import torch
 
@@ -122,7 +132,7 @@ def kl_passt(generated: Mapping[str, Path], reference: Mapping[str, Path], capti
 
 
 def clap_score(generated: Mapping[str, Path], reference: Mapping[str, Path], captions: Mapping[str, str]) -> float:
-    """Mean cosine of CLAP's embeddings of a sound and of its caption; `reference` is not needed."""
+    """Compute the mean cosine of the CLAP embeddings of a sound and of its caption; `reference` is not used."""
     names = _pairs(generated, captions, "captions")
     clap = Clap()
     check_known_pairs(clap)
@@ -143,7 +153,11 @@ LIBRARIES = {"fad-vggish": "frechet_audio_distance", "fd-openl3": "openl3", "kl-
 
 
 class Clap:
-    """LAION-CLAP in transformers: unit vectors of sounds and texts. Also an embedding for `soundctm evaluate`."""
+    """LAION-CLAP in transformers, with unit vectors for waveforms and texts. It is also an embedding for `compare`.
+
+    Args:
+        model: folder or Hub id.
+    """
 
     sampling_rate = 48000
 
@@ -154,7 +168,7 @@ class Clap:
         self.processor = ClapProcessor.from_pretrained(model)
 
     def embed(self, waveforms: np.ndarray, sampling_rate: int) -> np.ndarray:
-        """Waveforms (N, samples), their first 10 s → float32 (N, dimensions)."""
+        """Embed the first 10 s of waveforms (N, samples) as float32 (N, dimensions), see `AudioEmbedding.embed`."""
         import soxr
 
         waveforms = soxr.resample(np.asarray(waveforms, np.float32).T, sampling_rate, self.sampling_rate).T
@@ -165,7 +179,7 @@ class Clap:
         return self._unit(self.model.get_audio_features, inputs)
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts → float32 (N, dimensions)."""
+        """Embed texts as float32 (N, dimensions)."""
         inputs = self.processor.tokenizer(
             list(texts), padding=True, truncation=True, max_length=77, return_tensors="pt"
         )
@@ -181,7 +195,10 @@ class Clap:
 
 
 def check_known_pairs(clap: Clap) -> None:
-    """`ValueError` unless `clap` tells hiss from a beep, in sound and in words: some versions tell nothing apart."""
+    """Raise `ValueError` unless `clap` matches a hiss and a beep with their captions.
+
+    With some versions of transformers all embeddings are nearly equal.
+    """
     time = np.arange(5 * 48000) / 48000
     hiss = 0.1 * np.random.default_rng(0).standard_normal(len(time))
     beep = 0.3 * np.sin(2 * np.pi * 1000 * time)
@@ -190,9 +207,9 @@ def check_known_pairs(clap: Clap) -> None:
     apart = float(texts[0] @ texts[1]) < 0.99
     if not (apart and (np.diag(cosines) > cosines[[0, 1], [1, 0]]).all()):
         raise ValueError(
-            "CLAP takes white noise and a beep for one another (cosines of texts with sounds "
-            f"{np.round(cosines, 3).tolist()}, of the two texts {texts[0] @ texts[1]:.4f}), so its scores mean nothing "
-            "here; try other versions of transformers and of the model."
+            "CLAP does not tell white noise from a beep (cosines of captions with waveforms: "
+            f"{np.round(cosines, 3).tolist()}; of the two captions: {texts[0] @ texts[1]:.4f}), so its scores are "
+            "meaningless here; try other versions of transformers and of the model."
         )
 
 
@@ -203,9 +220,9 @@ def _frechet(
     reference: Mapping[str, Path],
     peak: float | None = None,
 ) -> float:
-    """Fréchet distance of the embeddings (frames, dimensions) of all frames of all sounds."""
+    """Compute the Fréchet distance between the embeddings (frames, dimensions) of all frames."""
     if not reference:
-        raise ValueError("`reference` is missing; give the folder of real sounds.")
+        raise ValueError("`reference` is missing; pass the folder of real sounds.")
     return frechet_distance(
         *(
             np.concatenate([np.asarray(embed(_waveform(path, sampling_rate, peak))) for path in sounds.values()])
@@ -220,21 +237,21 @@ def _waveform(path: Path, sampling_rate: int, peak: float | None = None) -> np.n
 
 
 def _files(folder: str | os.PathLike) -> dict[str, Path]:
-    from .comparison import AUDIO_SUFFIXES
-
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    paths = audio_files(Path(folder))
     files = {path.stem: path for path in paths}
     if not files:
-        raise ValueError(f"{folder} has no sounds; give a folder with {', '.join(AUDIO_SUFFIXES)} files.")
+        raise ValueError(f"{folder} has no audio; pass a folder with {', '.join(AUDIO_SUFFIXES)} files.")
     if len(files) < len(paths):
-        raise ValueError(f"{folder} has sounds of the same name, which is what they are matched by; rename them.")
+        raise ValueError(
+            f"{folder} has several files of the same name; rename them, because files are matched by name."
+        )
     return files
 
 
 def _pairs(generated: Collection[str], other: Iterable[str], what: str = "reference") -> list[str]:
     missing = sorted(set(generated) - set(other))
     if missing:
-        raise ValueError(f"`{what}` has nothing named {missing[0]} ({len(missing)} missing), as `generated` has.")
+        raise ValueError(f"`{what}` lacks {missing[0]} of `generated` ({len(missing)} names are missing); add them.")
     return sorted(generated)
 
 

@@ -8,10 +8,11 @@ from .folders import (
     components,
     count_parameters,
     embedded_folder,
+    read_config,
     read_header,
-    read_json,
 )
-from .upload import holds_only_our_code, push_to_hub, write_repo
+from .trust import holds_only_our_code, model_to_load
+from .upload import push_to_hub, write_repo
 
 __all__ = [
     "DOWNLOAD_ARGUMENTS",
@@ -25,9 +26,10 @@ __all__ = [
     "embedded_folder",
     "holds_only_our_code",
     "model_card",
+    "model_to_load",
     "not_found",
     "push_to_hub",
+    "read_config",
     "read_header",
-    "read_json",
     "write_repo",
 ]

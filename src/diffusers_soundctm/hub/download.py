@@ -1,4 +1,4 @@
-"""Download what a load needs, and nothing else."""
+"""Download the files that a load needs, and no others."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -15,21 +15,7 @@ from huggingface_hub.errors import (
 from .folders import INDEX, check_index, components, one_set_of_weights
 
 DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_download", "local_files_only")
-
 UNREACHABLE = (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError)
-
-
-def wanted_files(filenames: Iterable[str], names: Iterable[str], variant: str | None = None) -> list[str]:
-    """The files of a repo that a load needs: configs, tokenizers, and of each component one set of safetensors weights.
-
-    A component's `variant` weights are taken where it has them, else its plain ones.
-    """
-    wanted = [INDEX]
-    for name in names:
-        files = [file.removeprefix(f"{name}/") for file in filenames if file.startswith(f"{name}/")]
-        texts = [file for file in files if file.endswith((".json", ".txt", ".model"))]
-        wanted += [f"{name}/{file}" for file in (*one_set_of_weights(files, variant), *texts)]
-    return wanted
 
 
 def download_model(
@@ -42,12 +28,23 @@ def download_model(
     force_download: bool = False,
     local_files_only: bool = False,
 ) -> str:
-    """Folder of the cached snapshot of `repo_id` with everything a load needs; components in `skip` are not fetched.
+    """Download what a load of `repo_id` needs, or take it from the cache if there is no connection.
 
-    Without a connection the cached copy is used.
+    Args:
+        repo_id: Hub id, as in "user/name".
+        skip: components that are not needed.
+        variant: variant of the weights, as in "fp16". Components without it come with their plain weights.
+        revision: branch, tag or commit.
+        token: token for the Hub.
+        cache_dir: folder of the cache.
+        force_download: whether to download what is cached.
+        local_files_only: whether to use the cache only.
+
+    Returns:
+        Folder of the snapshot in the cache.
 
     Raises:
-        OSError: no such repo, no pipeline in it, or no connection and no complete cached copy.
+        OSError: there is no such repo, it holds no pipeline, or there is no connection and no complete cached copy.
     """
     where = {
         "token": token,
@@ -57,7 +54,7 @@ def download_model(
     }
     try:
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[INDEX], **where))
-        check_index(folder)
+        check_index(folder, skip)
         commit = folder.name
         filenames = [file.path for file in get_cached_repo_tree(repo_id, revision=commit, cache_dir=cache_dir)]
         files = wanted_files(filenames, [name for name in components(folder) if name not in skip], variant)
@@ -66,11 +63,35 @@ def download_model(
         raise not_found(repo_id, error) from error
 
 
+def wanted_files(filenames: Iterable[str], names: Iterable[str], variant: str | None = None) -> list[str]:
+    """Choose the files of a repo that a load needs: configurations, tokenizers, and one set of weights per component.
+
+    Args:
+        filenames: paths in the repo.
+        names: components to load.
+        variant: variant of the weights. Components without it are loaded with their plain weights.
+    """
+    wanted = [INDEX]
+    for name in names:
+        files = [file.removeprefix(f"{name}/") for file in filenames if file.startswith(f"{name}/")]
+        texts = [file for file in files if file.endswith((".json", ".txt", ".model"))]
+        wanted += [f"{name}/{file}" for file in (*one_set_of_weights(files, variant), *texts)]
+    return wanted
+
+
 def download_files(repo_id: str, patterns: Collection[str], **where: Any) -> str:
-    """Folder of the cached snapshot of `repo_id` with the files whose paths fit `patterns`, fetched if need be.
+    """Download the files whose paths match `patterns`, unless they are cached.
+
+    Args:
+        repo_id: Hub id.
+        patterns: shell-style patterns.
+        **where: further arguments of `snapshot_download`.
+
+    Returns:
+        Folder of the snapshot in the cache.
 
     Raises:
-        OSError: no such repo, or no connection and no cached copy.
+        OSError: there is no such repo, or there is no connection and no cached copy.
     """
     try:
         return snapshot_download(repo_id, allow_patterns=list(patterns), **where)
@@ -79,7 +100,7 @@ def download_files(repo_id: str, patterns: Collection[str], **where: Any) -> str
 
 
 def not_found(repo_id: str, error: Exception) -> OSError:
-    """What to raise for one of `UNREACHABLE`."""
+    """Return the error to raise for one of `UNREACHABLE`."""
     return OSError(
         f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
         f"({str(error).splitlines()[0]}). Check the spelling and the connection."

@@ -1,4 +1,4 @@
-"""What a model folder must hold, read without loading a model."""
+"""Check what a model folder holds without loading the model."""
 
 import json
 import math
@@ -6,41 +6,52 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
+from .trust import check_config_names, check_index_names, check_links
+
 INDEX = "model_index.json"
 EMBEDDED = Path(__file__).parent.parent / "embedded"
-# Each is a whole vocabulary: of any tokenizer, and in the older files of BERT, CLAP and GPT-2, T5.
+# Each tuple is a complete vocabulary: of any tokenizer, and in older formats of BERT, of CLAP and GPT-2, and of T5.
 VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("*.model",))
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:
-    """Name → (library, class) of the components that `model_index.json` in `folder` lists and does not leave out."""
+    """Return name → (library, class) of the components that `model_index.json` lists, without those that are None."""
     return {
         name: tuple(value)
-        for name, value in read_json(folder / INDEX).items()
+        for name, value in read_config(folder / INDEX).items()
         if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
     }
 
 
-def check_index(folder: Path) -> None:
-    """Raise `OSError` unless `folder` holds a readable `model_index.json`."""
+def check_index(folder: Path, passed: Collection[str] = ()) -> None:
+    """Raise `OSError` unless `folder` holds a `model_index.json` that is readable and names plain classes."""
     if not (folder / INDEX).is_file():
-        raise OSError(f"{folder} has no {INDEX}; pass a model written by `SoundCTMPipeline.save_pretrained`.")
-    read_json(folder / INDEX)
+        raise OSError(f"{folder} has no {INDEX}; pass a folder that `SoundCTMPipeline.save_pretrained` wrote.")
+    check_index_names(read_config(folder / INDEX), folder / INDEX, passed)
 
 
 def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
-    """Raise `OSError` naming what a pipeline's folder lacks or has damaged; components in `passed` are not needed."""
-    check_index(folder)
-    for name in components(folder):
-        if name in passed:
-            continue
+    """Check that a pipeline's folder is complete, undamaged and safe to load.
+
+    Args:
+        folder: the folder.
+        passed: components that the caller passes and that are not loaded from the folder.
+
+    Raises:
+        OSError: a component is missing or damaged, a configuration names code, or a link leaves the folder.
+    """
+    check_index(folder, passed)
+    names = [name for name in components(folder) if name not in passed]
+    check_links(folder, names)
+    for name in names:
         if not (folder / name).is_dir():
-            raise OSError(f"{folder} lacks its component {name}; download or copy the model again, or pass `{name}=`.")
+            raise OSError(f"{folder} lacks the component {name}; download or copy the model again, or pass `{name}=`.")
         for file in (folder / name).glob("*.safetensors"):
             read_header(file)
         for file in (folder / name).glob("*.json"):
-            read_json(file)
-        # transformers makes a tokenizer without one all the same, to which every word is unknown.
+            check_config_names(read_config(file), file)
+        # Without a vocabulary, transformers makes a tokenizer that knows no word, and raises no error.
         if name.startswith("tokenizer") and not any(
             all(list((folder / name).glob(file)) for file in files) for files in VOCABULARIES
         ):
@@ -50,19 +61,20 @@ def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
             )
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; `OSError` if the file is damaged."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"{file} is not valid JSON ({error}); download or copy the model again.") from error
+def read_config(file: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; `OSError` if it is damaged or holds something else."""
+    content = read_json(file)
     if not isinstance(content, dict):
         raise OSError(f"{file} holds a {type(content).__name__}, not an object; download or copy the model again.")
     return content
 
 
 def read_header(file: Path) -> dict[str, dict]:
-    """Tensor name → dtype, shape and data_offsets of a safetensors file; `OSError` if the file is damaged."""
+    """Read the header of a safetensors file: tensor name → dtype, shape and data_offsets.
+
+    Raises:
+        OSError: the file is damaged.
+    """
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -77,28 +89,33 @@ def read_header(file: Path) -> dict[str, dict]:
 
 
 def one_set_of_weights(files: Sequence[str], variant: str | None) -> list[str]:
+    """Choose among a component's file names the safetensors weights of `variant`, or else the plain ones."""
     weights = [file for file in files if file.endswith(".safetensors")]
     chosen = [file for file in weights if variant is not None and f".{variant}" in file]
     return chosen or [file for file in weights if file.count(".") == 1]
 
 
-def embedded_folder() -> Path:
-    """Folder of the model that ships inside the package; `FileNotFoundError` if this copy has no weights."""
-    if not (EMBEDDED / INDEX).is_file() or not list(EMBEDDED.glob("unet/*.safetensors")):
-        raise FileNotFoundError(
-            f"The embedded model is missing from {EMBEDDED}. Reinstall diffusers-soundctm from a release or a full "
-            "clone, or load another model by its folder or Hub id."
-        )
-    return EMBEDDED
-
-
 def count_parameters(folder: Path) -> tuple[int, int]:
-    """Numbers held by one set of weights of a component, and the bytes of its files, from their headers alone.
+    """Count a component's parameters, and the bytes of their files, from the headers of one set of weights.
 
-    It is the plain set; of a component that has variants only, the first.
+    The plain set is counted. If the component has variants only, the first one is.
     """
     names = sorted(file.name for file in folder.glob("*.safetensors"))
     variant = names[0].split(".")[1].partition("-")[0] if names else None  # model.fp16-00001-of-00002.safetensors
     files = [folder / name for name in one_set_of_weights(names, None) or one_set_of_weights(names, variant)]
     parameters = sum(math.prod(tensor["shape"]) for file in files for tensor in read_header(file).values())
     return parameters, sum(file.stat().st_size for file in files)
+
+
+def embedded_folder() -> Path:
+    """Return the folder of the model that ships with the package.
+
+    Raises:
+        FileNotFoundError: this copy of the package has no weights.
+    """
+    if not (EMBEDDED / INDEX).is_file() or not list(EMBEDDED.glob("unet/*.safetensors")):
+        raise FileNotFoundError(
+            f"The embedded model is missing from {EMBEDDED}. Reinstall diffusers-soundctm from a release or a full "
+            "clone, or load another model by its folder or Hub id."
+        )
+    return EMBEDDED

@@ -1,39 +1,40 @@
 """Write what a repo on the Hub holds, and upload it."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import create_repo, upload_folder
 
+from ..files import write_json
 from .card import model_card
-from .folders import INDEX, components
+from .folders import INDEX, components, read_config
+from .trust import HANDLER, REMOTE_CODE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _PACKAGE = __package__.partition(".")[0]
-_TEMPLATES = Path(__file__).parent / "templates"
-
-# The stock `DiffusionPipeline` finds classes from outside diffusers through a .py file next to each component.
-REMOTE_CODE = (_TEMPLATES / "pipeline.py").read_text(encoding="utf-8")
-# Code that Hugging Face Inference Endpoints run.
-HANDLER = (_TEMPLATES / "handler.py").read_text(encoding="utf-8")
 
 
 def write_repo(pipe: "DiffusionPipeline", folder: Path, card: str, variant: str | None = None) -> None:
-    """Write the content of a repo: weights (sharded if large), card, and the code that loaders and endpoints run."""
+    """Write the content of a repo: weights (sharded if large), card, and the code that loaders and endpoints run.
+
+    Args:
+        pipe: the pipeline.
+        folder: an existing folder.
+        card: content of the README.
+        variant: variant in the names of the weights' files, as in "fp16".
+    """
     pipe.save_pretrained(folder, variant=variant)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    index = json.loads((folder / INDEX).read_text())
-    index["_class_name"] = ["pipeline", index["_class_name"]]
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    (folder / "pipeline.py").write_text(REMOTE_CODE)
-    (folder / "handler.py").write_text(HANDLER)
+    index = read_config(folder / INDEX)
+    write_json(folder / INDEX, index | {"_class_name": ["pipeline", index["_class_name"]]})
+    (folder / "pipeline.py").write_bytes(REMOTE_CODE)
+    (folder / "handler.py").write_bytes(HANDLER)
     for name, (library, _) in components(folder).items():
         if library == _PACKAGE:
-            (folder / name / f"{library}.py").write_text(REMOTE_CODE)
+            (folder / name / f"{library}.py").write_bytes(REMOTE_CODE)
 
 
 def push_to_hub(
@@ -48,15 +49,24 @@ def push_to_hub(
     commit_message: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Upload `pipe` to the Hub repo `repo_id`, created if need be, with a model card.
+    """Upload a pipeline to a repo on the Hub, which is created if needed.
 
-    The repo also loads through the stock `DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)`.
+    The stock `DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)` loads the repo too, where this
+    package is installed.
 
     Args:
-        license: SPDX id for the card written by `model_card`; `card` is a README of your own in its place.
+        pipe: the pipeline.
+        repo_id: Hub id, as in "user/name".
+        license: SPDX id for the generated card.
+        card: content of the README; None generates one with `model_card`.
+        variant: variant in the names of the weights' files, as in "fp16".
+        private: whether a new repo is private; None follows the settings of the account.
+        token: token for the Hub; None uses the stored one.
+        commit_message: message of the commit; None names the class of `pipe`.
+        create_pr: whether to open a pull request in place of a commit.
 
     Returns:
-        URL of the commit (or of the pull request with `create_pr`).
+        URL of the commit or of the pull request.
     """
     repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     if card is None:
@@ -79,10 +89,3 @@ def push_to_hub(
                 create_pr=create_pr,
             )
         )
-
-
-def holds_only_our_code(folder: Path) -> bool:
-    """Whether every Python file of a model folder is what `write_repo` writes, which is safe to run."""
-    return all(
-        file.read_text() == (HANDLER if file.name == "handler.py" else REMOTE_CODE) for file in folder.rglob("*.py")
-    )

@@ -100,7 +100,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
                 "CTMScheduler. Distil a SoundCTM from it with training/train_ctm.py, or put an adapter on it with "
                 "`from_teacher` and `load_lora_weights`."
             )
-        kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
+        if "custom_pipeline" not in kwargs:
+            kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
         pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipe
@@ -128,7 +129,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
 
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
-        return load_release(release, pretrained_model_link_or_path, **kwargs)
+        model = load_release(release, pretrained_model_link_or_path, **kwargs)
+        return cls.from_components(model.components, guidance_scale_range=model.guidance_scale_range)
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:

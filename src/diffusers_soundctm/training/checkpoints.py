@@ -1,10 +1,9 @@
-"""Training states on disk: a folder `checkpoint-N` is complete or does not exist."""
+"""Checkpoints of a run. A folder `checkpoint-N` is complete or does not exist."""
 
-import argparse
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ import torch
 from accelerate import PartialState
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..files import atomic_folder
+
 _STATE_FILE = "state.pt"
-# What a run goes on without: counters that older checkpoints lack, and fp16's scale, which other precisions do not use.
+# What a run can go on without: counters, and fp16's loss scale, which other precisions do not use.
 _OPTIONAL = {"identity", "skips", "losses", "scaler"}
 
 
@@ -25,42 +26,39 @@ def save_checkpoint(
     identity: Mapping[str, str] | None = None,
     main_process: bool = True,
 ) -> Path:
-    """Write the `state_dict()` of everything in `state` to `output_dir/checkpoint-{step}`, and remove older ones.
+    """Write the state of a run to `output_dir/checkpoint-{step}`, and remove older checkpoints.
 
     Args:
-        step: finished optimisation steps.
-        state: name → module, optimizer, scheduler or anything else with `state_dict` and `load_state_dict`.
-        total_limit: how many checkpoints up to this one to keep; None keeps all.
-        identity: what a run must share with this one to go on from here, see `load_checkpoint`.
-        main_process: False on processes that help to put sharded states together and write nothing.
+        output_dir: Folder of the run.
+        step: Number of finished optimization steps.
+        state: Name to module, optimizer, scheduler or anything else with `state_dict` and `load_state_dict`.
+        total_limit: Number of checkpoints up to this one that are kept; None keeps all.
+        identity: What a resumed run must share with this one, see `identity.run_identity`.
+        main_process: False on processes that only help to gather sharded states.
+
+    Returns:
+        The folder of the checkpoint.
 
     Raises:
-        OSError: it cannot be written, for example because the disk is full; older checkpoints are intact.
+        OSError: The checkpoint cannot be written, for example because the disk is full. Older checkpoints are intact.
     """
     folder = Path(output_dir) / f"checkpoint-{step}"
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     stored = {"step": step, **{name: part.state_dict() for name, part in state.items()}}
     if not main_process:
         return folder
     if identity is not None:
         stored["identity"] = dict(identity)
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        with (temporary / _STATE_FILE).open("wb") as file:
+        with atomic_folder(folder, overwrite=True) as temporary, (temporary / _STATE_FILE).open("wb") as file:
             torch.save(stored, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _replace(temporary, folder)
     except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
         last = latest_checkpoint(output_dir)
-        kept = f"{last.name} is intact" if last else "there is no earlier one"
+        kept = f"{last.name} is intact" if last else "there is no earlier checkpoint"
         free = shutil.disk_usage(Path(output_dir)).free if Path(output_dir).is_dir() else 0
         raise OSError(
             f"{folder} could not be written ({error}); {kept}. {free / 1e9:.2f} GB are free on this disk: make room, "
-            "then go on with --resume_from_checkpoint latest."
+            "then resume with --resume_from_checkpoint latest."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if total_limit is not None:
         for old in [found for found in _checkpoints(output_dir) if _step(found) <= step][:-total_limit]:
             shutil.rmtree(old)
@@ -70,11 +68,19 @@ def save_checkpoint(
 def load_checkpoint(
     folder: str | os.PathLike, state: Mapping[str, Any], identity: Mapping[str, str] | None = None
 ) -> int:
-    """Load what `save_checkpoint` wrote into `state`; returns the number of finished steps.
+    """Load a checkpoint into `state`.
+
+    Args:
+        folder: What `save_checkpoint` wrote.
+        state: The objects that were saved, by the same names.
+        identity: Identity of the run that resumes.
+
+    Returns:
+        The number of finished steps.
 
     Raises:
-        ValueError: the folder is no checkpoint of this training script, is damaged, is of other networks, or its
-            `identity` is another one.
+        ValueError: The folder holds no checkpoint of this training script, is damaged, belongs to other networks, or to
+            a run with another identity.
     """
     path = Path(folder) / _STATE_FILE
     if not path.is_file():
@@ -90,16 +96,9 @@ def load_checkpoint(
     if found != wanted:
         raise ValueError(
             f"`resume_from_checkpoint` {str(folder)!r} holds {sorted(found)}, not {sorted(wanted)}: it comes from "
-            "another training script."
+            "another training script. Give a checkpoint of this script."
         )
-    theirs = stored.get("identity", {})
-    changed = [f"{key} {theirs[key]}, now {value}" for key, value in (identity or {}).items() if key in theirs
-               and theirs[key] != value]  # fmt: skip
-    if changed:
-        raise ValueError(
-            f"`resume_from_checkpoint` {str(folder)!r} is of another run ({'; '.join(changed)}); use the arguments it "
-            "was started with, or another `output_dir`."
-        )
+    _check_identity(folder, stored.get("identity", {}), identity or {})
     try:
         for name, part in state.items():
             if name in stored:
@@ -107,7 +106,7 @@ def load_checkpoint(
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(
             f"`resume_from_checkpoint` {str(folder)!r} does not fit this run's networks ({str(error)[:300]}); use the "
-            "teacher and arguments it was started with."
+            "teacher and arguments that the run was started with."
         ) from error
     return stored["step"]
 
@@ -118,38 +117,34 @@ def resume(
     state: Mapping[str, Any],
     identity: Mapping[str, str] | None = None,
 ) -> int:
-    """Load the checkpoint that `--resume_from_checkpoint` names into `state`; returns the number of finished steps.
-
-    The main process says which one it is.
+    """Load the checkpoint that `--resume_from_checkpoint` names into `state`, and print which one it is.
 
     Args:
-        checkpoint: its folder, or "latest" for the one of the highest step under `output_dir`. Without one, or without
-            any under `output_dir`, nothing is loaded and no step is finished.
-        output_dir: folder of the run.
-        state: what to load into, see `save_checkpoint`.
-        identity: what the runs must share, see `load_checkpoint`.
+        checkpoint: Folder of a checkpoint, or "latest" for the one of the highest step in `output_dir`. With None, or
+            if there is no checkpoint in `output_dir`, nothing is loaded.
+        output_dir: Folder of the run.
+        state: What to load into, see `save_checkpoint`.
+        identity: Identity of the run, see `load_checkpoint`.
+
+    Returns:
+        The number of finished steps.
 
     Raises:
-        ValueError: the checkpoint does not belong to this run, see `load_checkpoint`.
+        ValueError: The checkpoint does not belong to this run, see `load_checkpoint`.
     """
     if checkpoint is None:
         return 0
     folder = latest_checkpoint(output_dir) if checkpoint == "latest" else checkpoint
     if folder is None:
-        PartialState().print(f"There is no checkpoint in {output_dir} yet, so this run begins at step 0.")
+        PartialState().print(f"There is no checkpoint in {output_dir} yet; training starts at step 0.")
         return 0
     done = load_checkpoint(folder, state, identity)
-    PartialState().print(f"Going on from {folder}.")
+    PartialState().print(f"Resuming from {folder}.")
     return done
 
 
-def run_identity(args: argparse.Namespace, names: Sequence[str], **more: object) -> dict[str, str]:
-    """The `identity` of a run: the arguments of these `names`, and what is not an argument."""
-    return {name: str(value) for name, value in ({name: getattr(args, name) for name in names} | more).items()}
-
-
 def set_learning_rate(lr_scheduler: LambdaLR, learning_rate: float) -> None:
-    """Go on with this `learning_rate`, in place of the one that a checkpoint brought along."""
+    """Replace the learning rate of a loaded checkpoint by `learning_rate`, at the same point of the schedule."""
     lr_scheduler.base_lrs = [learning_rate] * len(lr_scheduler.base_lrs)
     for group, schedule in zip(lr_scheduler.optimizer.param_groups, lr_scheduler.lr_lambdas, strict=True):
         group["initial_lr"] = learning_rate
@@ -157,47 +152,29 @@ def set_learning_rate(lr_scheduler: LambdaLR, learning_rate: float) -> None:
 
 
 def latest_checkpoint(output_dir: str | os.PathLike) -> Path | None:
-    """The checkpoint of the highest step under `output_dir`, None if there is none."""
+    """The checkpoint of the highest step in `output_dir`, or None if there is none."""
     found = _checkpoints(output_dir)
     return found[-1] if found else None
 
 
 def checkpoint_bytes(output_dir: str | os.PathLike) -> int:
-    """What the checkpoints under `output_dir` take of the disk."""
+    """The size in bytes of all checkpoints in `output_dir`."""
     return sum(file.stat().st_size for folder in _checkpoints(output_dir) for file in folder.iterdir())
 
 
-def remove_unfinished(output_dir: str | os.PathLike) -> None:
-    """Remove what a killed run was just writing under `output_dir`."""
-    for path in Path(output_dir).glob("*.tmp"):
-        if re.fullmatch(r".+\.\d+\.tmp", path.name) and path.is_dir():
-            shutil.rmtree(path)
-
-
-def save_model(model: Any, folder: str | os.PathLike) -> Path:
-    """`model.save_pretrained(folder)`, so that the folder is complete or does not exist."""
-    folder = Path(folder)
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    try:
+def save_model(model: Any, folder: str | os.PathLike) -> None:
+    """Call `model.save_pretrained`; `folder` is complete or does not exist."""
+    with atomic_folder(folder, overwrite=True) as temporary:
         model.save_pretrained(temporary)
-        _replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
-def _replace(new: Path, folder: Path) -> None:
-    """Put the folder `new` in the place of `folder`, and the names on the disk."""
-    old = folder.with_name(f"{folder.name}.old.{os.getpid()}.tmp")
-    if folder.exists():
-        folder.replace(old)
-    new.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _check_identity(folder: str | os.PathLike, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    changed = [f"{k} {theirs[k]}, now {value}" for k, value in ours.items() if k in theirs and theirs[k] != value]
+    if changed:
+        raise ValueError(
+            f"`resume_from_checkpoint` {str(folder)!r} is of another run ({'; '.join(changed)}); use the arguments and "
+            "the data that the run was started with, or another `output_dir`."
+        )
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:

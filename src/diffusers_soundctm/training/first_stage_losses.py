@@ -1,4 +1,4 @@
-"""What the autoencoder and the vocoder are trained with: segments of clips, spectral losses, a discriminator."""
+"""Training of autoencoder and vocoder: segments of clips, spectral losses, a discriminator."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,19 @@ from ..audio import TRAINING_PEAK, LogMel
 def cut_segments(
     waveforms: np.ndarray, clips: torch.Tensor, starts: torch.Tensor, num_frames: int, n_fft: int, hop_length: int
 ) -> torch.Tensor:
-    """Segments of clips with the context their mel frames need, so that a frame is the same as in the whole clip's mel.
+    """Cut segments of clips with the context of their mel frames, so that frames equal those of the whole clip's mel.
 
     Args:
         waveforms: int16 (N, samples), full scale 32767.
-        clips: (B,) which clips.
-        starts: (B,) first frame of each segment.
-        num_frames: frames of a segment.
+        clips: Indices of the clips, (B,).
+        starts: First frame of each segment, (B,).
+        num_frames: Frames per segment.
+        n_fft: Window of the mel front end in samples.
+        hop_length: Samples per frame.
 
     Returns:
-        Peak-normalised (by the whole clip) float32 (B, (num_frames − 1)·hop_length + n_fft), the clip's ends reflected:
-        `LogMel(..., center=False)` gives the mel, samples from n_fft/2 on are the sound of the segment.
+        float32 (B, (num_frames − 1)·hop_length + n_fft), normalized by the peak of the whole clip, with reflection
+        beyond the clip's ends. `LogMel(..., center=False)` gives the mel. The segment itself starts at sample n_fft/2.
     """
     length = (num_frames - 1) * hop_length + n_fft
     segments = np.empty((len(clips), length), np.float32)
@@ -42,18 +44,29 @@ def draw_starts(
     generator: torch.Generator,
     candidates: int = 1,
 ) -> torch.Tensor:
-    """First frames (B,) of random segments: of `candidates` uniform draws in each clip the loudest segment's.
+    """Draw random segments: for each clip the loudest of `candidates` uniform draws.
+
+    Args:
+        waveforms: int16 (N, samples).
+        clips: Indices of the clips, (B,).
+        num_frames: Frames per segment.
+        hop_length: Samples per frame.
+        generator: Source of randomness.
+        candidates: Draws per clip.
+
+    Returns:
+        The first frame of each segment, (B,).
 
     Raises:
-        ValueError: a clip is shorter than a segment.
+        ValueError: A clip is shorter than a segment.
     """
     total = waveforms.shape[1] // hop_length
     if num_frames > total:
-        raise ValueError(f"`num_frames` is {num_frames}, but a clip has {total} frames; give at most that many.")
+        raise ValueError(f"`num_frames` is {num_frames}, but a clip has {total} frames; give at most {total}.")
     drawn = torch.randint(total - num_frames + 1, (len(clips), candidates), generator=generator)
     if candidates == 1:
         return drawn[:, 0]
-    # Every eighth sample is enough to compare loudness.
+    # Every eighth sample suffices to compare loudness.
     energy = [
         [
             np.square(waveforms[clip, s * hop_length : (s + num_frames) * hop_length : 8].astype(np.float32)).sum()
@@ -65,15 +78,19 @@ def draw_starts(
 
 
 def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """KL(N(mean, e^logvar) ‖ N(0, 1)) in nats, averaged over every element of the latent."""
+    """KL(N(mean, e^logvar) ‖ N(0, 1)) in nats, averaged over all elements of the latents."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
 class MelLoss(nn.Module):
-    """Mean |difference| of log-mels, where both sides are clamped at `floor` (natural log).
+    """Mean |difference| of two log-mels that are clamped at a floor.
 
-    Below −8 is 8 bits under a normalised clip's peak and below hearing beside it: without the clamp the exact depth of
-    near-silence, down to ln 1e-5 = −11.5, outweighs the sound.
+    Levels below −8 are inaudible next to a normalized clip's peak. Without the clamp, the exact depth of near-silence,
+    down to ln 1e-5 = −11.5, would outweigh the audible part.
+
+    Args:
+        mel: The mel front end.
+        floor: Smallest log-mel (natural logarithm).
     """
 
     def __init__(self, mel: LogMel, floor: float = -9.0):
@@ -81,15 +98,19 @@ class MelLoss(nn.Module):
         self.mel, self.floor = mel, floor
 
     def forward(self, generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, samples) → scalar."""
+        """Compare waveforms (B, samples); returns a scalar."""
         return (self.mel(generated).clamp(min=self.floor) - self.mel(real).clamp(min=self.floor)).abs().mean()
 
 
 class MultiResolutionSTFTLoss(nn.Module):
-    """Σ over resolutions of spectral convergence ‖|X| − |Y|‖ / max(‖|X|‖, c) and mean |ln|X| − ln|Y||.
+    """Mean over resolutions of spectral convergence ‖|X| − |Y|‖ / max(‖|X|‖, c) plus mean |ln|X| − ln|Y||.
 
-    The denominator is clamped at c = `floor`·√(number of bins): silent segments would blow it up. Magnitudes are
+    The denominator is clamped at c = `floor`·√(number of bins), because it vanishes in silent segments. Magnitudes are
     clamped at `floor` before the logarithm.
+
+    Args:
+        n_ffts: Windows in samples; hops are a quarter of them.
+        floor: Smallest magnitude.
     """
 
     def __init__(self, n_ffts: Sequence[int] = (256, 512, 1024, 2048), floor: float = 1e-2):
@@ -101,11 +122,11 @@ class MultiResolutionSTFTLoss(nn.Module):
     def magnitude(self, waveform: torch.Tensor, n_fft: int) -> torch.Tensor:
         window = getattr(self, f"window_{n_fft}")
         spectrum = torch.stft(waveform.float(), n_fft, n_fft // 4, window=window, return_complex=True)
-        # The gradient of a complex number's modulus is not defined at 0.
+        # The modulus of a complex number has no gradient at 0.
         return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-10).sqrt()
 
     def forward(self, generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, samples) → scalar."""
+        """Compare waveforms (B, samples); returns a scalar."""
         total = 0.0
         for n_fft in self.n_ffts:
             fake, true = self.magnitude(generated, n_fft), self.magnitude(real, n_fft)
@@ -117,68 +138,72 @@ class MultiResolutionSTFTLoss(nn.Module):
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """A light judge of complex spectrograms at several resolutions: four strided 2-D convolutions each.
+    """A small discriminator of complex spectrograms at several resolutions, with four 2-D convolutions for each.
 
     Args:
-        n_ffts: windows; hops are a quarter of them.
-        channels: width of every convolution.
+        n_ffts: Windows in samples; hops are a quarter of them.
+        channels: Width of the convolutions.
     """
 
     def __init__(self, n_ffts: Sequence[int] = (512, 1024, 2048), channels: int = 16):
         super().__init__()
         self.n_ffts = tuple(n_ffts)
         norm = nn.utils.parametrizations.weight_norm
-        self.judges = nn.ModuleList()
+        self.stacks = nn.ModuleList()
         for n_fft in self.n_ffts:
             self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft), persistent=False)
             layers = [norm(nn.Conv2d(2, channels, (7, 5), (2, 2), (3, 2)))]
             layers += [norm(nn.Conv2d(channels, channels, (5, 3), (2, 1), (2, 1))) for _ in range(2)]
             layers += [norm(nn.Conv2d(channels, 1, (3, 3), 1, 1))]
-            self.judges.append(nn.ModuleList(layers))
+            self.stacks.append(nn.ModuleList(layers))
 
     def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Waveform (B, samples) → verdicts, one map a resolution, and the feature maps under them."""
-        verdicts, features = [], []
-        for n_fft, layers in zip(self.n_ffts, self.judges, strict=True):
+        """Discriminate waveforms (B, samples).
+
+        Returns:
+            The logits, one map per resolution, and the feature maps of the layers below.
+        """
+        logits, features = [], []
+        for n_fft, layers in zip(self.n_ffts, self.stacks, strict=True):
             window = getattr(self, f"window_{n_fft}")
             spectrum = torch.stft(waveform.float(), n_fft, n_fft // 4, window=window, return_complex=True)
             power = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-6)
-            # Magnitude^0.3 keeps the phase and brings quiet harmonics within reach of loud ones.
+            # X·|X|^(−0.7) keeps the phase and compresses levels, so that quiet harmonics count beside loud ones.
             hidden = torch.view_as_real(spectrum).permute(0, 3, 1, 2) * power[:, None] ** -0.35
             for layer in layers[:-1]:
                 hidden = nn.functional.leaky_relu(layer(hidden), 0.1)
                 features.append(hidden)
-            verdicts.append(layers[-1](hidden))
-        return verdicts, features
+            logits.append(layers[-1](hidden))
+        return logits, features
 
 
 def discriminator_loss(real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Hinge: mean over resolutions of E[max(0, 1 − D(x))] + E[max(0, 1 + D(x̂))]."""
+    """Hinge loss of the discriminator: mean over resolutions of E[max(0, 1 − D(x))] + E[max(0, 1 + D(x̂))]."""
     terms = [(1 - r).relu().mean() + (1 + f).relu().mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
 
 def generator_loss(fake: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Hinge, the other side: mean over resolutions of E[max(0, 1 − D(x̂))]."""
+    """Hinge loss of the generator: mean over resolutions of E[max(0, 1 − D(x̂))]."""
     return torch.stack([(1 - f).relu().mean() for f in fake]).mean()
 
 
 def feature_matching_loss(real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Mean |difference| of the judge's feature maps, relative to the real ones' mean magnitude."""
+    """Mean |difference| of the discriminator's feature maps, relative to the mean magnitude of the real ones."""
     terms = [(r - f).abs().mean() / r.abs().mean().clamp(min=1e-4) for r, f in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
 
 def frequency_loss(offset: torch.Tensor, padded: torch.Tensor, window: torch.Tensor, hop_length: int) -> torch.Tensor:
-    """How far a vocoder's frequency offsets δ are from the sound's own phase advance between frames, beyond the bins'.
+    """Compare a vocoder's frequency offsets δ with the waveform's phase advance between frames, beyond the bins' own.
 
         Σ w·(1 − cos(δ_t − arg(X_t·conj(X_{t−1})·exp(−2πi·hop·k/n_fft)))) / Σ w,   w = (|X_t|·|X_{t−1}|)^(1/4)
 
     Args:
-        offset: δ, (B, frames, bins).
-        padded: the sound with its context, from `cut_segments`.
-        window: analysis window, whose length is n_fft.
-        hop_length: samples a frame.
+        offset: δ in radians, (B, frames, bins).
+        padded: Waveform with its context, from `cut_segments`.
+        window: Analysis window of length n_fft.
+        hop_length: Samples per frame.
     """
     n_fft = len(window)
     spectrum = torch.stft(padded, n_fft, hop_length, window=window, center=False, return_complex=True)

@@ -1,4 +1,4 @@
-"""Optimizers of training, by name, and the step they take."""
+"""Optimizers by name, and a step that is skipped if the gradient is not finite."""
 
 import math
 from collections.abc import Iterable
@@ -19,7 +19,20 @@ def make_optimizer(
     epsilon: float = 1e-8,
     use_8bit: bool = False,
 ) -> torch.optim.Optimizer:
-    """RAdam (the paper's) or AdamW; `use_8bit` keeps AdamW's moments in 8 bits, with bitsandbytes."""
+    """Make an optimizer.
+
+    Args:
+        parameters: What it trains.
+        name: "radam", the paper's, or "adamw".
+        learning_rate: Learning rate.
+        betas: Decays of the first and second moment.
+        weight_decay: Weight decay.
+        epsilon: Added to the denominator.
+        use_8bit: Whether AdamW keeps its moments in 8 bits; needs bitsandbytes.
+
+    Raises:
+        ValueError: The optimizer is unknown or unavailable.
+    """
     check_optimizer(name, use_8bit)
     settings = {"lr": learning_rate, "betas": betas, "weight_decay": weight_decay, "eps": epsilon}
     if use_8bit:
@@ -30,11 +43,11 @@ def make_optimizer(
 
 
 def check_optimizer(name: str, use_8bit: bool) -> None:
-    """Raise `ValueError` for an unknown or unavailable optimizer."""
+    """Raise `ValueError` if an optimizer is unknown or unavailable."""
     if name not in OPTIMIZERS:
         raise ValueError(f"`optimizer` is {name!r}; choose one of {', '.join(OPTIMIZERS)}.")
     if use_8bit and name != "adamw":
-        raise ValueError(f"`use_8bit_adam` goes with --optimizer adamw, not {name}.")
+        raise ValueError(f"`use_8bit_adam` does not support --optimizer {name}; pass --optimizer adamw.")
     if use_8bit and find_spec("bitsandbytes") is None:
         raise ValueError("`use_8bit_adam` needs bitsandbytes and a GPU: pip install bitsandbytes, or leave it out.")
 
@@ -45,9 +58,18 @@ def step_if_finite(
     parameters: Iterable[torch.nn.Parameter],
     max_grad_norm: float = math.inf,
 ) -> bool:
-    """Clip the gradient of `parameters` to `max_grad_norm` and take the step; returns False where it was skipped.
+    """Clip the gradient of `parameters` and take an optimizer step, unless the gradient is not finite.
 
-    A step is skipped on all processes if the gradient is not finite on one.
+    A step is skipped on all processes if the gradient is not finite on one of them.
+
+    Args:
+        accelerator: The processes of the run.
+        optimizer: Optimizer of `parameters`.
+        parameters: What is trained.
+        max_grad_norm: Norm to which a larger gradient is scaled.
+
+    Returns:
+        Whether the gradient was finite.
     """
     finite = bool(accelerator.clip_grad_norm_(parameters, max_grad_norm).isfinite())
     if finite or accelerator.scaler is not None:  # a scaler has to see overflows, and skips the step itself
@@ -56,5 +78,5 @@ def step_if_finite(
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, torch.amp.GradScaler]:
-    """What fp16 training has to find again when it resumes, as an entry of the checkpoint's state."""
+    """The loss scaler of fp16 training as an entry of a checkpoint's state; empty for other precisions."""
     return {} if accelerator.scaler is None else {"scaler": accelerator.scaler}

@@ -1,8 +1,7 @@
-"""Everything about a training run that can be wrong, found before the first step."""
+"""Checks before the first step: arguments, machine, teacher and disk."""
 
 import argparse
 import os
-import re
 import shutil
 from datetime import timedelta
 from importlib.util import find_spec
@@ -14,44 +13,22 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import InitProcessGroupKwargs
 
 from ..distillation.teachers import AudioLDM2, Teacher
-from .checkpoints import checkpoint_bytes, latest_checkpoint
+from .checkpoints import checkpoint_bytes
 from .optimizers import check_optimizer
 from .publish import publishing_problems
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-_OUR_FILES = ("hub", "training.json", "settings.json", "cache", "logs", "samples", "scheduler",
-              "pytorch_lora_weights.safetensors")  # fmt: skip
-_OUR_PATTERN = re.compile(r"checkpoint-\d+|.+\.(tmp|log|out|err|txt)|\..+")
-# Weights, moving average and two moments, all float32.
+# Weights, EMA and two moments, all float32.
 _STATE_BYTES_PER_PARAMETER = 16
 
 
-def check_output_dir(args: argparse.Namespace) -> None:
-    """Raise `ValueError` if `output_dir` holds what this run must not mix with."""
-    folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder} is a file; give a folder.")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    foreign = {name for name in names if name not in _OUR_FILES and not _OUR_PATTERN.fullmatch(name)}
-    if foreign and not names & {"training.json", "settings.json"} and not latest_checkpoint(folder):
-        raise ValueError(
-            f"--output_dir {folder} holds something else ({', '.join(sorted(foreign)[:5])}); give a new folder."
-        )
-    if latest_checkpoint(folder) and not args.resume_from_checkpoint:
-        raise ValueError(
-            f"--output_dir {folder} has checkpoints of an earlier run; pass --resume_from_checkpoint latest to go on, "
-            "or give another folder."
-        )
-    named = args.resume_from_checkpoint not in (None, "latest")
-    if named and not Path(args.resume_from_checkpoint).is_dir():
-        raise ValueError(f"--resume_from_checkpoint {args.resume_from_checkpoint} is no folder.")
-
-
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise `ValueError` listing what this machine cannot do of what the arguments ask for."""
-    problems = []
-    if args.mixed_precision == "fp16" and not torch.cuda.is_available():
-        problems.append("--mixed_precision fp16 needs a CUDA GPU, and there is none; use bf16 or no.")
+    """Check arguments that this machine may be unable to satisfy.
+
+    Raises:
+        ValueError: A list of them, with remedies.
+    """
+    problems = _precision_problems(args.mixed_precision)
     for name in [] if args.report_to in (None, "none") else args.report_to.split(","):
         if name not in TRACKERS:
             problems.append(f"--report_to {name} is unknown; choose from none, {', '.join(TRACKERS)}.")
@@ -61,41 +38,57 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_optimizer(args.optimizer, args.use_8bit_adam)
     except ValueError as error:
         problems.append(str(error))
+    if args.validation_prompts and find_spec("matplotlib") is None:
+        problems.append("--validation_prompts draws spectrograms and needs matplotlib: pip install matplotlib.")
     _raise(problems + publishing_problems(args))
 
 
-def make_accelerator(**settings: Any) -> Accelerator:
-    """An accelerator whose processes wait while the main one decodes and encodes the data set."""
-    # That takes hours for a large one; torch gives up after 10 or 30 minutes. Launchers see for themselves who dies.
-    return Accelerator(**settings, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
+def make_accelerator(mixed_precision: str = "no", **settings: Any) -> Accelerator:
+    """Make the accelerator of a run, whose processes wait while the main one decodes and encodes the data set.
+
+    Raises:
+        ValueError: This machine lacks the hardware for `mixed_precision`.
+    """
+    _raise(_precision_problems(mixed_precision))
+    # Encoding takes hours for a large data set. By default, torch gives up after 10 or 30 minutes of waiting.
+    waiting = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    return Accelerator(mixed_precision=mixed_precision, **settings, kwargs_handlers=[waiting])
 
 
 def check_processes(accelerator: Accelerator, use_8bit_adam: bool = False) -> None:
-    """Raise `ValueError` if the processes share their work in a way that training cannot."""
+    """Check that training supports the way in which the launch configuration distributes it.
+
+    Raises:
+        ValueError: A list of what is unsupported, with remedies.
+    """
     kind, plugin = accelerator.distributed_type, getattr(accelerator.state, "fsdp_plugin", None)
     wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     problems = []
     if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         problems.append(
-            f"{kind.value} updates the weights by itself, before a step without finite gradient can be skipped, and "
-            "its checkpoints fit one number of processes only; training/configs/accelerate/fsdp2_zero2.yaml shards "
-            "the same states."
+            f"{kind.value} updates the weights itself, before a step without a finite gradient can be skipped, and its "
+            "checkpoints fit one number of processes only. Launch with training/configs/accelerate/fsdp2_zero2.yaml, "
+            "which shards the same states."
         )
     elif kind == DistributedType.FSDP and plugin.fsdp_version != 2:
-        problems.append("FSDP 1 is not supported; set fsdp_version: 2, as training/configs/accelerate/fsdp2.yaml.")
+        problems.append("FSDP 1 is not supported; set fsdp_version: 2, as in training/configs/accelerate/fsdp2.yaml.")
     elif kind == DistributedType.FSDP and plugin.cpu_ram_efficient_loading:
         problems.append(
             "fsdp_cpu_ram_efficient_loading leaves the text encoder empty on all processes but one; set it to false."
         )
     elif kind == DistributedType.FSDP and use_8bit_adam:
-        problems.append("--use_8bit_adam does not know sharded tensors; leave it out, or launch with ddp.yaml.")
+        problems.append("--use_8bit_adam does not support sharded tensors; leave it out, or launch with ddp.yaml.")
     elif wants_fsdp and kind != DistributedType.FSDP:
-        problems.append("accelerate has no FSDP without a GPU and several processes; launch with ddp.yaml.")
+        problems.append("accelerate supports FSDP only with GPUs and several processes; launch with ddp.yaml.")
     _raise(problems)
 
 
 def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1) -> None:
-    """Raise `ValueError` listing what does not fit between the arguments, this teacher and the disk."""
+    """Check that the arguments, the teacher and the disk fit together.
+
+    Raises:
+        ValueError: A list of what does not fit, with remedies.
+    """
     problems = [
         *_batch_problems(args, num_processes),
         *_length_problems(args, teacher),
@@ -105,8 +98,13 @@ def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1
         problems.append("--gradient_checkpointing fails inside diffusers' AudioLDM2 network; leave it out.")
     for name in ("validation_prompts", "push_to_hub"):
         if getattr(args, name) and not teacher.can_decode:
-            problems.append(f"--{name} needs a vocoder to make sounds with; pass --vocoder FOLDER.")
+            problems.append(f"--{name} needs a vocoder to generate audio; pass --vocoder FOLDER.")
     _raise(problems)
+
+
+def teacher_dtype(mixed_precision: str) -> torch.dtype:
+    """The dtype of the frozen teacher."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
 
 
 def _raise(problems: list[str]) -> None:
@@ -114,12 +112,18 @@ def _raise(problems: list[str]) -> None:
         raise ValueError("Nothing was trained:\n" + "\n".join(f"- {problem}" for problem in problems))
 
 
+def _precision_problems(mixed_precision: str) -> list[str]:
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        return ["--mixed_precision fp16 needs a CUDA GPU, and there is none; use bf16 or no."]
+    return []
+
+
 def _batch_problems(args: argparse.Namespace, num_processes: int) -> list[str]:
     parts = num_processes * args.gradient_accumulation_steps
     if args.train_batch_size % parts:
         return [
-            f"--train_batch_size {args.train_batch_size} is that of all processes and accumulation steps together; it "
-            f"does not divide by {num_processes} × {args.gradient_accumulation_steps}."
+            f"--train_batch_size {args.train_batch_size} counts the clips of all processes and accumulation steps; it "
+            f"is not divisible by {num_processes} × {args.gradient_accumulation_steps}. Give a multiple of {parts}."
         ]
     return []
 
@@ -127,17 +131,20 @@ def _batch_problems(args: argparse.Namespace, num_processes: int) -> list[str]:
 def _length_problems(args: argparse.Namespace, teacher: Teacher) -> list[str]:
     problems = []
     if args.sampling_rate != teacher.sampling_rate:
-        problems.append(f"--sampling_rate {args.sampling_rate} is not the teacher's {teacher.sampling_rate} Hz.")
+        problems.append(
+            f"--sampling_rate {args.sampling_rate} is not the teacher's {teacher.sampling_rate} Hz; leave it out."
+        )
     positions, multiple, unit = teacher.latent_positions(args.num_samples)
     if positions is None:
+        groups = -(-args.num_samples // (unit * multiple))
         problems.append(
-            f"--num_samples {args.num_samples} is no multiple of {unit * multiple} samples, which the networks work in "
-            f"({unit} a latent position, in groups of {multiple}): give {-(-args.num_samples // (unit * multiple))} "
-            f"× {unit * multiple} = {-(-args.num_samples // (unit * multiple)) * unit * multiple}."
+            f"--num_samples {args.num_samples} is not a multiple of {unit * multiple}: the networks work on groups of "
+            f"{multiple} latent positions of {unit} samples. Give {groups} × {unit * multiple} = "
+            f"{groups * unit * multiple}."
         )
     if teacher.conditioning.needs_audio_length and positions and positions > teacher.network.config.sample_size:
         problems.append(
-            f"--num_samples {args.num_samples} is {positions} latent positions; this teacher knows at most "
+            f"--num_samples {args.num_samples} is {positions} latent positions; this teacher supports at most "
             f"{teacher.network.config.sample_size}."
         )
     return problems
@@ -148,7 +155,7 @@ def _disk_problems(args: argparse.Namespace, teacher: Teacher) -> list[str]:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     parameters = sum(parameter.numel() for parameter in teacher.network.parameters())
     checkpoint = parameters * _STATE_BYTES_PER_PARAMETER
-    # One more than are kept: the new one is complete before the oldest goes.
+    # One more than are kept: a new checkpoint is complete before the oldest is removed.
     needed = checkpoint * ((args.checkpoints_total_limit or 1) + 1)
     needed = max(needed - checkpoint_bytes(folder), checkpoint)
     free = shutil.disk_usage(existing).free
@@ -158,8 +165,3 @@ def _disk_problems(args: argparse.Namespace, teacher: Teacher) -> list[str]:
             f"{needed / 1e9:.1f} GB more; make room, lower --checkpoints_total_limit or choose another disk."
         ]
     return []
-
-
-def teacher_dtype(mixed_precision: str) -> torch.dtype:
-    """What the frozen teacher runs in."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)

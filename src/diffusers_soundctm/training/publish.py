@@ -1,4 +1,4 @@
-"""From a finished run to a repo on the Hub; what cannot be uploaded stays on the disk."""
+"""Upload the model of a finished run to the Hub. If the upload fails, the repo's folder stays on disk."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def publishing_problems(args: argparse.Namespace) -> list[str]:
-    """What would keep `--push_to_hub` from working, to be known before training."""
+    """Find before training what would make `--push_to_hub` fail."""
     if not args.push_to_hub:
         return []
     problems = []
@@ -32,17 +32,18 @@ def publishing_problems(args: argparse.Namespace) -> list[str]:
         problems.append("--push_to_hub needs a token: run `hf auth login`, set HF_TOKEN or pass --hub_token.")
     if license_of(args) is None:
         problems.append(
-            f"--push_to_hub needs a licence, and {args.teacher_model} names none to inherit; pass --hub_license."
+            f"--push_to_hub needs a license, and {args.teacher_model} names none to inherit; pass --hub_license."
         )
     return problems
 
 
 def repo_id_of(args: argparse.Namespace) -> str:
+    """`--hub_model_id`, or the last part of `--output_dir`."""
     return args.hub_model_id or Path(args.output_dir).name
 
 
 def license_of(args: argparse.Namespace) -> str | None:
-    """`--hub_license`, or the licence in the teacher's card."""
+    """`--hub_license`, or the license in the teacher's card."""
     if args.hub_license:
         return args.hub_license
     card = Path(args.teacher_model) / "README.md"
@@ -55,7 +56,7 @@ def license_of(args: argparse.Namespace) -> str | None:
 
 
 def facts_of(args: argparse.Namespace, record: Mapping[str, Any]) -> dict[str, str]:
-    """What the card tells about a run; folders of the training machine are named by their last part."""
+    """Facts about a run for the model card. Of local folders only the last part is named."""
 
     def public(name: str | os.PathLike) -> str:
         return str(name) if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not Path(name).exists() else Path(name).name
@@ -72,16 +73,25 @@ def facts_of(args: argparse.Namespace, record: Mapping[str, Any]) -> dict[str, s
         "guidance scale ω": f"{args.omega_min:g} to {args.omega_max:g}",
         "steps": f"{args.max_train_steps} × {args.train_batch_size}",
         "optimizer": f"{args.optimizer}, learning rate {args.learning_rate:g}, EMA {args.ema_decay:g}",
-        "solver": f"{args.num_scales} levels, {args.trajectory_reuse} updates a trajectory",
+        "solver": f"{args.num_scales} levels, {args.trajectory_reuse} updates per trajectory",
         "losses at the end": losses,
     }
 
 
 def publish(args: argparse.Namespace, pipe: "SoundCTMPipeline", student: Any, record: Mapping[str, Any]) -> str:
-    """Upload the model of a run with card, loaders and the last validation sounds; returns the commit's URL.
+    """Upload the model of a run with its card, loaders and the last validation samples.
+
+    Args:
+        args: Arguments of `train_ctm.py`.
+        pipe: The resulting pipeline.
+        student: Its denoiser.
+        record: Content of training.json.
+
+    Returns:
+        URL of the commit.
 
     Raises:
-        SystemExit: the upload failed; the message has the command that tries again, and everything is on disk.
+        SystemExit: The upload failed. Everything is on disk, and the message has the command that tries again.
     """
     repo_id, token, folder = repo_id_of(args), args.hub_token, Path(args.output_dir) / "hub"
     shutil.rmtree(folder, ignore_errors=True)
@@ -107,7 +117,7 @@ def publish(args: argparse.Namespace, pipe: "SoundCTMPipeline", student: Any, re
     try:
         repo_id = create_repo(repo_id, private=args.hub_private_repo or None, token=token, exist_ok=True).repo_id
         url = str(upload_folder(repo_id=repo_id, folder_path=folder, token=token, commit_message="Distilled SoundCTM"))
-    except Exception as error:  # whatever it was, the run is not lost
+    except Exception as error:  # of any kind: the model is on disk
         raise SystemExit(
             f"The upload to {repo_id} failed ({type(error).__name__}: {' '.join(str(error).split())}). The model is "
             f"complete on disk. Try again with:\n  hf upload {repo_id} {shlex.quote(str(folder))} ."
@@ -117,7 +127,7 @@ def publish(args: argparse.Namespace, pipe: "SoundCTMPipeline", student: Any, re
 
 
 def _copy_sounds(samples: Path, folder: Path) -> list[str]:
-    """The sounds of the last validation, into the repo's folder; their paths in the repo."""
+    """Copy the samples of the last validation into the repo's folder; returns their paths in the repo."""
     steps = sorted(samples.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     if not steps:
         return []

@@ -1,6 +1,6 @@
-"""Several processes: each has its rows of a batch, and all of the networks (DDP) or a share of every tensor (FSDP2).
+"""Training on several processes. Each computes its rows of a batch, with whole networks (DDP) or sharded ones (FSDP2).
 
-What is saved is whole in both cases, so that a checkpoint goes on with any number of processes of either kind.
+Checkpoints hold whole tensors in both cases, so that any number of processes of either kind can resume them.
 """
 
 from typing import Any
@@ -13,28 +13,36 @@ from .ema import ema_copy
 
 
 def process_rows(train_batch_size: int, accelerator: Accelerator) -> slice:
-    """The rows of a batch of all processes that are this process'.
+    """The rows of a batch that this process computes.
+
+    Args:
+        train_batch_size: Rows of all processes together.
+        accelerator: The processes of the run.
 
     Raises:
-        ValueError: the batch does not divide by the number of processes.
+        ValueError: The batch is not divisible by the number of processes.
     """
     processes = accelerator.num_processes
     if train_batch_size % processes:
         raise ValueError(
-            f"--train_batch_size {train_batch_size} is that of all processes together; give a multiple of {processes}."
+            f"--train_batch_size {train_batch_size} counts the clips of all processes; give a multiple of {processes}."
         )
     share = train_batch_size // processes
     return slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
 
 
 class Networks:
-    """The student, its moving average and the optimizer, as the launch configuration spreads them over processes.
+    """The student, its EMA and the optimizer, distributed over processes as the launch configuration says.
+
+    Args:
+        accelerator: The processes of the run.
+        student: The network to train.
+        optimizer: Optimizer of its parameters.
 
     Attributes:
-        model: the student to call.
-        average: its moving average, spread in the same way.
-        optimizer: of the student's parameters.
-        parameters: what the optimizer trains, as it holds them now.
+        model: The student to call.
+        average: Its EMA, distributed in the same way.
+        optimizer: The prepared optimizer.
     """
 
     def __init__(self, accelerator: Accelerator, student: torch.nn.Module, optimizer: torch.optim.Optimizer):
@@ -47,19 +55,18 @@ class Networks:
         self.model, self.optimizer = accelerator.prepare(student, optimizer)
         if self.sharded:
             self.average = fsdp2_prepare_model(accelerator, self.average)
-            # It has no backward pass, which is what else ends with sharded weights.
+            # Otherwise only a backward pass, which the EMA never has, would shard its weights again.
             self.average.set_reshard_after_forward(True)
         else:
             self.average.to(accelerator.device)
-        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state(self, student: torch.nn.Module) -> dict[str, Any]:
-        """What a checkpoint holds of them; its `state_dict()`s are for all processes to call together."""
+        """Their entries in a checkpoint. All processes call the `state_dict`s together."""
         parts = {"unet": student, "ema": self.average, "optimizer": self.optimizer}
         return {name: Sharded(part) for name, part in parts.items()} if self.sharded else parts
 
     def whole_average(self) -> torch.nn.Module | None:
-        """The moving average in one piece, for all processes to call together; None where only shards are needed."""
+        """The EMA in one piece, or None on processes that only help to gather it. All processes call this together."""
         if not self.sharded:
             return self.average
         weights = whole(self.average.state_dict())
@@ -69,17 +76,17 @@ class Networks:
 
 
 class Sharded:
-    """A module or optimizer of sharded parameters, with the `state_dict` of a whole one."""
+    """Gives a module or optimizer of sharded parameters the `state_dict` of a whole one."""
 
     def __init__(self, part: torch.nn.Module | torch.optim.Optimizer):
         self.part = part
 
     def state_dict(self) -> dict[str, Any]:
-        """Whole tensors on the main process, None in their places on the others."""
+        """Whole tensors on the main process, None instead of tensors on the others."""
         return whole(self.part.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The same state for every process, which takes its share."""
+        """Load a whole state, of which each process takes its shards."""
         if isinstance(self.part, torch.nn.Module):
             own = self.part.state_dict()
             self.part.load_state_dict({name: _share(value, own.get(name)) for name, value in state.items()})
@@ -90,7 +97,7 @@ class Sharded:
 
 
 def whole(value: Any) -> Any:
-    """`value` with the sharded tensors in it put together, on the main process' CPU."""
+    """`value` with its sharded tensors gathered on the CPU of the main process."""
     if isinstance(value, dict):
         return {key: whole(item) for key, item in value.items()}
     if not hasattr(value, "full_tensor"):
@@ -100,7 +107,7 @@ def whole(value: Any) -> Any:
 
 
 def _share(value: Any, like: torch.Tensor) -> Any:
-    """`value` with the tensors in it that have the shape of `like` sharded as it is."""
+    """`value` with those of its tensors that have the shape of `like` sharded in the same way."""
     from torch.distributed.tensor import distribute_tensor
 
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a student sounds like while it is trained: files, pictures, and the same for experiment trackers."""
+"""Validation during training: generated audio as files and spectrograms, also for experiment trackers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,54 +8,57 @@ import torch
 
 from .. import audio
 
-STEPS = (1, 4, 16)
 
-
-def make_sounds(
+def make_samples(
     pipe: Any,
     prompts: Sequence[str],
     folder: Path,
     guidance_scale: float,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int],
     seed: int = 0,
 ) -> dict[str, tuple[torch.Tensor, int]]:
-    """Sounds of every prompt at every number of steps, one noise a prompt, and their spectrograms.
+    """Generate every prompt with every number of steps, from the same noise, and draw spectrograms.
 
-    Writes `folder/{prompt}-{steps}steps.wav` and `folder/spectrograms.png`.
+    Writes `folder/{prompt number}-{steps}steps.wav` and `folder/spectrograms.png`.
+
+    Args:
+        pipe: A `SoundCTMPipeline`.
+        prompts: What to generate.
+        folder: Folder of the files; it is made if it is missing.
+        guidance_scale: ω.
+        steps: Numbers of sampling steps.
+        seed: Seed of the first prompt's noise.
 
     Returns:
-        Name of the file → waveform (channels, samples) and its rate.
+        Name of the file to waveform (channels, samples) and sampling rate.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pipe.set_progress_bar_config(disable=True)
-    sounds = {}
+    samples = {}
     for number, prompt in enumerate(prompts):
         for count in steps:
             generator = torch.Generator().manual_seed(seed + number)
-            waveform = (
-                pipe(
-                    prompt,
-                    num_inference_steps=count,
-                    guidance_scale=guidance_scale,
-                    generator=generator,
-                    output_type="pt",
-                )
-                .audios[0]
-                .cpu()
-            )
+            waveform = pipe(
+                prompt,
+                num_inference_steps=count,
+                guidance_scale=guidance_scale,
+                generator=generator,
+                output_type="pt",
+            ).audios[0]
+            waveform = waveform.cpu()
             if not waveform.isfinite().all():
                 waveform = torch.zeros_like(waveform)
             name = f"{number}-{count}steps.wav"
             audio.write_audio(folder / name, waveform, pipe.sampling_rate, {"title": prompt})
-            sounds[name] = (waveform, pipe.sampling_rate)
-    draw_spectrograms(sounds, prompts, steps, folder / "spectrograms.png")
-    return sounds
+            samples[name] = (waveform, pipe.sampling_rate)
+    draw_spectrograms(samples, prompts, steps, folder / "spectrograms.png")
+    return samples
 
 
 def draw_spectrograms(
-    sounds: dict[str, tuple[torch.Tensor, int]], prompts: Sequence[str], steps: Sequence[int], path: Path
+    samples: dict[str, tuple[torch.Tensor, int]], prompts: Sequence[str], steps: Sequence[int], path: Path
 ) -> None:
-    """A picture of log-mels, a row a prompt, a column a number of steps."""
+    """Draw log-mels, one row per prompt and one column per number of steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,7 +66,7 @@ def draw_spectrograms(
     axes = figure.subplots(len(prompts), len(steps), squeeze=False)
     for number, prompt in enumerate(prompts):
         for column, count in enumerate(steps):
-            waveform, rate = sounds[f"{number}-{count}steps.wav"]
+            waveform, rate = samples[f"{number}-{count}steps.wav"]
             n_fft = 1024 if rate <= 24000 else 2048
             mono = torch.nn.functional.pad(waveform.float().mean(dim=0), (0, n_fft))
             mel = audio.log_mel(mono, sampling_rate=rate, n_fft=n_fft, hop_length=n_fft // 4)
@@ -74,17 +77,19 @@ def draw_spectrograms(
     FigureCanvasAgg(figure).print_png(path)
 
 
-def log_sounds(trackers: Sequence[Any], sounds: dict[str, tuple[torch.Tensor, int]], picture: Path, step: int) -> None:
-    """Hand sounds and picture, which lies beside their files, to those accelerate trackers that take them."""
+def log_samples(
+    trackers: Sequence[Any], samples: dict[str, tuple[torch.Tensor, int]], picture: Path, step: int
+) -> None:
+    """Send audio and picture, which lies beside the audio files, to the accelerate trackers that support them."""
     for tracker in trackers:
         if tracker.name == "tensorboard":
-            for name, (waveform, rate) in sounds.items():
+            for name, (waveform, rate) in samples.items():
                 tracker.writer.add_audio(name, audio.limit_peak(waveform.mean(dim=0))[None], step, sample_rate=rate)
             tracker.log_images({"spectrograms": _pixels(picture)}, step=step, dataformats="NHWC")
         elif tracker.name in ("wandb", "trackio"):
-            # As files, which keep their level: of samples, trackio stretches the peak to full scale and wandb clips it.
+            # Files keep their level. From arrays, trackio scales the peak to full scale, and wandb clips it.
             library = __import__(tracker.name)
-            media = {name: library.Audio(str(picture.with_name(name))) for name in sounds}
+            media = {name: library.Audio(str(picture.with_name(name))) for name in samples}
             tracker.log({**media, "spectrograms": library.Image(str(picture))}, step=step)
 
 

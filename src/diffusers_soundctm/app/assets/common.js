@@ -1,4 +1,4 @@
-// Shared by the components of the page; put before the script of each. Text goes in as text, never as markup.
+// Shared by the controls of the page: prepended to the script of each. Text is inserted as text, never as markup.
 const el = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -12,7 +12,10 @@ const el = (tag, attributes = {}, ...children) => {
 const button = (label, name, onclick, attributes = {}) =>
   el("button", { type: "button", class: "sc-button", "aria-label": name, title: name, onclick, ...attributes }, label);
 
-// ★, pressed while the shelf (which looks for `data-keep`) has the sound.
+// The sound that the player has as A.
+const isPicked = (card) => window.soundctmPicked?.id === card.id;
+
+// ★ adds a sound to the shelf or removes it. The shelf updates all buttons with `data-keep`.
 const isKept = (id) => !!window.soundctmKept?.has(id);
 const keepButton = (label, name, card) => {
   const toggle = () => {
@@ -25,13 +28,13 @@ const keepButton = (label, name, card) => {
 const playOnly = (audio) => {
   for (const other of window.soundctmPlaying ?? []) if (other !== audio) other.pause();
   window.soundctmPlaying = [audio];
-  // Another one may be asked for before this one has started; that is no error.
+  // Another sound may be played before this one has started. Browsers report that as AbortError.
   return audio.play().catch((error) => { if (error.name !== "AbortError") throw error; });
 };
 
 const stepOf = (seconds) => [0.1, 0.2, 0.5, 1, 2, 5].find((step) => seconds / step <= 6) ?? 10;
 
-// A picture of a sound with axes in Hz and seconds; what is put into `.sc-plot` lies over the picture.
+// A picture of a sound with axes in Hz and seconds. Elements added to `plot` lie over the picture.
 const spectrogram = (card, alt) => {
   const hertz = card.ticks.map((tick) => el("span", { style: `bottom:${100 * tick.at}%` }, tick.label));
   const times = [];
@@ -48,6 +51,7 @@ const spectrogram = (card, alt) => {
   return { figure, plot, moveTo: (share) => { head.style.left = `${100 * share}%`; } };
 };
 
+// Move the playhead while the sound plays.
 const follow = (audio, seconds, moveTo) => {
   const tick = () => {
     moveTo(Math.min(audio.currentTime / seconds, 1));

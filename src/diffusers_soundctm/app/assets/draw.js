@@ -1,7 +1,7 @@
-// A loudness curve: `POINTS` values in dB, evenly spread over the picked sound; an empty list until something is drawn.
+// A loudness curve: `POINTS` values in dB, evenly spaced over the picked sound, or an empty list.
 const POINTS = 64, LOW = -60;
 const root = element.querySelector(".sc-draw");
-const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": "Loudness curve. Draw with the mouse, or use the arrow keys: left and right move, up and down change the level." });
+const canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": "Loudness curve. Draw with the mouse, or use the arrow keys: left and right move the cursor, up and down change the level." });
 const presets = {
   Swell: (x) => -45 + 30 * Math.sin(Math.PI * x), "Fade in": (x) => -50 + 35 * x, "Fade out": (x) => -15 - 35 * x,
   Pulse: (x) => (Math.floor(x * 8) % 2 ? -50 : -18), Clear: null,
@@ -14,11 +14,11 @@ const paint = () => {
   canvas.height = canvas.clientHeight * scale;
   const context = canvas.getContext("2d");
   if (!curve.length || !canvas.width) return;
-  for (const [width, colour] of [[6, "#000a"], [2.5, "#7df9c6"]]) {
+  for (const [width, color] of [[6, "#000a"], [2.5, "#7df9c6"]]) {
     context.beginPath();
     curve.forEach((db, i) => context.lineTo((i / (POINTS - 1)) * canvas.width, (db / LOW) * canvas.height));
     context.lineWidth = width * scale;
-    context.strokeStyle = colour;
+    context.strokeStyle = color;
     context.stroke();
   }
   if (document.activeElement === canvas) {
@@ -26,7 +26,7 @@ const paint = () => {
     context.fillRect((at / (POINTS - 1)) * canvas.width - scale, 0, 2 * scale, canvas.height);
   }
 };
-const publish = () => { props.value = curve.map((db) => Math.round(db * 10) / 10); };
+const publish = () => { props.value = curve.map((db) => Math.round(db * 10) / 10); trigger("input"); };
 const start = (db = -30) => { isFirst = !curve.length; if (isFirst) curve = Array(POINTS).fill(db); };
 const point = (event) => {
   const box = canvas.getBoundingClientRect();
@@ -46,7 +46,7 @@ canvas.addEventListener("pointermove", (event) => {
   const next = point(event);
   const [from, to] = last[0] <= next[0] ? [last, next] : [next, last];
   for (let i = from[0]; i <= to[0]; i++) curve[i] = from[1] + ((to[1] - from[1]) * (i - from[0])) / Math.max(to[0] - from[0], 1);
-  // Beyond the ends of the first stroke, its last level holds.
+  // The first stroke's last level continues to both edges.
   if (isFirst) curve.fill(next[1], ...(last[0] <= next[0] ? [next[0]] : [0, next[0] + 1]));
   last = next;
   paint();

@@ -1,3 +1,4 @@
+// Tiles of drafts or variations.
 const root = element.querySelector(".sc-grid");
 root.tabIndex = -1;
 const tiles = new Map();
@@ -11,7 +12,7 @@ const tile = (card, index, keys) => {
   const play = button("▶", `Play ${name}`, () => (audio.paused ? playOnly(audio) : audio.pause()), { class: "sc-button sc-play" });
   audio.addEventListener("play", () => { play.textContent = "❚❚"; play.setAttribute("aria-pressed", "true"); });
   audio.addEventListener("pause", () => { play.textContent = "▶"; play.setAttribute("aria-pressed", "false"); });
-  const pick = button("Pick", `Pick ${name}`, () => trigger("pick", { recipe: card.recipe }), { class: "sc-button sc-wide" });
+  const pick = button("Pick", `Pick ${name}`, () => trigger("pick", { recipe: card.recipe }), { class: "sc-button sc-wide", "aria-pressed": String(isPicked(card)) });
   const node = el(
     "article", { class: "sc-tile", "aria-label": name, "data-id": card.id, "data-seed": card.seed },
     el("header", {}, keys ? el("kbd", {}, String(index + 1)) : null, el("span", {}, `seed ${card.seed}`)),
@@ -23,7 +24,8 @@ const tile = (card, index, keys) => {
     ),
     audio,
   );
-  return { node, play: () => { audio.currentTime = 0; return playOnly(audio); } };
+  const mark = () => pick.setAttribute("aria-pressed", String(isPicked(card)));
+  return { node, mark, play: () => { audio.currentTime = 0; return playOnly(audio); } };
 };
 
 const render = () => {
@@ -34,26 +36,12 @@ const render = () => {
   });
   for (const id of tiles.keys()) if (!cards.some((card) => card.id === id)) tiles.delete(id);
   const waiting = Array.from({ length: Math.max(total - cards.length, 0) }, () => el("div", { class: "sc-tile sc-waiting", "aria-hidden": "true" }));
-  // Tiles that stay are not moved: a sound that plays goes on.
+  // Tiles that stay are not moved, so that a playing sound continues.
   const nodes = [...shown.map((one) => one.node), ...waiting];
   nodes.forEach((node, index) => { if (root.children[index] !== node) root.insertBefore(node, root.children[index] ?? null); });
   while (root.children.length > nodes.length) root.lastChild.remove();
   if (keys) window.soundctmDrafts = shown;
 };
+document.addEventListener("soundctm-picked", () => tiles.forEach((one) => one.mark()));
 watch("value", render);
 render();
-
-if (!window.soundctmKeys) {
-  window.soundctmKeys = true;
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") document.querySelector("#cancel")?.click();
-    const isTyping = event.target.closest?.("input:not([type=range]):not([type=radio]), textarea, [contenteditable=true]");
-    if (isTyping || event.ctrlKey || event.metaKey || event.altKey || !/^[1-8]$/.test(event.key)) return;
-    window.soundctmDrafts?.[Number(event.key) - 1]?.play();
-  });
-  // From the prompt to the drafts that it makes, so that digits play them; on keyup, when the field has had its Enter.
-  document.addEventListener("keyup", (event) => {
-    const isAsked = event.key === "Enter" && !event.isComposing && event.target.closest?.("#prompt") && event.target.value?.trim();
-    if (isAsked) document.querySelector("#drafts .sc-grid").focus({ preventScroll: true });
-  });
-}

@@ -1,4 +1,4 @@
-// A marked part of the picked sound: [start, end] in seconds, an empty list until something is marked.
+// A marked part of the picked sound: [start, end] in seconds, or an empty list.
 const root = element.querySelector(".sc-mark");
 const shade = el("i", { class: "sc-shade", hidden: true });
 const surface = el("div", { class: "sc-surface" }, shade);
@@ -13,7 +13,7 @@ const show = () => {
   shade.style.width = `${(100 * (span[1] - span[0])) / seconds}%`;
   fields.forEach((field, i) => { field.value = span[i].toFixed(2); });
 };
-const publish = () => { props.value = span.map((seconds) => Math.round(seconds * 1000) / 1000); };
+const publish = () => { props.value = span.map((seconds) => Math.round(seconds * 1000) / 1000); trigger("input"); };
 const timeOf = (event) => {
   const box = surface.getBoundingClientRect();
   return Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1) * window.soundctmPicked.seconds;
@@ -32,7 +32,7 @@ for (const name of ["pointerup", "pointercancel"]) surface.addEventListener(name
 for (const field of fields) {
   field.addEventListener("change", () => {
     const seconds = window.soundctmPicked.seconds;
-    // An empty field is that end of the sound.
+    // An empty field stands for the start or the end of the sound.
     const values = fields.map((one, i) => (one.value === "" ? i * seconds : Math.min(Math.max(Number(one.value), 0), seconds)));
     span = [Math.min(...values), Math.max(...values)];
     show();

@@ -1,14 +1,15 @@
+// The player of the picked sound (A) and of what was made from it (B).
 const root = element.querySelector(".sc-player");
 let audios = [];
 
 const chart = (value, seconds) => {
-  const lines = [["target", value.target], ["before", value.before], ["achieved", value.achieved]].filter(([, line]) => line?.length);
+  const lines = [["target", "your curve", value.target], ["before", "before", value.before], ["achieved", "after", value.achieved]].filter(([, , line]) => line?.length);
   if (!lines.length) return null;
   const low = -80, at = (db) => ((Math.max(db, low) / low) * 100).toFixed(2);
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const attributes = { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img", "aria-label": "Loudness over time: target, before and achieved" };
+  const attributes = { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img", "aria-label": "Loudness over time: your curve, before and after" };
   for (const [name, text] of Object.entries(attributes)) svg.setAttribute(name, text);
-  for (const [name, line] of lines) {
+  for (const [name, , line] of lines) {
     const path = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
     path.setAttribute("class", `sc-line sc-${name}`);
     path.setAttribute("points", line.map((db, i) => `${((i / (line.length - 1)) * 100).toFixed(2)},${at(db)}`).join(" "));
@@ -21,7 +22,7 @@ const chart = (value, seconds) => {
   }
   return el(
     "figure", { class: "sc-chart" },
-    el("figcaption", {}, "Loudness ", ...lines.map(([name]) => el("span", { class: `sc-key sc-${name}` }, name))),
+    el("figcaption", {}, "Loudness ", ...lines.map(([name, label]) => el("span", { class: `sc-key sc-${name}` }, label))),
     el(
       "div", { class: "sc-spectrogram" },
       el("div", { class: "sc-hertz", "aria-hidden": "true" }, ...decibels, el("b", {}, "dB")),
@@ -39,7 +40,7 @@ const render = () => {
   document.dispatchEvent(new CustomEvent("soundctm-picked"));
   if (!value.a) {
     audios = [];
-    root.replaceChildren(el("p", { class: "sc-empty" }, "Pick a draft, and it is here to be worked on."));
+    root.replaceChildren(el("p", { class: "sc-empty" }, "Pick a draft to work on it here."));
     return;
   }
   const cards = [value.a, value.b].filter(Boolean);
@@ -86,12 +87,13 @@ const render = () => {
 
   const actions = el("div", { class: "sc-buttons" });
   names.slice(0, cards.length).forEach((name, i) => {
-    if (cards[i].recipe) actions.append(keepButton(`★ Keep ${name}`, `Keep ${name} on the shelf`, cards[i]));
+    const which = value.b ? name : "this sound";
+    if (cards[i].recipe) actions.append(keepButton(value.b ? `★ Keep ${name}` : "★ Keep", `Keep ${which} on the shelf`, cards[i]));
   });
-  if (value.b) actions.append(button("Go on with B", "Go on with B: it takes the place of A", () => trigger("use", { recipe: value.b.recipe })));
+  if (value.b) actions.append(button("Work on B", "Work on B: it becomes the new A", () => trigger("use", { recipe: value.b.recipe })));
   const drift = value.drift === null || value.drift === undefined ? null : el(
-    "p", { class: "sc-drift" }, "Drift from A ", el("meter", { min: 0, max: 1, value: value.drift, "aria-label": "Drift from A" }),
-    el("output", {}, ` ${value.drift.toFixed(3)}`), el("small", {}, " 0 the same sound, about 1 another one"),
+    "p", { class: "sc-drift" }, "Difference from A ", el("meter", { min: 0, max: 1, value: value.drift, "aria-label": "Difference from A" }),
+    el("output", {}, ` ${value.drift.toFixed(3)}`), el("small", {}, " 0: the same sound; about 1: a different one"),
   );
   const shape = cards.length > 1 ? el("div", { class: "sc-buttons", role: "group", "aria-label": "A or B" }, ...choose) : null;
   root.replaceChildren(

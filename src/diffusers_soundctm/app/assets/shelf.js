@@ -1,4 +1,4 @@
-// Kept sounds live in this browser (IndexedDB), files and all: they survive a reload, and a restart of the server.
+// Kept sounds, with their files, are stored in this browser (IndexedDB). They survive reloads and server restarts.
 const root = element.querySelector(".sc-shelf");
 const opened = new Promise((resolve, reject) => {
   const request = indexedDB.open("soundctm", 1);
@@ -21,7 +21,7 @@ const save = (name, bytes, type) => {
   setTimeout(() => URL.revokeObjectURL(url), 60000);
 };
 
-// A zip archive without compression (audio has none to give): local headers, then the directory.
+// A zip archive without compression, which would gain little on audio: local headers, then the directory.
 const crcTable = Array.from({ length: 256 }, (_, n) => {
   for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
   return n >>> 0;
@@ -63,9 +63,9 @@ const say = el("p", { class: "sc-say", role: "status" });
 const copy = async (text) => {
   try {
     await navigator.clipboard.writeText(text);
-    say.textContent = "The code is in the clipboard.";
+    say.textContent = "The code is copied to the clipboard.";
   } catch {
-    say.textContent = "The browser does not allow copying here; the code is in the zip file.";
+    say.textContent = "This browser does not allow copying here. Download the zip file, which contains the code.";
   }
 };
 const forget = async (id) => {
@@ -100,13 +100,13 @@ const render = async () => {
     const sounds = (await store("readonly", (all) => all.getAll())).sort((one, other) => one.kept - other.kept);
     window.soundctmKept = new Set(sounds.map((sound) => sound.id));
     for (const star of document.querySelectorAll("[data-keep]")) star.setAttribute("aria-pressed", String(isKept(star.dataset.keep)));
-    if (!sounds.length) { root.replaceChildren(el("p", { class: "sc-empty" }, "Nothing kept yet. Sounds you keep stay here, in this browser."), say); return; }
+    if (!sounds.length) { root.replaceChildren(el("p", { class: "sc-empty" }, "Nothing kept yet. Press ★ to keep a sound in this browser."), say); return; }
     root.replaceChildren(
       el("ul", {}, ...sounds.map(item)),
       el("div", { class: "sc-buttons" }, button("Download all (zip)", "Download all kept sounds as a zip file", exportAll)), say,
     );
   } catch (error) {
-    root.replaceChildren(el("p", { class: "sc-empty" }, "This browser keeps nothing between visits (private window?); download what you like."));
+    root.replaceChildren(el("p", { class: "sc-empty" }, "This browser cannot store sounds, perhaps because this is a private window."));
   }
 };
 watch("value", async () => {
@@ -115,9 +115,9 @@ watch("value", async () => {
   try {
     await store("readwrite", (sounds) => sounds.put(sound));
     say.textContent = "Kept.";
-    props.value = {};  // so that the same sound, kept again after it was removed, is a change
+    props.value = {};  // so that keeping the same sound again after removing it is a change
   } catch {
-    say.textContent = "The browser has no room for more sounds; remove some from the shelf.";
+    say.textContent = "This browser has no space for more sounds. Remove some from the shelf.";
   }
   render();
 });

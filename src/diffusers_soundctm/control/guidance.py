@@ -138,7 +138,7 @@ def normalized_step(
     return step, int((~usable).sum())
 
 
-def checked_callbacks(callback_on_step_end: PipelineCallback | MultiPipelineCallbacks | None) -> list[PipelineCallback]:
+def callback_list(callback_on_step_end: PipelineCallback | MultiPipelineCallbacks | None) -> list[PipelineCallback]:
     """What `callback_on_step_end` adds to callbacks of ours; `TypeError` for a function, whose tensors are unknown."""
     if callback_on_step_end is None:
         return []

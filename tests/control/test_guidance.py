@@ -7,7 +7,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks
 
 from diffusers_soundctm.control import IntensityObjective, KnownRegion, LossGuidance, MelMatchObjective
-from diffusers_soundctm.control.loss_guidance import normalized_step
+from diffusers_soundctm.control.guidance import normalized_step
 from diffusers_soundctm.control.sound import Sound
 from diffusers_soundctm.preconditioning import c_in, c_out, c_skip
 
@@ -250,7 +250,7 @@ def test_the_end_that_is_cut_off_is_not_looked_at(pipe):
     ("objective", "message"),
     [
         (lambda sound: sound.mel.mean(dim=(1, 2)) * float("nan"), "finite"),
-        (lambda sound: sound.mel.mean(), "one number a sample"),
+        (lambda sound: sound.mel.mean(), "one number per waveform"),
         (lambda sound: sound.mel.mean(dim=(1, 2)).detach(), "no gradient"),
         (lambda sound: torch.ones(len(sound.mel), requires_grad=True), "no gradient"),
         (lambda sound: 0.5, "float"),

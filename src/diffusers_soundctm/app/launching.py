@@ -1,0 +1,70 @@
+"""Build the app around a model and start its server."""
+
+import threading
+from typing import Any
+
+import gradio as gr
+
+from ..pipelines.pipeline_soundctm import SoundCTMPipeline
+from . import api, components
+from .handlers import Handlers
+from .page import Page
+from .studio import Studio
+from .uploads import MAX_UPLOAD_BYTES
+
+CACHE_SECONDS = (3600, 86400)  # how often files of API clients are checked, and the age at which they are deleted
+
+
+def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = None) -> gr.Blocks:
+    """Build the app around a pipeline. Start it with `launch`.
+
+    Args:
+        pipe: Any `SoundCTMPipeline`.
+        model: The model's name in files and code: "embedded", a folder or a Hub id.
+        on_gpu: Decorator for the function that runs the model, such as `spaces.GPU` on ZeroGPU.
+
+    Returns:
+        The app, not yet started.
+    """
+    handlers = Handlers(Studio(pipe, model, on_gpu))
+    with gr.Blocks(title="SoundCTM", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS) as app:
+        # The endpoints come first; otherwise gradio appends numbers to those of their names that the page uses too.
+        api.add_endpoints(handlers.studio)
+        Page(handlers).build()
+        app.unload(handlers.cancel)  # when a browser tab is closed
+    if on_gpu is None:
+        threading.Thread(target=handlers.warm_up, daemon=True).start()
+    return app
+
+
+def launch(app: gr.Blocks, **kwargs: Any) -> Any:
+    """Start the server of an app from `build_app`, with its look and its limits.
+
+    Args:
+        app: The app.
+        **kwargs: Passed to `gr.Blocks.launch`.
+
+    Returns:
+        What `gr.Blocks.launch` returns.
+    """
+    app.queue(max_size=64, default_concurrency_limit=16)
+    theme = gr.themes.Base(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return app.launch(
+        theme=theme.set(
+            # The theme's own colors have too little contrast with their backgrounds.
+            body_text_color_subdued="*neutral_500",
+            button_primary_background_fill="*primary_600",
+            button_primary_background_fill_hover="*primary_700",
+        ),
+        css_paths=components.ASSETS / "app.css",
+        max_file_size=MAX_UPLOAD_BYTES,
+        max_threads=128,  # each waiting request occupies a thread, and cancelling needs a free one
+        footer_links=["api"],
+        ssr_mode=False,
+        **kwargs,
+    )
