@@ -124,7 +124,7 @@ class Toy:
         generator = torch.Generator().manual_seed(seed)
         centers, *offsets = torch.randn(3, CLASSES, DIMENSIONS, generator=generator)
         embeddings = torch.randn(CLASSES, CAPTION_DIMENSIONS, generator=generator)
-        means = torch.stack([0.35 * centers + 0.3 * offset for offset in offsets], dim=1).flatten(0, 1)
+        means = torch.stack([0.42 * centers + 0.2 * offset for offset in offsets], dim=1).flatten(0, 1)
         members = torch.eye(CLASSES).repeat_interleave(2, dim=1).bool()
         return cls("mixture", cls._teacher(means, torch.cat([torch.ones_like(members[:1]), members]), embeddings))
 

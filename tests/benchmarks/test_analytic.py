@@ -75,9 +75,7 @@ def test_the_librarys_solver_reaches_the_solution(name, prompts):
     expected = toy.solution(start, captions, omega, levels)[-1].float()
     kwargs = {"caption": torch.cat([captions, torch.zeros_like(captions)])}
     teacher = TeacherDenoiser(toy.teacher, toy.teacher.preconditioning, kwargs, omega)
-    torch.testing.assert_close(
-        heun_solve(teacher, start, levels[:, None].expand(-1, 8)), expected, rtol=0, atol=0.02
-    )
+    torch.testing.assert_close(heun_solve(teacher, start, levels[:, None].expand(-1, 8)), expected, rtol=0, atol=0.02)
 
 
 def test_recipes_are_read_with_their_changes():
@@ -97,7 +95,7 @@ def test_the_default_recipe_is_that_of_the_training_script(tmp_path):
     args = vars(script.parse_args([f"--{name}={value}" for name, value in arguments.items()]))
     recipe = vars(analytic.RECIPES["default"])
     shared = recipe.keys() & args.keys() - set(analytic.SIZES)
-    assert len(shared) == 13
+    assert len(shared) == 14
     assert {name: recipe[name] for name in shared} == {name: args[name] for name in shared}
 
 
@@ -105,7 +103,7 @@ def test_the_default_recipe_is_that_of_the_training_script(tmp_path):
 def test_every_doubling_of_the_steps_is_closer_to_the_teacher():
     toy = toys.Toy.mixture()
     evaluation = analytic.Evaluation(toy, batch_size=256, rk4_steps=200)
-    student = analytic.initial_student(toy, 128, seed=0, updates=1500, batch_size=128)
+    student = analytic.initial_student(toy, 128, updates=1500, batch_size=128)
     student = analytic.train(toy, analytic.RECIPES["default"], student, updates=800, seed=0)
     one, *_, sixteen, _ = errors = evaluation.errors(student)
     assert all(more < fewer for fewer, more in pairwise(errors[:5])), errors
