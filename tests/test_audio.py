@@ -1,4 +1,4 @@
-"""The mel front end against librosa's, levels, resampling, and files that survive a round trip."""
+"""The mel front end compared with librosa's, levels, resampling, and audio files."""
 
 import json
 import logging
@@ -188,7 +188,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 
 
 def test_true_peak_sees_between_the_samples():
-    # A quarter of the rate, sampled at 45°: samples of 0.71, a wave of 1.
+    # A quarter of the sampling rate, sampled at 45°: the samples reach 0.71 and the wave 1.
     wave = torch.sin(torch.arange(16000) * torch.pi / 2 + torch.pi / 4)
     assert wave.max().item() == pytest.approx(0.7071, abs=1e-3)
     assert true_peak(wave, 16000).item() == pytest.approx(1, abs=0.02)

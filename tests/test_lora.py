@@ -1,4 +1,4 @@
-"""SoundCTM as an adapter: little to save, and the base plus the adapter is the student that was trained."""
+"""LoRA adapters: small files, and the base model with the adapter equals the trained student."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The affine maps invert what each kind of network predicts, and the noise conditioning is the teacher's."""
+"""The affine maps invert the prediction of each kind of network, and c_noise matches the teacher."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SIGMA_DATA = 0.25
 
 
 def perfect_output(prediction_type: str, clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """What a network that knows `clean` and `noise` outputs, written from the definition of each prediction type."""
+    """Output of a network that knows `clean` and `noise`, from the definition of each prediction type."""
     sigma = sigma.reshape(-1, 1, 1, 1)
     signal, spread = 1 / (1 + sigma**2).sqrt(), sigma / (1 + sigma**2).sqrt()
     if prediction_type == "edm":
@@ -33,7 +33,7 @@ def test_perfect_network_denoises_and_jumps_exactly(prediction_type):
     estimate = pre.denoised(output, noisy, sigma, prediction_type, SIGMA_DATA)
 
     torch.testing.assert_close(estimate, clean, rtol=1e-9, atol=1e-9)
-    # The same noise, less of it: the trajectory of a single clean point is a straight line.
+    # The trajectory of a single clean point is a straight line: the same noise with a smaller factor.
     torch.testing.assert_close(
         pre.jump(estimate, noisy, sigma, target), clean + target.reshape(-1, 1, 1, 1) * noise, rtol=1e-9, atol=1e-9
     )
@@ -61,7 +61,7 @@ def test_noise_table_is_the_teachers(beta_schedule):
     teacher = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule=beta_schedule)
     log_sigmas = pre.vp_log_sigmas(beta_schedule=beta_schedule)
     expected = ((1 - teacher.alphas_cumprod.double()) / teacher.alphas_cumprod.double()).sqrt().log().float()
-    # The cosine schedule ends where 1 − β is 0.001: float32 betas, as diffusers keeps them, lose digits there.
+    # The cosine schedule ends at 1 − β = 0.001, where the float32 betas of diffusers lose digits.
     torch.testing.assert_close(log_sigmas, expected, rtol=1e-3, atol=1e-4)
 
     steps = torch.tensor([0.0, 1.0, 250.25, 998.5, 999.0])
@@ -85,7 +85,7 @@ def test_karras_tables_match_the_reference():
     tables = {name: table for name, table in golden.read("samplers.safetensors").items() if name.startswith("sigmas.")}
     assert tables
     for table in tables.values():
-        # The reference computes in float32, where its own ends are off by 2e-7; at 40 intervals that grows to 1.6e-6.
+        # The official code computes in float32 with an error of 2e-7 at the ends and 1.6e-6 at 40 intervals.
         torch.testing.assert_close(pre.karras_sigmas(len(table) - 2), table[:-1], rtol=2e-6, atol=0)
 
 

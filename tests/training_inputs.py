@@ -11,7 +11,7 @@ NUM_CLIPS = 7
 NUM_SAMPLES = 5120
 
 
-def write_dataset(folder: Path) -> None:
+def write_dataset(folder: Path, caption: str = "a dog barks") -> None:
     import pyarrow as pa
     import soundfile
     from pyarrow import parquet
@@ -21,7 +21,7 @@ def write_dataset(folder: Path) -> None:
     for index in range(NUM_CLIPS):
         file = io.BytesIO()
         soundfile.write(file, 0.1 * rng.standard_normal(NUM_SAMPLES), 16000, format="FLAC")
-        captions = ["rain on a tin roof", "loud rain"] if index % 2 else ["a dog barks"]
+        captions = ["rain on a tin roof", "loud rain"] if index % 2 else [caption]
         rows.append({"audio": {"bytes": file.getvalue(), "path": f"{index}.flac"}, "caption": captions})
     folder.mkdir()
     parquet.write_table(pa.Table.from_pylist(rows), folder / "train-00000.parquet")

@@ -19,7 +19,14 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from diffusers_soundctm.data.latents import fingerprint
-from diffusers_soundctm.data.shards import Encoder, is_precomputed, shard_path, write_index, write_shard
+from diffusers_soundctm.data.shards import (
+    ShardEncoder,
+    count_skipped,
+    is_precomputed,
+    shard_path,
+    write_index,
+    write_shard,
+)
 from diffusers_soundctm.data.streams import open_rows
 from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
 from diffusers_soundctm.files import write_json
@@ -85,8 +92,14 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.sampling_rate != teacher.sampling_rate:
         raise ValueError(f"--sampling_rate {args.sampling_rate} is not the teacher's {teacher.sampling_rate} Hz.")
-    encoder = Encoder(
-        teacher, args.audio_column, args.caption_column, args.num_samples, args.batch_size, processes.device
+    encoder = ShardEncoder(
+        teacher.encoders,
+        args.dataset_name,
+        args.audio_column,
+        args.caption_column,
+        args.num_samples,
+        args.batch_size,
+        processes.device,
     )
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -101,19 +114,22 @@ def main(argv: list[str] | None = None) -> None:
         args.streaming,
         args.data_files,
         skip=done,
-        caption_column=args.caption_column,
     )
     rows = islice(rows, None if args.max_train_samples is None else max(args.max_train_samples - done, 0))
     with tqdm(unit="clip", desc="encoding", initial=done, disable=not processes.is_main_process) as progress:
         while some := list(islice(rows, args.shard_size)):
             mine = number % processes.num_processes == processes.process_index
             if mine and not shard_path(output_dir, number).is_file():
-                write_shard(output_dir, number, encoder.encode(some, args.dataset_name))
+                tensors, skipped = encoder.encode(some, number * args.shard_size)
+                # Shards of other processes and of earlier runs count too.
+                (count_skipped(output_dir) + skipped).check(args.dataset_name, tolerated=2, complete=False)
+                write_shard(output_dir, number, tensors, skipped)
             progress.update(len(some))
             number += 1
     processes.wait_for_everyone()
     if processes.is_main_process:
-        write_index(output_dir, number, encoder, str(args.teacher_model))
+        skipped = write_index(output_dir, number, encoder, str(args.teacher_model))
+        print(f"{skipped.seen - len(skipped.reasons)} clips encoded, {len(skipped.reasons)} skipped.")
 
 
 if __name__ == "__main__":

@@ -228,9 +228,7 @@ def main() -> None:
     for sound in CLASSES:
         for voice in sound.voices:
             if isinstance(voice, File):
-                recordings.read(
-                    voice.source, voice.name
-                )  # a missing package or license ends the run now, not after an hour
+                recordings.read(voice.source, voice.name)  # a missing package ends the run now, not in an hour
     temporary = args.output_dir.with_name(f".{args.output_dir.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:

@@ -24,6 +24,7 @@ from diffusers_soundctm.training.config import (
     add_run_arguments,
     add_scheduler_arguments,
     add_stream_arguments,
+    data_settings,
     parse_with_config,
     preset_names,
     run_script,
@@ -166,6 +167,12 @@ def add_report_arguments(parser: argparse.ArgumentParser, run: argparse._Argumen
     keep.add_argument(
         "--validation_prompts", nargs="+", help="prompts to generate during training, into OUTPUT_DIR/samples"
     )
+    keep.add_argument(
+        "--validation_trajectory_prompts",
+        nargs="+",
+        help="prompts for which the student is compared with the teacher's own solutions during training: the distance "
+        "at 1, 4 and 16 steps and the effective guidance, printed and sent to the trackers",
+    )
     keep.add_argument("--validation_steps", type=int, default=500, help="optimization steps between validations")
     keep.add_argument(
         "--validation_num_inference_steps", type=int, nargs="+", default=[1, 4, 16], help="sampling steps to compare"
@@ -213,10 +220,12 @@ if __name__ == "__main__":
     parse_args()  # wrong arguments are refused here, before the slow imports
 
 import torch
+from tqdm import tqdm
 
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.data.sampling import step_generator
 from diffusers_soundctm.data.sources import default_num_samples, distillation_data
+from diffusers_soundctm.data.streams import WaveformData
 from diffusers_soundctm.distillation.denoisers import Denoiser
 from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.objective import CTMObjective, micro_batches
@@ -237,7 +246,7 @@ from diffusers_soundctm.training.preflight import (
 )
 from diffusers_soundctm.training.publish import publish
 from diffusers_soundctm.training.sharding import Networks, process_rows
-from diffusers_soundctm.training.validation import log_samples, make_samples
+from diffusers_soundctm.training.validation import TrajectoryValidation, log_samples, make_samples
 
 
 def last_layer(student: torch.nn.Module) -> torch.nn.Module:
@@ -249,6 +258,7 @@ class DistillationRecipe(Recipe):
     """SoundCTM distillation: consistency along the guided teacher's trajectories, and denoising."""
 
     loss_weight = 0.05
+    trajectories: TrajectoryValidation | None = None
 
     def setup(self) -> None:
         args, accelerator = self.args, self.accelerator
@@ -257,11 +267,13 @@ class DistillationRecipe(Recipe):
         )
         self.folder = self.teacher.family.network
         args.sampling_rate = args.sampling_rate or self.teacher.sampling_rate
-        args.num_samples = args.num_samples or default_num_samples(args.dataset_name, self.teacher)
+        args.num_samples = args.num_samples or default_num_samples(args.dataset_name, self.teacher.default_num_samples)
         check_run(args, self.teacher, accelerator.num_processes)
         student = self.teacher.student(args.branch_init, args.initial_unet)
         with accelerator.main_process_first():
-            self.data = distillation_data(args, self.teacher, accelerator.device)
+            self.data = distillation_data(
+                data_settings(args), self.teacher.encoders, self.teacher.network.config.in_channels, accelerator.device
+            )
         if not self.teacher.conditioning.needs_audio_length:
             student.register_to_config(sample_size=self.data.latent_shape[1])
         if args.gradient_checkpointing:
@@ -331,7 +343,9 @@ class DistillationRecipe(Recipe):
                 "teacher": weights_fingerprint(self.teacher.network)}  # fmt: skip
 
     def state(self) -> dict[str, object]:
-        return self.networks.state(self.network)
+        # A stream counts the clips that it skips over all runs.
+        counters = {"data": self.data} if isinstance(self.data, WaveformData) else {}
+        return {**self.networks.state(self.network), **counters}
 
     def started(self) -> None:
         args = self.args
@@ -361,7 +375,7 @@ class DistillationRecipe(Recipe):
         losses = self.objective(triples, noisy)
         values = {"ctm": losses.consistency.mean()}
         if noisy is not None:
-            values |= {"dsm": losses.denoising.mean(), "balance": losses.balance}
+            values |= {"dsm": losses.denoising.mean(), "adaptive_weight": losses.adaptive_weight}
         return losses.total, values
 
     def ema_decay(self, step: int) -> float:
@@ -384,7 +398,8 @@ class DistillationRecipe(Recipe):
 
     def after_step(self, done: int) -> None:
         args = self.args
-        if not args.validation_prompts or done % args.validation_steps:
+        prompts = args.validation_prompts or args.validation_trajectory_prompts
+        if not prompts or done % args.validation_steps:
             return
         distilled = self.networks.whole_average()
         if self.accelerator.is_main_process:
@@ -394,7 +409,31 @@ class DistillationRecipe(Recipe):
                 print(f"Validation after step {done} failed ({type(error).__name__}: {error}). Training continues.")
 
     def validate(self, distilled: torch.nn.Module, done: int) -> None:
-        """Generate the validation prompts with the EMA, for files and trackers."""
+        """Generate the validation prompts with the EMA, and compare it with the teacher, for files and trackers."""
+        if self.args.validation_trajectory_prompts:
+            self.compare_with_teacher(distilled, done)
+        if self.args.validation_prompts:
+            self.generate(distilled, done)
+
+    def compare_with_teacher(self, distilled: torch.nn.Module, done: int) -> None:
+        args = self.args
+        if self.trajectories is None:
+            self.trajectories = TrajectoryValidation(
+                self.teacher,
+                args.validation_trajectory_prompts,
+                self.data.latent_shape,
+                (args.omega_min + args.omega_max) / 2,
+                args.num_samples / args.sampling_rate,
+                Path(args.cache_dir or self.output_dir / "cache"),
+                args.seed,
+                self.accelerator.device,
+            )
+        values = self.trajectories(distilled)
+        tqdm.write(f"step {done}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
+        for tracker in self.accelerator.trackers:
+            tracker.log(values, step=done)
+
+    def generate(self, distilled: torch.nn.Module, done: int) -> None:
         args, folder = self.args, self.output_dir / "samples" / f"step-{done}"
         pipe = self.pipeline(distilled).to(self.accelerator.device)
         omega = (args.omega_min + args.omega_max) / 2
@@ -405,7 +444,9 @@ class DistillationRecipe(Recipe):
     def finish(self) -> dict[str, object]:
         if self.teacher.can_decode and not self.args.lora_rank:
             self.pipeline(self.distilled).save_pretrained(self.output_dir)
-        return {"clips": len(self.data), "seconds_in_solver": round(self.seconds_in_solver)}
+        skipped = self.data.skipped if isinstance(self.data, WaveformData) else None
+        counts = {} if skipped is None else {"clips_read": skipped.seen, "clips_skipped": skipped.reasons}
+        return {"clips": len(self.data), **counts, "seconds_in_solver": round(self.seconds_in_solver)}
 
     def publish(self, record: dict[str, object]) -> None:
         if self.args.push_to_hub:

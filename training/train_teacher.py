@@ -13,6 +13,7 @@ from pathlib import Path
 from diffusers_soundctm.training.config import (
     add_data_arguments,
     add_optimization_arguments,
+    data_settings,
     parse_with_config,
     run_script,
 )
@@ -52,14 +53,17 @@ if __name__ == "__main__":
     parse_args()  # wrong arguments are refused here, before the slow imports
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import AutoTokenizer
 
 from diffusers_soundctm import CTMScheduler
+from diffusers_soundctm.data.encoders import AutoTextEncoder, Encoders
 from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.data.sources import training_data
 from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas
+from diffusers_soundctm.pipelines.conditioning import conditioning_for
 from diffusers_soundctm.training.ema import ema_copy
 from diffusers_soundctm.training.identity import data_fingerprint
 from diffusers_soundctm.training.loop import Recipe, train
@@ -87,7 +91,10 @@ class TeacherRecipe(Recipe):
         self.rows = process_rows(args.train_batch_size, accelerator)
         unet = initial_unet(args)
         with accelerator.main_process_first():
-            self.data = training_data(args, unet, accelerator.device)
+            text_encoder = AutoTextEncoder.from_pretrained(args.text_encoder)
+            conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
+            encoders = Encoders(AutoencoderKL.from_pretrained(args.vae), conditioning)
+            self.data = training_data(data_settings(args), encoders, accelerator.device)
         self.scheduler = CTMScheduler(sigma_min=args.sigma_min, sigma_max=args.sigma_max, sigma_data=args.sigma_data)
         optimizer = torch.optim.AdamW(
             unet.parameters(), args.learning_rate, (0.9, 0.99), weight_decay=args.weight_decay

@@ -1,4 +1,4 @@
-"""Make a sound open up: its spectral centroid rises from one frequency to another.
+"""Make a sound brighter over time: its spectral centroid rises from one frequency to another.
 
 python examples/control/brighten.py --prompt "wind" --low 500 --high 3000
 """
@@ -10,7 +10,11 @@ from diffusers_soundctm.control import LossGuidance, Sound, SpectralCentroidObje
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(__doc__, "wind", argv, low={"type": float, "default": 500.0}, high={"type": float, "default": 3000.0})
+    options = {
+        "low": {"type": float, "default": 500.0, "help": "Hz at the start (%(default)s)"},
+        "high": {"type": float, "default": 3000.0, "help": "Hz at the end (%(default)s)"},
+    }
+    args = parse(__doc__, "wind", argv, **options)
     pipe = load(args)
     objective, latents = SpectralCentroidObjective([args.low, args.high]), noise(pipe, args.seed)
     call = {"latents": latents, "num_inference_steps": args.steps, "output_type": "pt"}

@@ -1,4 +1,4 @@
-"""What the examples share: their options, the model, and a figure beside the sounds."""
+"""Options, model and output that the examples share."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -10,32 +10,35 @@ from diffusers_soundctm import SoundCTMPipeline, audio
 
 
 def parse(doc: str, prompt: str, argv: Sequence[str] | None, **options: dict) -> argparse.Namespace:
-    """The usual options, and those of the example: name → keywords of `add_argument`."""
+    """Parse the common options and those of the example, a mapping from names to arguments of `add_argument`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompt", default=prompt, help="what to hear (%(default)s)")
-    parser.add_argument("--model", help="folder or Hub id (the embedded model)")
-    parser.add_argument("--steps", type=int, default=16, help="(%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder (%(default)s)")
+    parser.add_argument("--prompt", default=prompt, help="description of the sound (%(default)s)")
+    parser.add_argument("--model", help="folder or Hub id (default: the embedded model)")
+    parser.add_argument("--steps", type=int, default=16, help="sampling steps (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder for the results (%(default)s)")
     for name, keywords in options.items():
         parser.add_argument(f"--{name}", **keywords)
     return parser.parse_args(argv)
 
 
 def load(args: argparse.Namespace) -> SoundCTMPipeline:
-    """The model of --model."""
+    """Load the model of --model onto the GPU, if there is one."""
     pipe = SoundCTMPipeline.from_pretrained(args.model) if args.model else SoundCTMPipeline.from_embedded()
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def noise(pipe: SoundCTMPipeline, seed: int) -> torch.Tensor:
-    """Starting latents of one sound of the model's usual length."""
+    """Starting latents of one waveform of the model's default duration."""
     shape = pipe.latent_shape(round(pipe.default_audio_length_in_s * pipe.sampling_rate))
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def given_or_generated(pipe: SoundCTMPipeline, args: argparse.Namespace) -> torch.Tensor:
-    """The sound of --input, (channels, samples) at the model's rate, cut where a call ends; or one the model makes."""
+    """The waveform of --input, or a generated one, (channels, samples) at the model's sampling rate.
+
+    It is cut to the longest duration of a call.
+    """
     if args.input is not None:
         waveform = audio.match_channels(audio.read_audio(args.input, pipe.sampling_rate)[0], pipe.num_channels)
         length = round(pipe.max_audio_length_in_s * pipe.sampling_rate)
@@ -54,7 +57,7 @@ def save(
     curves: Mapping[str, torch.Tensor] | None = None,
     unit: str = "",
 ) -> None:
-    """Write every sound, and a figure of their spectrograms above the curves (frames of 10 ms), if there are any."""
+    """Write the waveforms, and a figure of their spectrograms and of the curves (in frames of 10 ms), if any."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Draw a loudness curve and hear it: by guidance, and by optimising the noise.
+"""Follow a drawn loudness curve, by guidance and by noise optimization.
 
 python examples/control/draw_loudness.py --prompt "rain on a tin roof" --points 0:-40 2.5:-15 5:-40
 """
@@ -10,8 +10,9 @@ from diffusers_soundctm.control import IntensityObjective, LossGuidance, Sound, 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    points = {"nargs": "+", "metavar": "SECONDS:DB", "help": "(a swell over the whole sound)"}
-    args = parse(__doc__, "rain on a tin roof", argv, points=points, iterations={"type": int, "default": 50})
+    points = {"nargs": "+", "metavar": "SECONDS:DB", "help": "loudness curve (default: a swell)"}
+    iterations = {"type": int, "default": 50, "help": "of noise optimization (%(default)s)"}
+    args = parse(__doc__, "rain on a tin roof", argv, points=points, iterations=iterations)
     pipe = load(args)
     length = pipe.default_audio_length_in_s
     curve = {0.0: -40.0, length / 2: -15.0, length: -40.0}
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sounds = {
         "before": pipe(args.prompt, latents=latents, **call).audios[0],
         "guidance": pipe(args.prompt, latents=latents, callback_on_step_end=LossGuidance(objective), **call).audios[0],
-        "noise optimisation": pipe(args.prompt, latents=optimized, **call).audios[0],
+        "noise optimization": pipe(args.prompt, latents=optimized, **call).audios[0],
     }
 
     truth = IntensityObjective(curve, domain="waveform")

@@ -1,4 +1,4 @@
-"""Generate what is missing in the middle of a recording.
+"""Fill a hole in the middle of a recording.
 
 python examples/control/fill_hole.py --prompt "birds" --input walk.wav --hole 2 3
 """
@@ -12,8 +12,8 @@ from diffusers_soundctm.control import inpaint
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    hole = {"type": float, "nargs": 2, "metavar": ("START", "END"), "help": "in seconds (the third fifth)"}
-    args = parse(__doc__, "birds", argv, input={"help": "recording (one that the model makes)"}, hole=hole)
+    hole = {"type": float, "nargs": 2, "metavar": ("START", "END"), "help": "seconds (default: the third fifth)"}
+    args = parse(__doc__, "birds", argv, input={"help": "recording (default: a generated one)"}, hole=hole)
     pipe = load(args)
     rate, sound = pipe.sampling_rate, given_or_generated(pipe, args)
     fifth = sound.shape[1] / rate / 5

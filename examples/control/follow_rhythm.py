@@ -1,4 +1,4 @@
-"""Take the rhythm of a recording for another sound.
+"""Give a sound the rhythm of a recording.
 
 python examples/control/follow_rhythm.py --prompt "a dog barks" --input drums.wav
 """
@@ -25,7 +25,7 @@ def clicks(seconds: float, sampling_rate: int) -> torch.Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(__doc__, "a dog barks", argv, input={"help": "recording with a rhythm (a pattern of clicks)"})
+    args = parse(__doc__, "a dog barks", argv, input={"help": "recording with a rhythm (default: clicks)"})
     pipe = load(args)
     rate, latents = pipe.sampling_rate, noise(pipe, args.seed)
     reference = clicks(pipe.default_audio_length_in_s, rate)

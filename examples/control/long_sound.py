@@ -1,4 +1,4 @@
-"""A sound of any length from a model of five seconds; several prompts follow one another.
+"""Generate a long sound with a model of five seconds. Several prompts follow each other.
 
 python examples/control/long_sound.py --prompts "rain" "thunder" "wind" --seconds 30
 """
@@ -12,7 +12,10 @@ from diffusers_soundctm.control import generate_long
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = {"prompts": {"nargs": "+", "help": "in place of --prompt"}, "seconds": {"type": float, "default": 30.0}}
+    options = {
+        "prompts": {"nargs": "+", "help": "several prompts in place of --prompt"},
+        "seconds": {"type": float, "default": 30.0, "help": "duration (%(default)s)"},
+    }
     args = parse(__doc__, "sea waves", argv, **options)
     pipe = load(args)
     call = {"num_inference_steps": args.steps, "generator": torch.Generator().manual_seed(args.seed)}

@@ -1,4 +1,4 @@
-"""An objective of your own, in five lines: here, silence between the beats of a bar.
+"""Write your own objective in five lines. This one asks for quiet between the beats of a bar.
 
 python examples/control/own_objective.py --prompt "applause"
 """
@@ -12,7 +12,7 @@ from diffusers_soundctm.control import LossGuidance, Sound
 
 
 def gated(sound: Sound) -> torch.Tensor:
-    """Every second eighth of the sound is 40 dB below the others."""
+    """Every second eighth of the duration is 40 dB quieter than the others."""
     beats = sound.mel.tensor_split(8, dim=1)
     loud = torch.stack([beat.mean(dim=(1, 2)) for beat in beats[0::2]]).mean(dim=0)
     quiet = torch.stack([beat.mean(dim=(1, 2)) for beat in beats[1::2]]).mean(dim=0)

@@ -1,4 +1,4 @@
-"""A sound that may be played round and round.
+"""Generate a sound that loops seamlessly.
 
 python examples/control/seamless_loop.py --prompt "bubbles"
 """
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     before = pipe(args.prompt, output_type="pt", **call).audios[0]
     z_0 = pipe(args.prompt, output_type="latent", callback_on_step_end=CircularTime(), **call).audios
     after = decode_loop(pipe, z_0)[0]
-    # Three rounds each: the joins are at a third and two thirds.
+    # Each is repeated three times, so the seams are at one third and two thirds.
     save(args, "loop", {"before": before.repeat(1, 3), "after": after.repeat(1, 3)}, pipe.sampling_rate)
 
 

@@ -1,4 +1,4 @@
-"""Variations around a draft, nearer and further, and one prompt that turns into another.
+"""Vary a draft by different amounts, and let its prompt change to another one over time.
 
 python examples/control/variations.py --prompt "church organ chords" --morph "sea waves"
 """
@@ -12,7 +12,10 @@ from diffusers_soundctm.control import PromptMorph, drift, vary
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = {"amounts": {"type": float, "nargs": "+", "default": [0.1, 0.3, 0.6]}, "morph": {"default": "sea waves"}}
+    options = {
+        "amounts": {"type": float, "nargs": "+", "default": [0.1, 0.3, 0.6], "help": "from 0 to 1 (%(default)s)"},
+        "morph": {"default": "sea waves", "help": "prompt at the end (%(default)s)"},
+    }
     args = parse(__doc__, "church organ chords", argv, **options)
     pipe = load(args)
     draft, call = noise(pipe, args.seed), {"num_inference_steps": args.steps, "output_type": "pt"}

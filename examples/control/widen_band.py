@@ -1,4 +1,4 @@
-"""Give a dull recording its upper frequencies.
+"""Generate the upper frequencies of a dull recording.
 
 python examples/control/widen_band.py --prompt "applause" --input telephone.wav --cutoff 3500
 """
@@ -13,7 +13,10 @@ from diffusers_soundctm.control.bandwidth import split_bands
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = {"input": {"help": "recording (one that the model makes)"}, "cutoff": {"type": float, "default": 3500.0}}
+    options = {
+        "input": {"help": "recording (default: a generated one)"},
+        "cutoff": {"type": float, "default": 3500.0, "help": "Hz (%(default)s)"},
+    }
     args = parse(__doc__, "applause", argv, **options)
     pipe = load(args)
     rate = pipe.sampling_rate

@@ -155,17 +155,17 @@ def log_mel(waveform: torch.Tensor, **settings: float | None) -> torch.Tensor:
 
 
 def peak_normalize(waveform: torch.Tensor, peak: float = TRAINING_PEAK) -> torch.Tensor:
-    """Scale each waveform (..., samples) to a largest magnitude of `peak`, 0.5 as in training; silence stays."""
+    """Scale each waveform (..., samples) to the peak `peak`, 0.5 as in training. Silence stays silent."""
     return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=LOG_FLOOR))
 
 
 def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
-    """Scale down those waveforms (..., samples) whose magnitude exceeds `peak`; others are returned as they are."""
+    """Scale down the waveforms (..., samples) whose peak exceeds `peak`. Others are returned unchanged."""
     return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
 
 
 def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
-    """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr (high quality, on the CPU, no gradient)."""
+    """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr, on the CPU and without gradient."""
     if from_rate == to_rate:
         return waveform
     import soxr
@@ -176,7 +176,7 @@ def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tens
 
 
 def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
-    """Largest magnitude between the samples too, at four times the rate as in ITU-R BS.1770: (..., samples) → (...)."""
+    """Peak of waveforms (..., samples) between the samples as well, by fourfold oversampling as in ITU-R BS.1770."""
     between = resample(waveform, sampling_rate, 4 * sampling_rate).abs().amax(dim=-1)
     return torch.maximum(between, waveform.abs().amax(dim=-1))
 
@@ -184,46 +184,51 @@ def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
 def normalize_loudness(
     waveform: torch.Tensor, sampling_rate: int, loudness: float, max_true_peak: float = -1.0
 ) -> torch.Tensor:
-    """Scale (channels, samples) or (samples,) to an integrated loudness (ITU-R BS.1770), as far as its peaks allow.
+    """Scale a waveform to an integrated loudness (ITU-R BS.1770), as far as its peaks allow.
 
-    Nothing is compressed: where the true peak would exceed its bound, the sound stays quieter, and a warning says so.
+    The waveform is scaled as a whole, not compressed. If its true peak would exceed the limit, it stays quieter and a
+    warning is logged.
 
     Args:
-        loudness: in LUFS, −70 to 0; −23 for broadcast, −16 or −14 for streams.
-        max_true_peak: in dBTP.
+        waveform: (channels, samples) or (samples,), up to five channels, at least 0.1 s.
+        sampling_rate: In Hz.
+        loudness: Target in LUFS, −70 to 0. Usual values are −23 in broadcast and −16 or −14 in streaming.
+        max_true_peak: Limit of the true peak in dBTP, 0 or less.
 
     Raises:
-        ValueError: a bound out of range, or a sound that is silent, not finite, shorter than 0.1 s or of more than
-            five channels.
+        ValueError: An argument is out of range, or the waveform is silent or not finite.
     """
     import pyloudnorm
 
     if not -70 <= loudness <= 0:
-        raise ValueError(f"`loudness` is {loudness}; choose it from -70 to 0 LUFS, -23 is usual in broadcast.")
+        raise ValueError(f"`loudness` is {loudness}; choose -70 to 0 LUFS, for example -23 for broadcast.")
     if not max_true_peak <= 0:
         raise ValueError(f"`max_true_peak` is {max_true_peak}; choose 0 dBTP or less.")
     channels = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
     if not channels.isfinite().all():
-        raise ValueError("`waveform` holds NaN or infinite samples.")
+        raise ValueError("`waveform` holds NaN or infinite samples; pass finite ones.")
     if not 1 <= len(channels) <= 5 or channels.shape[-1] < 0.1 * sampling_rate:
-        raise ValueError(f"`waveform` has shape {tuple(waveform.shape)}; give 1 to 5 channels of at least 0.1 s.")
-    # The meter's blocks of 0.4 s are shortened for shorter sounds.
+        raise ValueError(f"`waveform` has shape {tuple(waveform.shape)}; pass 1 to 5 channels of at least 0.1 s.")
+    # The meter's blocks last 0.4 s, less for shorter waveforms.
     meter = pyloudnorm.Meter(sampling_rate, block_size=min(0.4, (channels.shape[-1] - 1) / sampling_rate))
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore")  # of silent blocks
         measured = meter.integrated_loudness(channels.T.double().numpy())
     if not math.isfinite(measured):
-        raise ValueError("`waveform` is silent; its loudness cannot be changed.")
+        raise ValueError("`waveform` is silent, so it has no loudness; pass an audible waveform.")
     gain = 10 ** ((loudness - measured) / 20)
     largest = 10 ** (max_true_peak / 20) / true_peak(channels, sampling_rate).max().item()
     if gain > largest:
         reached = measured + 20 * math.log10(largest)
-        logger.warning(f"Loudness is {reached:.1f} instead of {loudness:g} LUFS: peaks are at {max_true_peak:g} dBTP.")
+        logger.warning(
+            f"The loudness is {reached:.1f} LUFS instead of {loudness:g}: the true peak is at its limit of "
+            f"{max_true_peak:g} dBTP."
+        )
     return waveform * min(gain, largest)
 
 
 def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
-    """(..., channels, samples) with `num_channels`: as it is if it has them, else its mean, repeated."""
+    """Convert (..., channels, samples) to `num_channels`: unchanged if it has as many, else the mean, repeated."""
     if waveform.shape[-2] == num_channels:
         return waveform
     mono = waveform.mean(dim=-2, keepdim=True)
@@ -231,24 +236,31 @@ def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
 
 
 def is_waveform_autoencoder(vae: torch.nn.Module | None) -> bool:
-    """Whether an autoencoder is one of waveforms (`AutoencoderDAC`, `AutoencoderOobleck`), not of mel spectrograms."""
+    """Whether an autoencoder encodes waveforms (`AutoencoderDAC`, `AutoencoderOobleck`) instead of mels."""
     return vae is not None and "downsampling_ratios" in vae.config
 
 
 def read_audio(path: str | os.PathLike, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:
-    """Read a file: float32 (channels, samples) in [-1, 1] and its rate, or resampled to `sampling_rate` if given.
+    """Read an audio file.
+
+    Args:
+        path: A WAV, FLAC, OGG or MP3 file.
+        sampling_rate: Rate to resample to, in Hz. None keeps that of the file.
+
+    Returns:
+        The waveform (channels, samples), float32 within ±1, and its sampling rate.
 
     Raises:
-        ValueError: the file is missing, is no audio, or is empty.
+        ValueError: The file is missing, is not audio, or has no samples.
     """
     import soundfile
 
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
-        raise ValueError(f"`path` {str(path)!r} cannot be read: {error}; give a WAV, FLAC, OGG or MP3 file.") from error
+        raise ValueError(f"`path` {str(path)!r} cannot be read: {error}; pass a WAV, FLAC, OGG or MP3 file.") from error
     if len(samples) == 0:
-        raise ValueError(f"`path` {str(path)!r} has no samples; give a file with sound in it.")
+        raise ValueError(f"`path` {str(path)!r} has no samples; pass a file with audio.")
     waveform = torch.from_numpy(samples.T.copy())
     if sampling_rate is None:
         return waveform, rate
@@ -261,19 +273,24 @@ def write_audio(
     sampling_rate: int,
     tags: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a 16-bit WAV or FLAC file (by extension) that is complete or not there at all.
+    """Write a 16-bit WAV or FLAC file completely or not at all. The extension determines the format.
 
-    A waveform that exceeds full scale is scaled down as a whole, never clipped or wrapped.
+    A waveform that exceeds full scale is scaled down as a whole. It is never clipped.
 
     Args:
-        waveform: (samples,) or (channels, samples).
-        sampling_rate: in Hz.
-        tags: metadata; keys are among soundfile's: title, copyright, software, artist, comment, date, album, license,
-            tracknumber, genre. In a WAV file each is cut to 2000 bytes, with a warning; FLAC has no limit.
+        path: Name of the file. Its folder must exist.
+        waveform: (samples,) or (channels, samples), full scale 1.
+        sampling_rate: In Hz.
+        tags: Metadata. The keys are those of soundfile: title, copyright, software, artist, comment, date, album,
+            license, tracknumber and genre. In a WAV file, each text is cut to 2000 bytes with a warning. FLAC has no
+            limit.
+
+    Returns:
+        `path`.
 
     Raises:
-        ValueError: wrong extension, shape, rate or tag, or samples that are not finite.
-        OSError: the folder does not exist or is not writable.
+        ValueError: The extension, shape, sampling rate or a tag is unsupported, or a sample is not finite.
+        OSError: `path` is a folder or a device, or its folder does not exist or is not writable.
     """
     import soundfile
 
@@ -287,17 +304,19 @@ def write_audio(
     waveform = waveform.reshape(-1, waveform.shape[-1])
     if not 1 <= len(waveform) <= most_channels:
         raise ValueError(
-            f"`waveform` has {len(waveform)} channels, and {format} holds 1 to {most_channels}; pass "
+            f"`waveform` has {len(waveform)} channels, but {format} files hold 1 to {most_channels}; pass "
             "(channels, samples), not (samples, channels)."
         )
     if not isinstance(sampling_rate, numbers.Integral) or not 1 <= sampling_rate <= highest_rate:
-        raise ValueError(f"`sampling_rate` is {sampling_rate!r}; {format} needs an integer from 1 to {highest_rate}.")
+        raise ValueError(
+            f"`sampling_rate` is {sampling_rate!r}; pass an integer from 1 to {highest_rate} for {format}."
+        )
     if not waveform.isfinite().all():
-        raise ValueError("`waveform` holds NaN or infinite samples; nothing was written.")
+        raise ValueError("`waveform` holds NaN or infinite samples; nothing was written. Pass finite samples.")
     unknown = set(tags or ()) - set(soundfile._str_types)
     if unknown:
-        raise ValueError(f"`tags` has {sorted(unknown)}; keys must be among {sorted(soundfile._str_types)}.")
-    tags = {name: text for name, text in (tags or {}).items() if text}  # libsndfile refuses empty ones
+        raise ValueError(f"`tags` has the keys {sorted(unknown)}; choose among {sorted(soundfile._str_types)}.")
+    tags = {name: text for name, text in (tags or {}).items() if text}  # libsndfile rejects empty ones
     if format == "WAV":
         tags = {name: _cut_tag(name, text) for name, text in tags.items()}
     samples = limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape).T.numpy()
@@ -324,14 +343,14 @@ def _cut_tag(name: str, text: str) -> str:
     if len(encoded) <= LONGEST_WAV_TAG:
         return text
     logger.warning(
-        f"The tag `{name}` has {len(encoded)} bytes and is cut to {LONGEST_WAV_TAG}, what a WAV file can hold; write a "
-        ".flac file to keep all of it."
+        f"The tag `{name}` has {len(encoded)} bytes and is cut to {LONGEST_WAV_TAG}, the limit of WAV files; write a "
+        ".flac file to keep it complete."
     )
     return encoded[:LONGEST_WAV_TAG].decode(errors="ignore")
 
 
 def read_tags(path: str | os.PathLike) -> dict[str, str]:
-    """The metadata of an audio file, as `write_audio` wrote it."""
+    """Read the metadata of an audio file."""
     import soundfile
 
     with soundfile.SoundFile(path) as file:

@@ -1,7 +1,7 @@
-"""SoundCTM as an adapter of a few MB: low-rank updates of a teacher's attention, and the student's own parameters.
+"""SoundCTM as a LoRA adapter of a few MB: low-rank updates of a teacher's attention, and the embeddings of s and ω.
 
-The file is a diffusers LoRA (`pytorch_lora_weights.safetensors`, names behind "unet.", rank and alpha in its metadata)
-that also holds, behind "ctm.", the parameters of s and ω that no teacher has.
+The file is a diffusers LoRA: `pytorch_lora_weights.safetensors` with keys prefixed with `unet.`, and rank and alpha in
+its metadata. The parameters of s and ω, which the teacher does not have, are added with keys prefixed with `ctm.`.
 """
 
 import json
@@ -21,21 +21,25 @@ _CONFIG = "lora_adapter_metadata"
 
 
 def add_lora(student: torch.nn.Module, rank: int, alpha: float | None = None) -> list[torch.nn.Parameter]:
-    """Freeze `student`, put a LoRA of W + (alpha/rank)·B·A on its attention, and return what is left to train.
+    """Freeze a student and add a LoRA, W + (alpha/rank)·B·A, to its attention layers.
 
     Args:
-        rank: r.
-        alpha: as large as r by default.
+        student: The student, which is changed.
+        rank: Rank of the updates, 1 or more.
+        alpha: Scale of the updates. None stands for `rank`.
+
+    Returns:
+        The parameters to train: those of the LoRA, and of the embeddings of s and ω.
 
     Raises:
-        ValueError: the rank is less than 1, or peft is not installed.
+        ValueError: The rank is less than 1, or peft is not installed.
     """
     if rank < 1:
-        raise ValueError(f"`lora_rank` is {rank}; it must be at least 1.")
+        raise ValueError(f"`rank` is {rank}; choose at least 1.")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ValueError("LoRA needs peft: pip install peft.") from error
+        raise ValueError("LoRA requires peft, which is not installed; run `pip install peft`.") from error
 
     student.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(TARGETS))
@@ -47,7 +51,15 @@ def add_lora(student: torch.nn.Module, rank: int, alpha: float | None = None) ->
 
 
 def save_lora(student: torch.nn.Module, folder: str | os.PathLike) -> Path:
-    """Write a student's adapter, from `add_lora`, to `folder/pytorch_lora_weights.safetensors`, whole or not at all."""
+    """Write the adapter of a student to `folder/pytorch_lora_weights.safetensors`, completely or not at all.
+
+    Args:
+        student: A student after `add_lora`.
+        folder: Created if missing.
+
+    Returns:
+        The path of the file.
+    """
     from peft import get_peft_model_state_dict
 
     tensors = {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(student).items()}
@@ -67,19 +79,20 @@ def save_lora(student: torch.nn.Module, folder: str | os.PathLike) -> Path:
 def load_lora(
     student: torch.nn.Module, source: str | os.PathLike, adapter_name: str | None = None, **download: Any
 ) -> None:
-    """Put an adapter into a student that stands at its teacher's weights.
+    """Load an adapter into a student that is initialized from its teacher.
 
     Args:
-        source: file, folder or Hub id.
-        adapter_name: peft's name for it.
-        download: `revision`, `token`, `cache_dir` and the like for the Hub.
+        student: The student, which is changed.
+        source: A file, a folder or a Hub id.
+        adapter_name: Name of the adapter in peft. None stands for peft's default.
+        download: Arguments of the download, such as `revision`, `token` and `cache_dir`.
 
     Raises:
-        ValueError: the adapter was trained for another network or another `branch_init`.
-        OSError: there is no such file, or it is damaged.
+        ValueError: The adapter was trained for another network or another `branch_init`.
+        OSError: The file does not exist or is damaged.
     """
     path = _find(source, download)
-    hub.read_header(path)  # safetensors' own error does not name the file
+    hub.read_header(path)  # the error of safetensors does not name the file
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safetensors' own method)
@@ -106,7 +119,7 @@ def _find(source: str | os.PathLike, download: dict[str, Any]) -> Path:
     if path.is_file():
         return path
     if path.suffix == ".safetensors" or Path(source).is_dir():
-        raise OSError(f"{path} does not exist; give the folder, file or Hub id of an adapter.")
+        raise OSError(f"{path} does not exist; pass the folder, file or Hub id of an adapter.")
     from huggingface_hub import hf_hub_download
 
     try:
@@ -117,13 +130,14 @@ def _find(source: str | os.PathLike, download: dict[str, Any]) -> Path:
 
 def _check(student: torch.nn.Module, source, lora: dict, own: dict, metadata: dict[str, str]) -> None:
     if not lora or _CONFIG not in metadata:
-        raise ValueError(f"{source} is no adapter written by train_ctm.py: it lacks LoRA weights or their metadata.")
+        raise ValueError(f"{source} has no LoRA weights or no metadata; pass an adapter written by train_ctm.py.")
     branch_init = metadata.get("ctm_branch_init")
-    # A network without the setting is another network: its parameters, below, tell.
+    # A network without this setting is another network, which the comparison of parameters below detects.
     if branch_init != student.config.get("branch_init", branch_init):
         raise ValueError(
-            f"{source} was trained from branch_init={branch_init!r}, this network has {student.config.branch_init!r}; "
-            f"make the pipeline with SoundCTMPipeline.from_teacher(..., branch_init={branch_init!r})."
+            f"{source} was trained with branch_init={branch_init!r}, but this network has "
+            f"{student.config.branch_init!r}; create it with "
+            f"SoundCTMPipeline.from_teacher(..., branch_init={branch_init!r})."
         )
     shapes = {name: tuple(p.shape) for name, p in _own_parameters(student).items()}
     weights = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
@@ -134,4 +148,6 @@ def _check(student: torch.nn.Module, source, lora: dict, own: dict, metadata: di
         return value.shape[1] == shape[1] if part == "lora_A" else value.shape[0] == shape[0]
 
     if {name: tuple(value.shape) for name, value in own.items()} != shapes or not all(map(fits, lora, lora.values())):
-        raise ValueError(f"{source} is for another network than this {type(student).__name__}; check the base.")
+        raise ValueError(
+            f"{source} is for another network than this {type(student).__name__}; load its own base model."
+        )

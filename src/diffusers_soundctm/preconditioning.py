@@ -1,8 +1,8 @@
-"""From network output to denoised sound: the affine maps around a network, and the jump along its ODE.
+"""From network output to denoised sample: the affine maps around a network, and the jump along its ODE.
 
-Noise level *is* time: z_t = z_0 + t·ε, ε ~ N(0, I). Every function takes noise levels `sigma` as a number, a scalar
-tensor or a tensor of shape (B,), one level a sample, and works in float32 (float64 if given it) whatever the
-network's dtype, because at t = 80 an error of the output is multiplied by up to 80.
+The noise level is the time: z_t = z_0 + t·ε, ε ~ N(0, I). Every function accepts noise levels `sigma` as a number, a
+scalar tensor, or a tensor (B,) with one level per sample. All arithmetic is in float32 (in float64 for float64 inputs),
+whatever the dtype of the network, because an error of the output is multiplied by up to t, 80 for example.
 
 | prediction_type | c_in        | c_skip          | c_out           | c_noise                      |
 |-----------------|-------------|-----------------|-----------------|------------------------------|
@@ -11,8 +11,8 @@ network's dtype, because at t = 80 an error of the output is multiplied by up to
 | "v_prediction"  | 1/√(t²+1)   | 1/(t²+1)        | −t/√(t²+1)      | τ(t)                         |
 | "sample"        | 1/√(t²+1)   | 0               | 1               | τ(t)                         |
 
-The first row is EDM (arXiv 2206.00364); the others read a variance-preserving teacher as a denoiser of z_t. One trained
-on continuous levels (Stable Audio) has no table of steps and τ(t) = (2/π)·atan t.
+The first row is EDM (arXiv 2206.00364). The others turn a variance-preserving (VP) teacher into a denoiser of z_t. A
+teacher that was trained on continuous noise levels (Stable Audio) has no table of steps; there τ(t) = (2/π)·atan t.
 """
 
 import math
@@ -33,25 +33,25 @@ def check_prediction_type(prediction_type: str) -> None:
 
 
 def at_least_float32(value: Sigma | Sequence[float], device: torch.device | None = None) -> torch.Tensor:
-    """`value` as a float32 tensor, or float64 if it is one already."""
+    """Convert `value` to a float32 tensor. float64 tensors stay float64."""
     dtype = torch.float64 if getattr(value, "dtype", None) == torch.float64 else torch.float32
     return torch.as_tensor(value, dtype=dtype, device=device)
 
 
 def per_sample(sigma: Sigma, sample: torch.Tensor) -> torch.Tensor:
-    """`sigma`, a scalar or (B,), in float32 and shaped to multiply `sample` (B, ...)."""
+    """Convert `sigma`, a scalar or (B,), to float32 and to a shape that multiplies `sample` (B, ...)."""
     sigma = at_least_float32(sigma, sample.device)
     return sigma.reshape(-1, *[1] * (sample.ndim - 1)) if sigma.ndim else sigma
 
 
 def c_in(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) -> torch.Tensor:
-    """Scale of the network's input, shape of `sigma`: the network sees c_in(t)·z_t."""
+    """Scale of the network's input, in the shape of `sigma`: the network sees c_in(t)·z_t."""
     variance = sigma_data**2 if prediction_type == "edm" else 1.0
     return (at_least_float32(sigma) ** 2 + variance).rsqrt()
 
 
 def c_skip(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) -> torch.Tensor:
-    """Share of the noisy sample in its own denoised estimate, shape of `sigma`."""
+    """Weight of the noisy sample in the denoised estimate, in the shape of `sigma`."""
     sigma = at_least_float32(sigma)
     if prediction_type == "edm":
         return sigma_data**2 / (sigma**2 + sigma_data**2)
@@ -62,7 +62,7 @@ def c_skip(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) 
 
 
 def c_out(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) -> torch.Tensor:
-    """Scale of the network's output in the denoised estimate, shape of `sigma`."""
+    """Weight of the network's output in the denoised estimate, in the shape of `sigma`."""
     sigma = at_least_float32(sigma)
     if prediction_type == "edm":
         return sigma * sigma_data * (sigma**2 + sigma_data**2).rsqrt()
@@ -73,11 +73,16 @@ def c_out(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) -
 
 
 def c_noise(sigma: Sigma, prediction_type: str = "edm", log_sigmas: torch.Tensor | None = None) -> torch.Tensor:
-    """The network's `timestep`, shape of `sigma`.
+    """The network's `timestep` at noise level t, in the shape of `sigma`.
 
-    "edm": ln(t)/4. Otherwise the fractional step τ of the VP teacher at noise level t, linear between the knots of
-    `log_sigmas` (T,), the teacher's ln σ(τ) for τ = 0..T−1 (`vp_log_sigmas`); levels beyond the table take its ends.
-    Without a table the teacher knows continuous levels, as the angle (2/π)·atan t in (0, 1).
+    For "edm" it is ln(t)/4. Otherwise it is the fractional step τ of the VP teacher at noise level t, by linear
+    interpolation in `log_sigmas`. Noise levels beyond the table are clamped to its ends. Without a table, the teacher
+    was trained on continuous noise levels, and the timestep is the angle (2/π)·atan t in (0, 1).
+
+    Args:
+        sigma: t, scalar or (B,).
+        prediction_type: One of `PREDICTION_TYPES`.
+        log_sigmas: ln σ(τ) of the teacher for τ = 0..T−1, (T,), from `vp_log_sigmas`.
     """
     if prediction_type != "edm" and log_sigmas is None:
         return at_least_float32(sigma).atan() * (2 / math.pi)
@@ -91,7 +96,7 @@ def c_noise(sigma: Sigma, prediction_type: str = "edm", log_sigmas: torch.Tensor
 
 
 def noise_level(timestep: Sigma, prediction_type: str = "edm", log_sigmas: torch.Tensor | None = None) -> torch.Tensor:
-    """t of a network's `timestep`, the inverse of `c_noise`, shape of `timestep`."""
+    """The noise level t of a network's `timestep`, the inverse of `c_noise`, in the shape of `timestep`."""
     timestep = at_least_float32(timestep)
     if prediction_type == "edm":
         return (4 * timestep).exp()
@@ -109,12 +114,19 @@ def vp_log_sigmas(
     num_train_timesteps: int = 1000,
     trained_betas: Sequence[float] | None = None,
 ) -> torch.Tensor:
-    """ln σ(τ) = ln √((1 − ᾱ_τ)/ᾱ_τ) of a variance-preserving teacher, τ = 0..T−1, increasing, float32 (T,).
+    """The table ln σ(τ) = ln √((1 − ᾱ_τ)/ᾱ_τ) of a VP teacher for τ = 0..T−1, increasing, float32 (T,).
 
-    The arguments are those of the teacher's diffusers scheduler; the defaults are AudioLDM's (σ from 0.039 to 82).
+    The arguments are those of the teacher's diffusers scheduler. The defaults are AudioLDM's (σ from 0.039 to 82).
+
+    Args:
+        beta_start: First β.
+        beta_end: Last β.
+        beta_schedule: One of `BETA_SCHEDULES`.
+        num_train_timesteps: T.
+        trained_betas: All T values of β, in place of a `beta_schedule`.
 
     Raises:
-        ValueError: unknown `beta_schedule`, or betas outside (0, 1), which give no finite noise levels.
+        ValueError: `beta_schedule` is unknown, or a β lies outside (0, 1), so that its noise level is not finite.
     """
     if trained_betas is not None:
         betas = torch.tensor(list(trained_betas), dtype=torch.float64)
@@ -130,7 +142,8 @@ def vp_log_sigmas(
         raise ValueError(f"`beta_schedule` is {beta_schedule!r}; choose one of {', '.join(BETA_SCHEDULES)}.")
     if len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
         raise ValueError(
-            "The betas must be at least two numbers in (0, 1); check `beta_start`, `beta_end`, `trained_betas`."
+            f"The betas are {betas.tolist()[:3]}...; pass `beta_start` and `beta_end`, or at least two "
+            "`trained_betas`, in (0, 1)."
         )
     signal = (1 - betas).cumprod(0)
     return (((1 - signal) / signal).log() / 2).float()
@@ -143,12 +156,14 @@ def denoised(
     prediction_type: str = "edm",
     sigma_data: float = 0.5,
 ) -> torch.Tensor:
-    """g = c_skip(t)·z_t + c_out(t)·F: the estimate of z_0, float32.
+    """Estimate z_0 as g = c_skip(t)·z_t + c_out(t)·F, float32.
 
     Args:
-        model_output: F, (B, ...), what the network gave for c_in(t)·z_t.
+        model_output: F, (B, ...), the network's output for c_in(t)·z_t.
         sample: z_t, (B, ...), not scaled.
         sigma: t, scalar or (B,).
+        prediction_type: One of `PREDICTION_TYPES`.
+        sigma_data: Standard deviation of clean samples, used by "edm".
     """
     skip = per_sample(c_skip(sigma, prediction_type, sigma_data), sample)
     out = per_sample(c_out(sigma, prediction_type, sigma_data), sample)
@@ -156,19 +171,27 @@ def denoised(
 
 
 def jump(pred_original_sample: torch.Tensor, sample: torch.Tensor, sigma: Sigma, target_sigma: Sigma) -> torch.Tensor:
-    """G = (s/t)·z_t + (1 − s/t)·g: the point of the trajectory at noise level s, float32; z_t itself at s = t.
+    """Jump along the trajectory from noise level t to s: G = (s/t)·z_t + (1 − s/t)·g, float32. It is z_t for s = t.
 
     Args:
         pred_original_sample: g, (B, ...), from `denoised`.
         sample: z_t, (B, ...).
-        sigma, target_sigma: t and s, scalar or (B,), 0 ≤ s ≤ t.
+        sigma: t, scalar or (B,).
+        target_sigma: s, scalar or (B,), 0 ≤ s ≤ t.
     """
     ratio = per_sample(target_sigma, sample) / per_sample(sigma, sample)
     return ratio * at_least_float32(sample) + (1 - ratio) * at_least_float32(pred_original_sample)
 
 
 def karras_sigma(position: Sigma, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> torch.Tensor:
-    """Noise level at `position` of the Karras curve (0: σ_max, 1: σ_min), float32, shape of `position`."""
+    """Noise level at a position on the Karras curve, float32, in the shape of `position`.
+
+    Args:
+        position: From 0 (σ_max) to 1 (σ_min).
+        sigma_min: Lowest noise level.
+        sigma_max: Highest noise level.
+        rho: Curvature ρ.
+    """
     position = torch.as_tensor(position, dtype=torch.float64)
     start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return ((start + position * (end - start)) ** rho).float()
@@ -177,5 +200,14 @@ def karras_sigma(position: Sigma, sigma_min: float = 0.002, sigma_max: float = 8
 def karras_sigmas(
     n_intervals: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> torch.Tensor:
-    """σ_i = (σ_max^(1/ρ) + i/n·(σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ for i = 0..n, decreasing, float32 (n_intervals + 1,)."""
+    """Noise levels of Karras et al. (arXiv 2206.00364), decreasing, float32 (n_intervals + 1,):
+
+        σ_i = (σ_max^(1/ρ) + i/n·(σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ,      i = 0..n
+
+    Args:
+        n_intervals: n.
+        sigma_min: σ_n.
+        sigma_max: σ_0.
+        rho: Curvature ρ.
+    """
     return karras_sigma(torch.linspace(0, 1, n_intervals + 1, dtype=torch.float64), sigma_min, sigma_max, rho)

@@ -1,4 +1,4 @@
-"""Tiny pipelines of every kind that control works with, those whose autoencoders read and write waveforms included."""
+"""Tiny pipelines of all families that control supports, including those with autoencoders of waveforms."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tiny_teachers import make_teacher
 
 @pytest.fixture(params=["embedded", "tango", "audioldm", "dit", "stable_audio"])
 def family_pipe(request, tiny_pipeline, tmp_path) -> SoundCTMPipeline:
-    """A tiny pipeline of every family; Stable Audio's is stereo, at 44.1 kHz, and makes 29 ms."""
+    """A tiny pipeline of each family. Stable Audio's is stereo, at 44.1 kHz, and generates 29 ms."""
     if request.param != "stable_audio":
         return tiny_pipeline(request.param)
     make_teacher("stable_audio", tmp_path / "teacher", tiny_pipeline)

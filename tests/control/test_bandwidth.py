@@ -1,4 +1,4 @@
-"""The known band stays, the missing one comes, and what is above the cutoff does not matter."""
+"""The known band is kept, the missing band is generated, and audio above the cutoff is ignored."""
 
 import math
 
@@ -25,7 +25,7 @@ def tone(frequency):
 
 
 def level(waveforms, low, high):
-    """dB between two frequencies."""
+    """Level in dB between two frequencies."""
     power = torch.fft.rfft(waveforms * torch.hann_window(waveforms.shape[-1])).abs().square()
     hertz = torch.linspace(0, RATE / 2, power.shape[-1])
     return 10 * power[..., (hertz > low) & (hertz < high)].mean(dim=-1).log10()

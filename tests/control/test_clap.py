@@ -1,4 +1,4 @@
-"""The differentiable front end is the extractor's own; the embedding guides."""
+"""The differentiable front end equals CLAP's own, and its embedding guides the sampler."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_features_are_the_extractors(fused, samples):
 def test_spectral_resampling_is_soxrs():
     waveform = noise(2, 16000) * torch.hann_window(16000)
     spectral, soxr = resample_spectrum(waveform, 16000, 48000), audio.resample(waveform, 16000, 48000)
-    # soxr leaves out the last few per cent below the Nyquist frequency.
+    # soxr removes the last few percent below the Nyquist frequency.
     assert (spectral - soxr).square().mean() < 0.06 * soxr.square().mean()
 
 

@@ -1,4 +1,4 @@
-"""Every example of control runs and leaves a figure and its sounds."""
+"""Every control example runs and writes a figure and its waveforms."""
 
 import importlib
 import sys

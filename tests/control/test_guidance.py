@@ -1,4 +1,4 @@
-"""Guidance lowers its objective, sample by sample, with every way of sampling, and refuses what it cannot use."""
+"""Guidance lowers its objective for each waveform and with every kind of sampling, and rejects unusable input."""
 
 import gc
 
@@ -29,7 +29,7 @@ def final(pipe, batch=1, **kwargs):
 
 
 def target(value):
-    """Mean log-mel of each half of the sound; cheap, smooth, and 0 when it is met."""
+    """Mean log-mel of each half of the sound: cheap, smooth, and 0 when it is met."""
 
     def objective(sound):
         return (sound.mel.mean(dim=(1, 2)) - torch.as_tensor(value)).square()
@@ -75,7 +75,7 @@ def test_each_step_goes_exactly_as_far_as_promised_if_latents_are_gaussian(gauss
     expected = torch.zeros(steps + 1)
     expected[0] = 0.02
     torch.testing.assert_close(reached(distance), expected, rtol=1e-3, atol=1e-5)
-    # The step that would bring a linear loss to 0 halves the distance that a square is of.
+    # The step that brings a linear loss to 0 halves the distance whose square is the loss.
     expected = 0.02**2 * 0.25 ** torch.arange(steps + 1)
     torch.testing.assert_close(reached(lambda sound: distance(sound).square()), expected, rtol=0.01, atol=0)
 
@@ -83,7 +83,7 @@ def test_each_step_goes_exactly_as_far_as_promised_if_latents_are_gaussian(gauss
 def test_every_family_is_guided(family_pipe):
     pipe = family_pipe
     objective = target(loss_of(pipe, lambda sound: sound.mel.mean(dim=(1, 2)), final(pipe)).item() + 0.05)
-    # Random networks do less with a step than it is made for.
+    # With random networks, a step achieves less.
     guidance = LossGuidance(objective, scale=2, inner_steps=3)
     before, after = (loss_of(pipe, objective, final(pipe, callback_on_step_end=c)) for c in (None, guidance))
     assert after < 0.1 * before
@@ -155,7 +155,7 @@ def test_step_is_no_longer_than_allowed_and_no_longer_than_needed():
     gradient = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0], [0.0, 0.0], [float("nan"), 1.0]])
     loss = torch.tensor([1.0, 1e6, -1.0, 1.0, 1.0])
     step, skipped = normalized_step(loss, gradient, largest=2.0)
-    assert (step[0] * gradient[0]).sum().item() == pytest.approx(1)  # a linear loss would be 0
+    assert (step[0] * gradient[0]).sum().item() == pytest.approx(1)  # brings a linear loss to 0
     for i in (1, 2):
         assert step[i].square().mean().sqrt().item() == pytest.approx(2)
     assert step[3:].abs().sum() == 0 and skipped == 1
@@ -209,7 +209,7 @@ def test_gradient_that_is_nan_at_one_level_is_skipped_and_counted(pipe, caplog):
     assert final(pipe, callback_on_step_end=guidance).isfinite().all()
     assert guidance.num_skipped == 1
     final(pipe, callback_on_step_end=guidance)
-    assert guidance.num_skipped == 0  # counted a call
+    assert guidance.num_skipped == 0  # counted per call
 
 
 def test_several_at_once_and_weights_come_back(pipe):
@@ -264,7 +264,7 @@ def test_unusable_objectives_are_named(pipe, objective, message):
 
 
 def test_a_scale_that_points_away_from_the_goal_is_named(pipe):
-    with pytest.raises(ValueError, match="`scale` is -1"):
+    with pytest.raises(ValueError, match="`scale` returned -1"):
         final(pipe, callback_on_step_end=LossGuidance(target(0.0), scale=lambda sigma: -1.0))
 
 

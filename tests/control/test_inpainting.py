@@ -1,4 +1,4 @@
-"""What is known stays, what is not is generated, and the level goes on across every seam."""
+"""Known audio is kept, the rest is generated, and the level continues across every seam."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_known_positions_carry_the_samplers_noise_and_end_known(family_pipe, gam
         callback_on_step_end=look,
         callback_on_step_end_tensor_inputs=known.tensor_inputs,
     ).audios
-    # Three standard errors of a standard deviation over the known values of two sounds.
+    # Three standard errors of the standard deviation of the known values of two waveforms.
     tolerance = 3 / (2 * 2 * z_0[:, :, :16].numel()) ** 0.5
     torch.testing.assert_close(torch.stack(levels), torch.ones(4), rtol=max(tolerance, 0.05), atol=0)
     sigma_min = pipe.scheduler.config.sigma_min
@@ -73,7 +73,7 @@ def test_holes_continuations_and_long_sounds_with_every_family(family_pipe):
     start, end = round(0.45 * length * rate), round(0.6 * length * rate)
     changed = (filled - sound).abs().amax(dim=(0, 1))
     assert changed[start:end].max() > 1e-3
-    if end - start > rate // 20:  # there is room for fades
+    if end - start > rate // 20:  # long enough for crossfades
         assert changed[: start - rate // 20].max() == 0 == changed[end + rate // 20 :].max()
     longer = inpaint(pipe, PROMPT, sound[..., : len(sound[0, 0]) // 2], rate, audio_length_in_s=length, **call)
     assert longer.shape == sound.shape and longer[..., -10:].abs().max() > 0
@@ -86,11 +86,11 @@ def test_channels_and_level_of_a_waveform_model_are_the_sounds_own(tiny_pipeline
     heard = []
     encode = pipe.encode_audio
     pipe.encode_audio = lambda sound, *args: heard.append(sound) or encode(sound, *args)
-    quiet = 0.1 * noise(1, 2, SAMPLES)  # of two channels, where the model has one
+    quiet = 0.1 * noise(1, 2, SAMPLES)  # two channels, but the model has one
     result = inpaint(pipe, PROMPT, quiet, RATE, [(0.5, 0.8)], num_inference_steps=1, generator=generator())
     torch.testing.assert_close(heard[0][:, 0, :8000], quiet.mean(dim=1)[:, :8000])
     plain = pipe.decode_latents(encode(heard[0], RATE, SAMPLES)).detach()
-    # What is generated beside the known part is not scaled to its peak.
+    # The generated part is not scaled to the peak of the known part.
     assert result.shape == (1, 1, SAMPLES) and result.abs().max() > 0.2 * plain.abs().max()
 
 
@@ -171,7 +171,7 @@ def test_long_sounds_have_their_length_and_keep_their_level(pipe, prompt):
     finally:
         del pipe.encode_prompt
     assert sound.shape == (2, 1, 64000) and sound.isfinite().all()
-    # A piece of 1.28 s leaves 0.88 s; the seams are in the middle of the overlaps.
+    # Each piece of 1.28 s adds 0.88 s, and the seams are in the middle of the overlaps.
     assert len(prompts) == 5 and set(prompts) == ({prompt} if isinstance(prompt, str) else set(prompt))
     decibels = 20 * sound[:, 0].reshape(2, -1, 800).square().mean(dim=-1).sqrt().log10()
     steps = decibels.diff(dim=1).abs()
@@ -198,9 +198,9 @@ def test_pieces_go_on_where_the_last_one_ended(pipe):
         ({"spans": (0.5, 0.8)}, "`spans`"),
         ({"spans": [(0.5, 0.8)], "callback_on_step_end": lambda *_: {}}, "PipelineCallback"),
         ({"spans": [(3, 4)]}, "ends at 1.28"),
-        ({"spans": [(0, 9)]}, "whole sound"),
+        ({"spans": [(0, 9)]}, "whole audio"),
         ({"spans": [(0.05, 1.28)]}, "hardly anything"),
-        ({}, "Nothing is left"),
+        ({}, "nothing to generate"),
         ({"waveforms": torch.zeros(SAMPLES), "spans": [(0.5, 0.8)]}, "silent"),
         ({"waveforms": torch.full((SAMPLES,), float("nan")), "spans": [(0.5, 0.8)]}, "finite"),
         ({"sampling_rate": 0, "spans": [(0.5, 0.8)]}, "`sampling_rate`"),
@@ -239,4 +239,4 @@ def test_callbacks_run_in_order(pipe):
     z_0 = torch.zeros(1, 8, 32, 16)
     callbacks = [LossGuidance(lambda sound: sound.mel.square().mean(dim=(1, 2))), KnownRegion(z_0, torch.ones(32))]
     result = pipe(PROMPT, output_type="latent", callback_on_step_end=MultiPipelineCallbacks(callbacks)).audios
-    assert result.abs().max() < 6 * pipe.scheduler.config.sigma_min  # replacement has the last word
+    assert result.abs().max() < 6 * pipe.scheduler.config.sigma_min  # the replacement acts last

@@ -1,4 +1,4 @@
-"""Optimised noise meets the objective in one step, stays noise, and is what the pipeline takes as `latents`."""
+"""Optimized noise meets the objective in one step, remains Gaussian, and is accepted as `latents`."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Objectives measure what they say, in the units they say, and refuse what they cannot use."""
+"""Objectives measure what they document, in the documented units, and reject unusable input."""
 
 import math
 
@@ -180,7 +180,7 @@ def test_objectives_add_and_have_weights_and_gradients():
     torch.testing.assert_close(loss, expected)
     (gradient,) = torch.autograd.grad(loss[0], waveform)
     assert gradient.isfinite().all() and gradient[0].abs().sum() > 0
-    assert gradient[1].abs().sum() == 0  # samples do not see each other
+    assert gradient[1].abs().sum() == 0  # waveforms do not affect each other
 
 
 def test_gradient_is_finite_at_silence():

@@ -1,4 +1,4 @@
-"""Crossfades keep the level, joins lose nothing, loops close."""
+"""Crossfades keep the level, joins lose nothing, and loops are seamless."""
 
 from types import SimpleNamespace
 
@@ -55,11 +55,11 @@ def test_every_family_makes_loops(family_pipe):
     loop = decode_loop(pipe, z_0)
     samples = round(pipe.default_audio_length_in_s * pipe.sampling_rate)
     assert loop.shape == (1, pipe.num_channels, samples) and loop.isfinite().all()
-    # The decoder goes round: turning the latents turns the loop, away from where it is joined.
+    # Decoding is circular: rotating the latents rotates the loop, except near its seam.
     turned = decode_loop(pipe, z_0.roll(z_0.shape[2] // 2, dims=2))
     middle = slice(round(0.3 * samples), round(0.4 * samples))
     pair = (x[..., middle].flatten() for x in (turned, loop.roll(samples // 2, dims=-1)))
-    # Not to the sample: normalisation in the decoder of mels sees all of it.
+    # Only approximately, because normalization in the mel decoder depends on the whole waveform.
     assert torch.nn.functional.cosine_similarity(*pair, dim=0) > 0.9
 
 
@@ -74,6 +74,6 @@ def test_loops_close_without_a_click(tiny_pipeline, family):
     natural = loop.diff(dim=-1).abs().flatten(1).quantile(0.95, dim=1)
     jump = (loop[..., 0] - loop[..., -1]).abs()[:, 0]
     assert (jump < 2 * natural).all() and jump.mean() < natural.mean()
-    # Away from the ends, it is the same sound.
+    # Far from the ends, it is the same waveform.
     middle = slice(8000, 12000)
     assert torch.nn.functional.cosine_similarity(loop[..., middle], plain[..., middle], dim=-1).min() > 0.5

@@ -1,4 +1,4 @@
-"""The similarity dial, the morph, the noise hash and the drift score do what they promise."""
+"""Variations, prompt morphs, the noise hash and the drift score."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_morph_ends_at_both_prompts(tiny_pipeline, family, nu):
     first, second = (pipe([prompt] * 2, **kwargs).audios for prompt in (PROMPT, OTHER))
     morph = pipe([PROMPT] * 2, callback_on_step_end=PromptMorph(OTHER, 0.32, 0.96), **kwargs).audios
     assert (first - second).abs().mean() > 1e-3
-    # Positions of 0.04 s.
+    # A latent position lasts 0.04 s.
     torch.testing.assert_close(morph[:, :, :8], first[:, :, :8], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(morph[:, :, 24:], second[:, :, 24:], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(morph[:, :, 15:17].mean(), (first + second)[:, :, 15:17].mean() / 2, rtol=0, atol=0.01)
@@ -67,7 +67,7 @@ def test_every_family_varies_and_morphs(family_pipe):
     kwargs = {"latents": latents, "output_type": "latent"}
     first, second = (pipe([prompt] * 2, **kwargs).audios for prompt in (PROMPT, OTHER))
     morph = pipe([PROMPT] * 2, callback_on_step_end=PromptMorph(OTHER), **kwargs).audios
-    # Half a position from the prompt at either end.
+    # At both ends, half a position away from the pure prompt.
     weight = 0.5 / latents.shape[2]
     for here, there, position in ((first, second, 0), (second, first, -1)):
         expected = torch.lerp(here, there, weight)[:, :, position]

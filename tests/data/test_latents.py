@@ -1,13 +1,12 @@
-"""Latents and prompt embeddings that are computed once."""
+"""Waveforms become latents in one way, whoever asks, and only once."""
 
 import numpy as np
 import pytest
 import torch
 
-from diffusers_soundctm.audio import log_mel, peak_normalize
+from diffusers_soundctm.audio import LogMel, log_mel, peak_normalize
 from diffusers_soundctm.data import Clips
-from diffusers_soundctm.data.latents import encode_latents, fingerprint
-from diffusers_soundctm.data.prompts import embed_captions
+from diffusers_soundctm.data.latents import denormalize_latents, encode, encode_latents, fingerprint, normalize_latents
 
 CAPTIONS = [["rain on a tin roof", "rain"], ["a dog barks"], ["loud rain"]]
 
@@ -18,14 +17,69 @@ def clips():
     return Clips(waveforms, CAPTIONS, None, [])
 
 
-def test_latents_are_the_scaled_mode_of_the_normalised_clip(tiny_pipeline, clips, tmp_path):
+def test_latents_are_the_scaled_mode_of_the_normalized_clip(tiny_pipeline, clips, tmp_path):
     vae = tiny_pipeline("embedded").vae
-    latents = encode_latents(vae, clips, tmp_path, batch_size=2, dtype=torch.float32)
+    latents = encode_latents(vae, clips, tmp_path, batch_size=2)
     waveform = peak_normalize(torch.from_numpy(clips.waveforms[2:].astype("float32") / 32768))
     with torch.no_grad():
         expected = vae.encode(log_mel(waveform)[:, None]).latent_dist.mode() * vae.config.scaling_factor
     assert latents.shape == (3, 8, 8, 16)
     torch.testing.assert_close(latents[2:].float(), expected, rtol=1e-2, atol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["embedded", "dit"])
+def test_pipeline_and_training_encode_alike(tiny_pipeline, family):
+    pipe = tiny_pipeline(family)
+    waveforms = 0.3 * torch.randn(2, 1, 5120, generator=torch.Generator().manual_seed(0))
+    front_end = None if pipe.encodes_waveforms else LogMel.for_vocoder(pipe.vocoder.config)
+    latents = encode(pipe.vae, waveforms, front_end)
+    assert torch.equal(latents, pipe.encode_audio(waveforms, pipe.sampling_rate, 5120))
+    assert torch.equal(encode(pipe.vae, waveforms[:, 0], front_end), latents)
+
+
+@torch.no_grad()
+def test_statistics_of_the_autoencoder_are_honored(tiny_pipeline):
+    vae = tiny_pipeline("dit").vae
+    waveforms = 0.3 * torch.randn(2, 1, 5120, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(vae.config[name])[:, None] for name in ("latents_mean", "latents_std"))
+    expected = vae.config.scaling_factor * (vae.encode(waveforms).latent_dist.mode() - mean) / std
+    torch.testing.assert_close(encode(vae, waveforms), expected)
+    torch.testing.assert_close(denormalize_latents(vae, normalize_latents(vae, expected)), expected)
+
+
+@torch.no_grad()
+def test_statistics_of_a_mel_autoencoder_are_honored_too(tiny_pipeline):
+    vae = tiny_pipeline("embedded").vae
+    waveforms = 0.3 * torch.randn(1, 5120, generator=torch.Generator().manual_seed(0))
+    plain = encode(vae, waveforms)
+    vae.register_to_config(latents_mean=[0.5] * 8, latents_std=[2.0] * 8)
+    factor = vae.config.scaling_factor
+    torch.testing.assert_close(encode(vae, waveforms), (plain - factor * 0.5) / 2)
+
+
+@torch.no_grad()
+def test_posterior_is_sampled_with_the_noise_given(tiny_pipeline):
+    vae = tiny_pipeline("embedded").vae
+    waveforms = 0.3 * torch.randn(2, 5120, generator=torch.Generator().manual_seed(0))
+    mode = encode(vae, waveforms)
+    noise = torch.randn(mode.shape, generator=torch.Generator().manual_seed(1))
+    posterior = vae.encode(log_mel(peak_normalize(waveforms))[:, None]).latent_dist
+    expected = mode + vae.config.scaling_factor * posterior.std * noise
+    torch.testing.assert_close(encode(vae, waveforms, noise=noise), expected)
+    torch.testing.assert_close(encode(vae, waveforms, noise=0 * noise), mode)
+
+
+@torch.no_grad()
+def test_front_end_is_the_vocoders(tiny_pipeline, clips, tmp_path):
+    pipe = tiny_pipeline("embedded")
+    other = LogMel.for_vocoder({**pipe.vocoder.config, "n_fft": 2048})
+    waveforms = 0.3 * torch.randn(1, 5120, generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(encode(pipe.vae, waveforms, other), encode(pipe.vae, waveforms))
+    default = LogMel.for_vocoder(pipe.vocoder.config)
+    torch.testing.assert_close(encode(pipe.vae, waveforms, default), encode(pipe.vae, waveforms))
+    cached = [encode_latents(pipe.vae, clips, tmp_path, front_end=front_end) for front_end in (default, other)]
+    assert not torch.equal(*cached)
 
 
 def test_latents_are_encoded_once_for_the_same_weights_and_clips(tiny_pipeline, clips, tmp_path, monkeypatch):
@@ -51,33 +105,11 @@ def test_one_sample_and_the_order_of_clips_tell_caches_apart(tmp_path):
 
 
 def test_no_half_written_cache(tiny_pipeline, clips, tmp_path, monkeypatch):
-    def full_disk(tensors, path):
+    def full_disk(tensors, path, *more):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("diffusers_soundctm.data.latents.save_file", full_disk)
+    monkeypatch.setattr("diffusers_soundctm.files.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         encode_latents(tiny_pipeline("embedded").vae, clips, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("family", ["embedded", "audioldm"])
-def test_prompt_table_gives_what_the_text_encoder_gives(tiny_pipeline, tmp_path, family):
-    pipe = tiny_pipeline(family)
-    table = embed_captions(pipe.conditioning, CAPTIONS, tmp_path, batch_size=2)
-    indices = [0, table.wordings[0][0], table.wordings[1][0]]
-    embeds, mask = table.embeds(torch.tensor(indices))
-    expected, expected_mask = pipe.conditioning.encode(["", "rain on a tin roof", "a dog barks"], torch.device("cpu"))
-    if mask is None:
-        assert expected_mask is None
-    else:
-        assert torch.equal(mask, expected_mask)
-        expected = expected * mask[..., None]
-    torch.testing.assert_close(embeds, expected, rtol=2e-3, atol=2e-3)
-
-
-def test_wordings_are_drawn_evenly_and_dropped_at_the_rate(tiny_pipeline, tmp_path):
-    table = embed_captions(tiny_pipeline("embedded").conditioning, CAPTIONS, tmp_path)
-    drawn = table.draw(torch.zeros(20_000, dtype=torch.long), 0.1, torch.Generator().manual_seed(0))
-    shares = {index: (drawn == index).double().mean().item() for index in (0, *table.wordings[0])}
-    assert list(shares.values()) == pytest.approx([0.1, 0.45, 0.45], abs=0.015)

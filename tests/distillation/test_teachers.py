@@ -1,19 +1,25 @@
-"""Every family's adapter: recognised, conditioned and denoising as the original, and its student's pipeline."""
+"""Every family's teacher: recognized, conditioned and denoising as the original, and its student's pipeline."""
 
 import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from transformers import ClapTextConfig, T5Config, T5Model
 
-from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
+import golden
+from diffusers_soundctm import AudioDiTModel, CTMScheduler, SoundCTMPipeline
+from diffusers_soundctm.conversion import convert_soundctm_dit
 from diffusers_soundctm.distillation import TeacherDenoiser, load_teacher
 from diffusers_soundctm.distillation.denoisers import Denoiser
 from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.teachers import recognize
+from diffusers_soundctm.distillation.teachers.audio_dit import AudioDiT
 from diffusers_soundctm.distillation.teachers.base import scheduler_of
+from runs import distil
 from tiny_teachers import BETAS, FAMILIES, STABLE_AUDIO_SCHEDULER, make_teacher, noise
 
 CPU = torch.device("cpu")
@@ -121,7 +127,7 @@ def test_denoiser_is_the_original_schedulers_estimate(original, teacher):
 
 
 @torch.no_grad()
-def test_zero_initialised_student_starts_at_the_teacher(teacher):
+def test_zero_initialized_student_equals_the_teacher(teacher):
     z, sigma = latents(teacher, 2), torch.tensor([2.0, 0.3])
     kwargs = condition(teacher, PROMPTS[:2])
     expected = Denoiser(teacher.network, teacher.preconditioning)(z, sigma, **kwargs)
@@ -191,7 +197,7 @@ def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
 
 def test_unknown_pipelines_are_named_with_those_there_are(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ValueError, match=r"FluxPipeline.*AudioLDM2Pipeline.*StableAudioPipeline.*TeacherFamily"):
+    with pytest.raises(ValueError, match=r"FluxPipeline.*AudioLDM2Pipeline.*StableAudioPipeline.*add a module to"):
         recognize(tmp_path)
     (tmp_path / "model_index.json").unlink()
     with pytest.raises(ValueError, match="no pipeline"):
@@ -243,3 +249,105 @@ def test_default_prediction_type_is_diffusers_own():
         scheduler_of(DDPMScheduler(**BETAS).config | {"_class_name": "DDPMScheduler"}).config.prediction_type
         == "epsilon"
     )
+
+
+@pytest.fixture(scope="module")
+def dit_teacher(tmp_path_factory, tiny_pipeline):
+    """A folder with the recorded 44.1 kHz teacher and tiny components around it."""
+    folder = tmp_path_factory.mktemp("teachers") / "dit"
+    config = golden.read("dit/dit_config.json")
+    network = convert_soundctm_dit(golden.read("dit/teacher_dit.safetensors"), config)
+    pipe = tiny_pipeline("dit")
+    text_encoder = type(pipe.text_encoder)(
+        ClapTextConfig(
+            **{**pipe.text_encoder.config.to_dict(), "hidden_size": network.config.cross_attention_input_dim}
+        )
+    )
+    vae = type(pipe.vae).from_config(
+        pipe.vae.config,
+        latent_channels=network.config.in_channels,
+        latents_mean=[0.5] * network.config.in_channels,
+        latents_std=[2.0] * network.config.in_channels,
+    )
+    for name, part in {"unet": network, "vae": vae, "text_encoder": text_encoder, "tokenizer": pipe.tokenizer,
+                       "scheduler": CTMScheduler()}.items():  # fmt: skip
+        part.save_pretrained(folder / name)
+    return folder
+
+
+@torch.no_grad()
+def test_a_released_dit_is_recognized_wherever_it_lies(dit_teacher, tmp_path):
+    assert recognize(dit_teacher) is AudioDiT
+    shutil.copytree(dit_teacher, tmp_path / "copy")
+    (tmp_path / "copy" / "unet").rename(tmp_path / "copy" / "transformer")
+    assert recognize(tmp_path / "copy") is AudioDiT
+    teacher = load_teacher(tmp_path / "copy")
+    assert isinstance(teacher.network, AudioDiTModel) and teacher.preconditioning.prediction_type == "edm"
+    kwargs = teacher.conditioning.network_kwargs(*teacher.conditioning.encode(PROMPTS[:2], CPU))
+    z, sigma = noise(2, teacher.network.config.in_channels, 20), torch.tensor([2.0, 0.3])
+    denoised = Denoiser(teacher.network, teacher.preconditioning)(z, sigma, **kwargs)
+    assert denoised.shape == z.shape and denoised.isfinite().all()
+    student = Denoiser(teacher.student().eval(), teacher.preconditioning)
+    where = torch.tensor([[0.05, 3.5], [0.2, 2.0]])
+    assert student(z, sigma, timestep_cond=where, **kwargs).shape == z.shape
+    with pytest.raises(ValueError, match=r"`branch_init` is 'zero'.*choose 'reference'"):
+        teacher.student("zero")
+
+
+def test_a_released_dit_is_distilled_and_sounds(dit_teacher, training_inputs, tmp_path):
+    folder = distil(
+        tmp_path / "student",
+        teacher_model=dit_teacher,
+        dataset_name=training_inputs["dataset_name"],
+        cache_dir=tmp_path / "cache",
+        num_samples=5120,
+        num_scales=3,
+    )
+    pipe = SoundCTMPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    assert np.isfinite(pipe("rain", num_inference_steps=2).audios).all()
+
+
+def test_a_teacher_with_float16_weights_alone_is_read_in_float32(original, tmp_path):
+    shutil.copytree(original[1], tmp_path / "copy")
+    for file in (tmp_path / "copy").glob("*/*.safetensors"):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    teacher = load_teacher(tmp_path / "copy")
+    for model in (teacher.network, *(part for part in teacher.components.values() if hasattr(part, "parameters"))):
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", None])
+@pytest.mark.parametrize("name", ["vae", "text_encoder", "scheduler", "network"])
+def test_a_damaged_component_is_named(original, tmp_path, damage, name):
+    folder = tmp_path / "copy"
+    shutil.copytree(original[1], folder)
+    part = folder / (("transformer" if original[0] == "stable_audio" else "unet") if name == "network" else name)
+    if damage is None and name != "scheduler":
+        weights = next(part.glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        next(part.glob("*config.json")).write_bytes(damage or b"null")
+    with pytest.raises((OSError, ValueError), match=rf"{part.name}|prediction_type"):
+        load_teacher(folder)
+
+
+@torch.no_grad()
+def test_an_edm_teacher_takes_a_t5_that_was_saved_with_its_decoder(tiny_pipeline, tmp_path):
+    """The released 16 kHz teacher: an EDM UNet with FLAN-T5 from a folder of its own."""
+    pipe = tiny_pipeline("tango")
+    network = UNet2DConditionModel.from_config(
+        {k: v for k, v in pipe.unet.config.items() if not k.startswith("_") and k != "prediction_type"}
+    )
+    network.save_pretrained(tmp_path / "teacher" / "unet")
+    pipe.scheduler.save_pretrained(tmp_path / "teacher" / "scheduler")
+    pipe.vae.save_pretrained(tmp_path / "vae")
+    T5Model(T5Config(**{**pipe.text_encoder.config.to_dict(), "is_encoder_decoder": True})).save_pretrained(
+        tmp_path / "text"
+    )
+    pipe.tokenizer.save_pretrained(tmp_path / "text")
+    teacher = load_teacher(tmp_path / "teacher", vae=tmp_path / "vae", text_encoder=tmp_path / "text")
+    assert type(teacher.components["text_encoder"]).__name__ == "T5EncoderModel"
+    kwargs = condition(teacher, PROMPTS[:2])
+    z, sigma = noise(2, 8, 8, 16), torch.tensor([2.0, 0.3])
+    assert Denoiser(teacher.network, teacher.preconditioning)(z, sigma, **kwargs).isfinite().all()

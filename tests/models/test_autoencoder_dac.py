@@ -1,4 +1,4 @@
-"""The waveform autoencoder: shapes, decoding in parts, complaints. Its numbers: conversion/test_first_stages.py."""
+"""Waveform autoencoder: shapes, slicing, tiling and errors. conversion/test_first_stages.py tests its numbers."""
 
 import pytest
 import torch

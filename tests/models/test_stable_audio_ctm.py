@@ -1,4 +1,4 @@
-"""CTMStableAudioDiTModel: its teacher's numbers at the start, and diffusers' model contract."""
+"""CTMStableAudioDiTModel: equal to its teacher when initialized, and diffusers' model contract."""
 
 import pytest
 import torch

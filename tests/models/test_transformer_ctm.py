@@ -1,4 +1,4 @@
-"""AudioDiTModel and CTMAudioDiTModel: the reference's numbers, and diffusers' model contract."""
+"""AudioDiTModel and CTMAudioDiTModel: the recorded numbers of the official code, and diffusers' model contract."""
 
 import pytest
 import torch
@@ -135,7 +135,7 @@ class TestGolden:
         close(estimate, tensors["unit.estimate_zs"], 1e-4)
         close(target, tensors["unit.target_zs"], 1e-4)
         close(l2_distance(estimate, target), tensors["unit.loss.l2"], 1e-4)
-        # The recording's features are not chained, and normalised along tokens instead of channels.
+        # The recorded features come from separate blocks and are normalized along tokens instead of channels.
         distance = feature_distance(*(unchained_features(z, s, states) for z in (estimate, target)))
         close(distance, tensors["unit.loss.feature_space"], 1e-4)
 
@@ -160,7 +160,7 @@ class TestGolden:
 
 
 def unchained_features(sample, sigma, states) -> list[torch.Tensor]:
-    """What the reference records: every block of the teacher given the input of the first."""
+    """As in the recording: apply every block of the teacher to the input of the first."""
     teacher, first = golden.dit_teacher(), []
     hook = teacher.transformer_blocks[0].register_forward_pre_hook(
         lambda block, args, kwargs: first.append((args, kwargs)), with_kwargs=True

@@ -1,4 +1,4 @@
-"""CTMUNet2DConditionModel: starts at its teacher, keeps diffusers' model contract."""
+"""CTMUNet2DConditionModel: initialized from its teacher, and diffusers' model contract."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ CONDITION = torch.tensor([[0.05, 3.5], [40.0, 2.0]])
 
 
 @torch.no_grad()
-def test_zero_initialised_student_is_its_teacher(family):
+def test_zero_initialized_student_is_its_teacher(family):
     teacher, inputs = make_teacher(family), make_inputs(family)
     student = CTMUNet2DConditionModel.from_teacher(teacher, branch_init="zero")
     assert torch.equal(student(**inputs, timestep_cond=CONDITION).sample, teacher(**inputs).sample)
@@ -134,7 +134,7 @@ def test_gradient_checkpointing_changes_no_gradient(family):
         enable()
         student.zero_grad()
         student(**make_inputs(family), timestep_cond=CONDITION).sample.square().mean().backward()
-        # AudioLDM's attention has no text: its cross-attention norms get no gradient in either run.
+        # AudioLDM's attention does not see text, so the norms of its cross-attention have no gradient in either run.
         gradients.append({name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 50
     for name, gradient in gradients[0].items():
@@ -161,7 +161,7 @@ def test_bfloat16_embeds_s_and_omega_in_full_precision(prediction_type):
     exact = embedding(sample, CONDITION)
     half = embedding.bfloat16()(sample.bfloat16(), CONDITION)
     assert half.dtype == torch.bfloat16
-    # A sinusoid of 1000·ω or of a step near 1000 taken in bfloat16 would be wrong by its whole amplitude.
+    # In bfloat16, the error of a sinusoid of 1000·ω, or of a step near 1000, is as large as its amplitude.
     torch.testing.assert_close(half.float(), exact, rtol=0, atol=0.03)
 
 

@@ -1,4 +1,4 @@
-"""CTMAudioLDM2UNet2DConditionModel: the same student, with two text streams."""
+"""CTMAudioLDM2UNet2DConditionModel: the UNet student with two sequences of text embeddings."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def inputs() -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def test_zero_initialised_student_is_its_teacher(teacher, inputs):
+def test_zero_initialized_student_is_its_teacher(teacher, inputs):
     student = CTMAudioLDM2UNet2DConditionModel.from_teacher(teacher, branch_init="zero")
     assert torch.equal(student(**inputs, timestep_cond=CONDITION).sample, teacher(**inputs).sample)
 

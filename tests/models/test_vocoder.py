@@ -1,4 +1,4 @@
-"""The vocoder: lengths, files, half precision, and what its resonators are for."""
+"""Vocoder: durations, saving, half precision, and the effect of the resonators."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_batched_and_alone_are_the_same_and_repeatable(vocoder):
 
 def test_bad_mels_are_named(vocoder):
     for shape in [(20, 80), (64,), (1, 1, 20, 64), (1, 0, 64)]:
-        with pytest.raises(ValueError, match=r"`mel` has shape .*expected \(batch, frames, 64\)"):
+        with pytest.raises(ValueError, match=r"`mel` has shape .*pass \(batch, frames, 64\)"):
             vocoder(torch.zeros(shape))
 
 
@@ -68,7 +68,7 @@ def test_a_resonator_holds_a_steady_tone_of_any_frequency(vocoder, frequency):
     log_magnitude = torch.full((1, frames, bins), -10.0)
     log_magnitude[..., centre - 1 : centre + 2] = torch.tensor([3.0, 3.7, 3.0])
     retention = torch.ones(1, frames, bins)
-    # The bin beside a bin turns by its own advance; a common tone turns all three alike.
+    # A tone rotates its bin and both neighbors alike; without it, each bin rotates by its own advance.
     offsets = torch.full((1, frames, bins), offset) - 2 * torch.pi * (torch.arange(bins) - centre) * 160 / 1024
     drive = torch.zeros(1, frames, bins, dtype=torch.complex64)
     drive[:, 0] = 1.0

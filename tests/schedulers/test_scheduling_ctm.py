@@ -1,4 +1,4 @@
-"""CTMScheduler: the sampler of the spec, and diffusers' scheduler contract."""
+"""CTMScheduler: the sampler of the paper, and diffusers' scheduler contract."""
 
 import math
 
@@ -12,7 +12,7 @@ from diffusers_soundctm import CTMScheduler
 from diffusers_soundctm.preconditioning import PREDICTION_TYPES
 from diffusers_soundctm.schedulers import scheduling_ctm
 
-GAMMA = {"determinisitc": 0.0, "onestep": 0.0, "cm_multistep": 1.0}  # the reference's spelling
+GAMMA = {"determinisitc": 0.0, "onestep": 0.0, "cm_multistep": 1.0}  # spelled as in the official code
 
 
 def noise_like_sample(batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -20,7 +20,7 @@ def noise_like_sample(batch: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 def run_chain(scheduler: CTMScheduler, generator=None, start: int = 0, sample: torch.Tensor | None = None):
-    """A run with a fixed nonlinear function in the network's place."""
+    """Run the sampler with a fixed nonlinear function in place of the network."""
     sample = scheduler.init_noise_sigma * noise_like_sample() if sample is None else sample
     for timestep in scheduler.timesteps[start:]:
         output = torch.tanh(scheduler.scale_model_input(sample, timestep)) + timestep.cos()
@@ -93,7 +93,7 @@ class TestSchedule:
         scheduler = CTMScheduler(sigma_min=0.5, sigma_max=10.0)
         scheduler.set_timesteps(2, gamma=gamma)
         sample = torch.zeros(1, 1, 400, 400)
-        # A network whose g is 0 leaves only the noise of the first step behind.
+        # If g is 0, only the noise of the first step remains.
         after = scheduler.step(sample, scheduler.timesteps[0], sample, generator=torch.Generator().manual_seed(0))
         expected = math.sqrt(scheduler.sigmas[1] ** 2 - scheduler.target_sigmas[0] ** 2)
         assert after.prev_sample.std().item() == pytest.approx(expected, rel=0.01)
@@ -224,7 +224,7 @@ class TestRunsThatShareAScheduler:
                 output = torch.tanh(scheduler.scale_model_input(samples[seed], timestep)) + timestep.cos()
                 samples[seed] = scheduler.step_at(schedule, i, output, samples[seed], generators[seed]).prev_sample
         assert all(torch.equal(samples[seed], alone[seed]) for seed in samples)
-        assert scheduler.step_index == 4  # of the run before
+        assert scheduler.step_index == 4  # of the previous run
 
 
 class TestNoise:
@@ -264,7 +264,7 @@ class TestNoise:
 
 
 class TestContract:
-    """What diffusers' common scheduler tests ask of every scheduler."""
+    """The requirements of diffusers' common scheduler tests."""
 
     @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
     def test_save_and_load_give_the_same_scheduler(self, prediction_type, tmp_path):

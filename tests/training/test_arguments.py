@@ -105,7 +105,7 @@ def test_wrong_arguments_need_no_torch(script, tmp_path):
     command = [sys.executable, "-c", code, *argv(script, tmp_path / "run", learning_rate="inf")]
     ended = subprocess.run(command, env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True)
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.strip().splitlines()[-1].endswith("--learning_rate is inf; give a finite number of at least 0")
+    assert ended.stderr.strip().splitlines()[-1].endswith("--learning_rate is inf; give a number in [0, 1]")
 
 
 def ours():

@@ -161,8 +161,8 @@ def test_step_losses_and_gradients(golden, teacher, student, conditioning, case)
     close(losses.consistency, golden[f"{key}.consistency_loss"])
     assert losses.consistency.mean().item() == pytest.approx(record["consistency_mean"], rel=1e-4)
     assert losses.denoising.mean().item() == pytest.approx(record["denoising_mean_unweighted"], rel=1e-4)
-    assert losses.balance.item() == pytest.approx(record["balance_weight"], rel=1e-4)
-    total = losses.consistency.mean() + losses.balance * losses.denoising.mean()
+    assert losses.adaptive_weight.item() == pytest.approx(record["balance_weight"], rel=1e-4)
+    total = losses.consistency.mean() + losses.adaptive_weight * losses.denoising.mean()
     assert total.item() == pytest.approx(record["total_loss"], rel=1e-4)
 
     named = {name.replace("time_embedding.target_embedding", "s_time_embedding"): parameter

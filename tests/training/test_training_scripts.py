@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from diffusers_soundctm import CTMUNet2DConditionModel, SoundCTMPipeline
 from diffusers_soundctm.data import sampling
 from diffusers_soundctm.distillation import losses
+from diffusers_soundctm.training import loop
+from diffusers_soundctm.training.output_folder import locked
 from diffusers_soundctm.training.sharding import process_rows
-from runs import distil, load, signalled
+from runs import SCRIPTS, SOURCES, distil, load, signalled
+from training_inputs import write_dataset
 
-SCRIPTS = Path(__file__).parents[2] / "training"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 STEPS = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "mixed_precision": "no"}
 # The checkpoint after step 3 falls into the middle of a trajectory that serves steps 2 and 3.
@@ -144,6 +146,38 @@ def test_runs_of_teachers_do_not_mix(training_inputs, teacher, tmp_path):
     before = json.loads((folder / "training.json").read_text())
     longer = train(training_inputs, folder, **{**STEPS, "max_train_steps": 7}, resume_from_checkpoint="latest")
     assert json.loads((longer / "training.json").read_text())["losses"] == pytest.approx(before["losses"], rel=0.1)
+
+
+def test_a_run_is_not_resumed_with_other_captions(training_inputs, teacher, tmp_path):
+    write_dataset(tmp_path / "other", caption="a drum")
+    folder = shutil.copytree(teacher, tmp_path / "teacher")
+    with pytest.raises(ValueError, match=r"another run \(data [0-9a-f]+, now [0-9a-f]+\).*the data"):
+        other = {**training_inputs, "dataset_name": str(tmp_path / "other")}
+        train(other, folder, **STEPS, resume_from_checkpoint="latest")
+
+
+def test_a_folder_in_use_is_refused(training_inputs, tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(ValueError, match="in use by another run"):
+        train(training_inputs, tmp_path / "run", **STEPS)
+
+
+@pytest.mark.parametrize("steps", [2, 3])  # at the end, and before a checkpoint
+def test_weights_that_are_not_finite_are_never_saved(training_inputs, tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(loop, "ema_update", lambda average, model, decay: next(average.parameters()).fill_(math.inf))
+    with pytest.raises(FloatingPointError, match=r"no longer finite.*smaller --learning_rate"):
+        train(training_inputs, tmp_path, **{**STEPS, "max_train_steps": steps})
+    assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "scheduler"}
+
+
+def test_a_script_ends_with_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    command = [sys.executable, SCRIPTS / "train_autoencoder.py", "--dataset_name=d", f"--output_dir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SOURCES)})
+    assert ended.returncode == 2
+    assert ended.stderr.strip().splitlines()[-1] == (
+        f"train_autoencoder.py: error: --output_dir {tmp_path / 'run'} is a file; give a folder."
+    )
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_folder_without_a_checkpoint_yet_is_begun_again(training_inputs, tmp_path):

@@ -1,4 +1,4 @@
-"""Training-free control: what a sound should do, as differentiable objectives, and ways to make a model do it."""
+"""Training-free control: differentiable objectives for what a sound should be like, and methods that meet them."""
 
 from ..lazy import lazy_exports
 

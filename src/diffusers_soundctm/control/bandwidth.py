@@ -1,4 +1,4 @@
-"""Bandwidth extension: the sound keeps what it has below a cutoff, and the model completes the rest."""
+"""Bandwidth extension: the audio below a cutoff is kept, and the model generates the rest."""
 
 import math
 from typing import Any
@@ -27,36 +27,40 @@ def extend_bandwidth(
     callback_on_step_end: PipelineCallback | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Give a sound the frequencies above `cutoff` that it lacks.
+    """Generate the frequencies above a cutoff.
 
-    Sampling is guided to match the sound's mel below the cutoff. The result is the sound's own waveform below, the
-    generated one above. What the sound has above the cutoff is not looked at.
+    Sampling is guided to match the mel of the waveforms below the cutoff. The result consists of the given waveforms
+    below the cutoff and the generated ones above. Audio above the cutoff is ignored.
 
     Args:
-        waveforms: (samples,), (N, samples) or (N, channels, samples), N the number of prompts or 1; made mono unless
-            the model has as many channels.
-        sampling_rate: of the waveforms; another than the model's is resampled.
-        cutoff: in Hz.
-        scale: of the `LossGuidance`. A mel is never matched exactly; larger steps after the rest of it cost the upper
-            band its level.
-        callback_on_step_end: further guidance.
-        kwargs: as in a call of the pipeline.
+        pipe: The pipeline.
+        prompt: One prompt or a list.
+        waveforms: (samples,), (N, samples) or (N, channels, samples), where N is 1 or the number of prompts. They are
+            mixed to mono unless the model has as many channels.
+        sampling_rate: Of the waveforms, in Hz. They are resampled to the model's rate.
+        cutoff: In Hz, less than half the model's sampling rate.
+        num_inference_steps: Number of steps.
+        scale: `scale` of the `LossGuidance`. A mel is never matched exactly, and larger steps make the upper band too
+            quiet.
+        callback_on_step_end: Further guidance.
+        kwargs: Further arguments of the pipeline's call.
 
     Returns:
-        Waveforms (B, channels, samples) at the model's rate and the sound's level, float32.
+        Waveforms (B, channels, samples) at the model's sampling rate and the given level, float32.
 
     Raises:
-        ValueError, TypeError: an argument is wrong; the sound is silent below the cutoff.
+        TypeError: `callback_on_step_end` is a plain function.
+        ValueError: An argument is out of range, or the waveforms are silent below the cutoff.
 
     Example:
         >>> wide = extend_bandwidth(pipe, "applause", waveform, 8000, cutoff=3500)
     """
     known = to_model_audio(pipe, waveforms, sampling_rate)
     if not 0 < cutoff < pipe.sampling_rate / 2:
-        raise ValueError(f"`cutoff` is {cutoff} Hz; choose it between 0 and {pipe.sampling_rate / 2:g}, half the rate.")
+        raise ValueError(f"`cutoff` is {cutoff} Hz; choose more than 0 and less than {pipe.sampling_rate / 2:g} Hz.")
     known = split_bands(known, pipe.sampling_rate, cutoff)[0]
     if (known.abs().amax(dim=(1, 2)) < SILENT_PEAK).any():
-        raise ValueError(f"`waveforms` are silent below `cutoff` {cutoff:g} Hz (peak below {SILENT_PEAK:g}).")
+        raise ValueError(f"`waveforms` are silent below `cutoff` {cutoff:g} Hz; pass audible audio or raise it.")
     gain = output_gain(pipe, known)
     objective = MelMatchObjective(((known / gain).mean(dim=1), pipe.sampling_rate), band=(0, cutoff))
     callbacks = [LossGuidance(objective, scale), *callback_list(callback_on_step_end)]
@@ -74,13 +78,13 @@ def extend_bandwidth(
 
 
 def split_bands(waveforms: torch.Tensor, sampling_rate: int, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is below and above `cutoff` Hz, each (..., samples), without a change of phase.
+    """Split waveforms (..., samples) into the bands below and above `cutoff` Hz, without a phase shift.
 
-    Over the third of an octave below the cutoff, the squares of the gains add to 1: two unrelated sounds, one's lower
-    and the other's upper band added, keep their level.
+    In the third of an octave below the cutoff, the squared gains of both bands add up to 1. Thus the lower band of one
+    waveform and the upper band of an unrelated one can be added without a change of level.
     """
     samples = waveforms.shape[-1]
-    # Twice as long, so that the end does not run into the start.
+    # Zero-padded to twice the length, so that the end does not run into the start.
     spectrum = torch.fft.rfft(waveforms.float(), 2 * samples)
     hertz = torch.linspace(0, sampling_rate / 2, spectrum.shape[-1], device=waveforms.device)
     octaves = (hertz.clamp(min=1e-3) / cutoff).log2() / TRANSITION_IN_OCTAVES + 1

@@ -1,17 +1,18 @@
-"""CLAP as the ear of `EmbeddingSimilarityObjective`: its own front end on numpy has no gradient, this one has."""
+"""CLAP embeddings with a gradient, for `EmbeddingSimilarityObjective`. CLAP's own front end is not differentiable."""
 
 import torch
 from transformers import ClapFeatureExtractor, ClapModel, PreTrainedTokenizerBase
 
 
 class ClapEmbedding:
-    """A CLAP of transformers: `clap(waveform, sampling_rate)` and `clap.text(prompts)`, points of one space.
+    """Embeddings of waveforms, `clap(waveform, sampling_rate)`, and of texts, `clap.text(prompts)`, in one space.
 
-    Sounds longer than the 10 s it was trained with are heard from their beginning.
+    Only the first 10 s of a waveform count, the duration that CLAP was trained with.
 
     Args:
-        model: its weights are frozen.
-        feature_extractor, tokenizer: that belong to it.
+        model: A CLAP of transformers. Its weights are frozen.
+        feature_extractor: Of the same model.
+        tokenizer: Of the same model. None if no texts are embedded.
 
     Example:
         >>> clap = ClapEmbedding.from_pretrained("laion/clap-htsat-unfused")
@@ -23,14 +24,14 @@ class ClapEmbedding:
     ):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.extractor = tokenizer, feature_extractor
-        # Fusion models were trained with other filters.
+        # Models with fusion were trained with other filters.
         self.is_fused = feature_extractor.truncation == "fusion"
         filters = feature_extractor.mel_filters if self.is_fused else feature_extractor.mel_filters_slaney
         self.filters = torch.from_numpy(filters).float()
 
     @classmethod
     def from_pretrained(cls, name: str) -> "ClapEmbedding":
-        """From a folder or a Hub id; weights as safetensors only."""
+        """Load from a folder or a Hub id. The weights must be safetensors."""
         from transformers import AutoTokenizer
 
         model = ClapModel.from_pretrained(name, use_safetensors=True)
@@ -38,20 +39,20 @@ class ClapEmbedding:
 
     @torch.no_grad()
     def text(self, prompts: str | list[str]) -> torch.Tensor:
-        """Unit vectors (N, D) of prompts."""
+        """Embed prompts as unit vectors (N, D)."""
         prompts = [prompts] if isinstance(prompts, str) else prompts
         tokens = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
         return self.model.get_text_features(**tokens).pooler_output
 
     def __call__(self, waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
-        """Unit vectors (B, D) of sounds (B, samples); differentiable."""
+        """Embed waveforms (B, samples) as unit vectors (B, D), differentiably."""
         features = self.features(waveform, sampling_rate)
         self.model.to(features.device)
         is_longer = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
         return self.model.get_audio_features(input_features=features, is_longer=is_longer).pooler_output
 
     def features(self, waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
-        """What `ClapFeatureExtractor` makes of sounds (B, samples): log-mels in dB, (B, 1 or 4, frames, mels)."""
+        """Log-mels in dB of waveforms (B, samples), equal to `ClapFeatureExtractor`'s, (B, 1 or 4, frames, mels)."""
         extractor = self.extractor
         waveform = resample_spectrum(waveform.float(), sampling_rate, extractor.sampling_rate)
         length = extractor.nb_max_samples
@@ -68,7 +69,7 @@ class ClapEmbedding:
 
 
 def resample_spectrum(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
-    """(..., samples) at another rate by padding or cutting its spectrum; differentiable."""
+    """Resample (..., samples) by padding or cutting the spectrum, differentiably."""
     if from_rate == to_rate:
         return waveform
     samples = round(waveform.shape[-1] * to_rate / from_rate)

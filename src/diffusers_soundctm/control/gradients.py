@@ -1,4 +1,4 @@
-"""What guidance and noise optimisation share: the look-ahead through the learned jump, and an objective's gradient."""
+"""Building blocks of guidance and noise optimization: the look-ahead by a learned jump, and an objective's gradient."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ Conditions = tuple[torch.Tensor, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class LookAhead:
-    """ẑ_0 = G(z_t, t, σ_min): where the student expects z_t to end, in one differentiable jump.
+    """ẑ_0 = G(z_t, t, σ_min): the student's estimate of the final latents, by one differentiable jump.
 
     Args:
         pipe: its ω and ν are those of the running (or last) call.
@@ -42,7 +42,13 @@ class LookAhead:
         return cls(pipe, (tensors["prompt_embeds"], tensors["attention_mask"]), negative)
 
     def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """z_t (B, C, time, width) at noise level `sigma` = t, whose c_noise is `timestep` → ẑ_0, float32."""
+        """Compute ẑ_0, float32.
+
+        Args:
+            sample: z_t, (B, C, time, width).
+            sigma: t, scalar.
+            timestep: c_noise(t), scalar.
+        """
         scheduler = self.pipe.scheduler
         sigma_min = torch.as_tensor(scheduler.config.sigma_min, dtype=torch.float32, device=sample.device)
         model_input = scheduler.scale_model_input(sample, timestep)
@@ -53,11 +59,16 @@ class LookAhead:
 def objective_gradient(
     decode: Callable[[torch.Tensor], Sound], objective: Callable[[Sound], torch.Tensor], sample: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """L (B,) and ∇L (B, ...) of `objective(decode(sample))`, both detached, float32.
+    """Compute L (B,) and ∇L (B, ...) of `objective(decode(sample))`, both detached and float32.
+
+    Args:
+        decode: Function from the sample to a `Sound`.
+        objective: Function from the `Sound` to L.
+        sample: (B, ...).
 
     Raises:
-        ValueError: the objective's value does not depend on the sound in a way that can be differentiated.
-        TypeError, ValueError: it returns something else than one number a sample, see `evaluate`.
+        TypeError: The objective returns no tensor.
+        ValueError: The objective does not return one number per waveform, or cannot be differentiated.
     """
     with torch.enable_grad():
         sample = sample.detach().float().requires_grad_()
@@ -74,10 +85,10 @@ def objective_gradient(
 
 
 def check_finite(loss: torch.Tensor, objective: Callable[[Sound], torch.Tensor]) -> None:
-    """Raise `ValueError` if the objective gave NaN or ∞ for all sounds: then it is the objective that is at fault."""
+    """Raise `ValueError` if the objective is NaN or infinite for all waveforms, which is an error of the objective."""
     if not loss.isfinite().any():
         raise ValueError(
-            f"`objective` {name_of(objective)} returned {loss.tolist()}; it must be finite: check its logarithms, "
+            f"`objective` {name_of(objective)} returned {loss.tolist()}, which is not finite; check its logarithms, "
             "roots and divisions at silence."
         )
 
@@ -89,13 +100,15 @@ def per_sample_norm(values: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def frozen(pipe: SoundCTMPipeline) -> Iterator[None]:
-    """Weights need no gradient here: what only they would need is not kept for the backward pass.
+    """Disable the gradients of all weights, so that the backward pass keeps no activations for them.
 
     Raises:
-        RuntimeError: inside `torch.inference_mode`, where nothing can be differentiated.
+        RuntimeError: `torch.inference_mode` is enabled, in which nothing can be differentiated.
     """
     if torch.is_inference_mode_enabled():
-        raise RuntimeError("Control needs gradients; call it outside `torch.inference_mode()` (`no_grad` is fine).")
+        raise RuntimeError(
+            "Control needs gradients; call it outside `torch.inference_mode()`. `torch.no_grad()` works."
+        )
     networks = (network for network in pipe.components.values() if isinstance(network, torch.nn.Module))
     weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
     for weight in weights:

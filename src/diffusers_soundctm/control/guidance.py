@@ -1,4 +1,4 @@
-"""Loss-based guidance: at every step of the sampler, look where the sound will end and nudge it."""
+"""Loss-based guidance: at every step of the sampler, estimate the final sound and correct the latents."""
 
 import math
 from collections.abc import Callable
@@ -18,31 +18,35 @@ logger = logging.get_logger(__name__)
 
 
 class LossGuidance(PipelineCallback):
-    """z_s = G(z_t, t, s) − ρ_t·∇_{z_t} L(Dec(ẑ_0)) with ẑ_0 = G(z_t, t, σ_min), for each sample on its own.
+    """Guidance by the gradient of an objective, for use as `callback_on_step_end`. Each waveform is guided on its own:
 
-    The step is normalised. At z_t, a step of L/‖∇L‖² would bring L, were it linear, to 0, and halves the error that L
-    is the square of; it is taken as far as it does not exceed `scale`·(t − s) in root mean square, t − s being what the
-    jump itself takes away of the noise. At z_s it is smaller by c_in(t)/c_in(s), which is what the jump would make of
-    it if latents were Gaussian. Without that, calls of one or two steps end beyond what the decoder knows.
+        z_s = G(z_t, t, s) − ρ_t·∇_{z_t} L(Dec(ẑ_0)),      ẑ_0 = G(z_t, t, σ_min)
 
-    Each inner step runs the network and the decoder once more, forwards and backwards.
+    The step is normalized. At z_t, its length is L/‖∇L‖, which brings a linear L to 0 and halves the error whose square
+    is L. Its root mean square is limited to `scale`·(t − s), where t − s is the noise that the jump removes. At z_s, it
+    is multiplied by c_in(t)/c_in(s), as the jump would do with Gaussian latents. Without this factor, calls with one or
+    two steps leave the range that the decoder was trained on.
+
+    Each inner step costs one more forward and backward pass of the network and the decoder.
 
     Args:
-        objective: from `diffusers_soundctm.control`, a weighted sum of these, or any function of a `Sound` that returns
-            one number a sample, 0 when it is met.
-        scale: largest step, in units of the noise that a jump removes; a number, or a function of the noise level t.
-            On the embedded model it does not bind from 0.2 on in 16 steps; in four, more ends in distorted sounds.
-        inner_steps: gradient steps a level; more than one where there are few levels.
-        start_sigma, stop_sigma: guide while stop_sigma ≤ t ≤ start_sigma.
-        checkpointing: run the decoders twice rather than keep their activations.
+        objective: An objective of `diffusers_soundctm.control`, a weighted sum of several, or any function of a `Sound`
+            that returns one number per waveform, 0 when it is met.
+        scale: Largest step in units of the noise that a jump removes, as a number or a function of the noise level t.
+            With the embedded model, values above 0.2 change nothing in 16 steps and cause distortion in 4 steps.
+        inner_steps: Gradient steps per noise level. Use more than one if there are few noise levels.
+        start_sigma: Highest noise level that is guided.
+        stop_sigma: Lowest noise level that is guided.
+        checkpointing: Whether the backward pass runs the decoders again instead of keeping their activations.
 
     Attributes:
-        losses: L (B,) at the first inner step of each guided level of the last call, before the step.
-        num_skipped: how often in that call a sample was left alone because its gradient was not finite.
+        losses: L (B,) at each guided noise level of the last call, before its first inner step.
+        num_skipped: How often in that call a gradient was not finite, so that its waveform was not guided.
 
     Raises:
-        ValueError, TypeError: an argument is out of range; at the first guided level, the objective returns NaN,
-            something else than (B,), or has no gradient.
+        TypeError: `objective` is not a function. At the first guided level: it returns no tensor.
+        ValueError: An argument is out of range. At the first guided level: the objective is NaN, has another shape than
+            (B,) or has no gradient.
 
     Example:
         >>> louder = LossGuidance(IntensityObjective({0: -40, 5: -15}))
@@ -64,12 +68,12 @@ class LossGuidance(PipelineCallback):
         if not callable(objective):
             raise TypeError(f"`objective` is a {type(objective).__name__}; pass a function of a `Sound`.")
         if not callable(scale) and not 0 < scale < math.inf:
-            raise ValueError(f"`scale` is {scale}; give a positive number, or a function of the noise level.")
+            raise ValueError(f"`scale` is {scale}; pass a positive number, or a function of the noise level.")
         if not isinstance(inner_steps, int) or inner_steps < 1:
-            raise ValueError(f"`inner_steps` is {inner_steps!r}; it must be an integer of at least 1.")
+            raise ValueError(f"`inner_steps` is {inner_steps!r}; pass an integer of at least 1.")
         if not 0 <= stop_sigma < start_sigma:
             raise ValueError(
-                f"`stop_sigma` {stop_sigma} and `start_sigma` {start_sigma} must satisfy 0 ≤ stop < start."
+                f"`stop_sigma` is {stop_sigma} and `start_sigma` is {start_sigma}; choose 0 ≤ stop_sigma < start_sigma."
             )
         self.objective, self.scale, self.inner_steps = objective, scale, inner_steps
         self.start_sigma, self.stop_sigma, self.checkpointing = start_sigma, stop_sigma, checkpointing
@@ -85,7 +89,7 @@ class LossGuidance(PipelineCallback):
         if self.stop_sigma <= sigma <= self.start_sigma:
             scale = self.scale(sigma.item()) if callable(self.scale) else self.scale
             if not 0 <= scale < math.inf:
-                raise ValueError(f"`scale` is {scale} at σ = {sigma:g}; its function must give 0 or more.")
+                raise ValueError(f"`scale` returned {scale} at σ = {sigma:g}; return a finite number of 0 or more.")
             largest = scale * (sigma - next_sigma)
             with frozen(pipeline):
                 displacement = self._displacement(pipeline, sigma, timestep, largest, callback_kwargs)
@@ -94,13 +98,13 @@ class LossGuidance(PipelineCallback):
             callback_kwargs["latents"] = callback_kwargs["latents"] + sizes[0] / sizes[1] * displacement
         if step_index == pipeline.num_timesteps - 1 and self.num_skipped:
             logger.warning(
-                f"The gradient of {name_of(self.objective)} was not finite {self.num_skipped} times; there the sound "
-                "went on without guidance."
+                f"The gradient of {name_of(self.objective)} was not finite {self.num_skipped} times. Those steps were "
+                "not guided."
             )
         return callback_kwargs
 
     def _displacement(self, pipeline, sigma, timestep, largest, tensors) -> torch.Tensor:
-        """Where z_t should go, (B, C, time, width): the sum of the inner steps, each from where those before led."""
+        """Sum of the inner steps from z_t, (B, C, time, width). Each starts where the previous one ends."""
         look_ahead = LookAhead.of_call(pipeline, tensors)
 
         def decode(sample: torch.Tensor) -> Sound:
@@ -124,10 +128,18 @@ class LossGuidance(PipelineCallback):
 def normalized_step(
     loss: torch.Tensor, gradient: torch.Tensor, largest: float | torch.Tensor
 ) -> tuple[torch.Tensor, int]:
-    """ρ·∇L (B, ...) that would bring a linear L to 0, of root mean square `largest` at most; and how many were skipped.
+    """Compute the step ρ·∇L that brings a linear L to 0, with a root mean square of at most `largest`.
 
-    A loss below zero has no such step: its sample moves by `largest`. A sample whose loss or gradient is not finite
-    does not move.
+    If L is negative, no such step exists, and the step has the root mean square `largest`. If L or ∇L is not finite,
+    the step is 0.
+
+    Args:
+        loss: L, (B,).
+        gradient: ∇L, (B, ...).
+        largest: Limit of the root mean square.
+
+    Returns:
+        The steps (B, ...), and the number of those that are 0 because they are not finite.
     """
     norm = per_sample_norm(gradient)
     loss = loss.reshape(norm.shape)
@@ -139,12 +151,16 @@ def normalized_step(
 
 
 def callback_list(callback_on_step_end: PipelineCallback | MultiPipelineCallbacks | None) -> list[PipelineCallback]:
-    """What `callback_on_step_end` adds to callbacks of ours; `TypeError` for a function, whose tensors are unknown."""
+    """Return `callback_on_step_end` as a list, to be chained with further callbacks.
+
+    Raises:
+        TypeError: It is a plain function, which does not say which tensors it needs.
+    """
     if callback_on_step_end is None:
         return []
     if not hasattr(callback_on_step_end, "tensor_inputs"):
         raise TypeError(
-            f"`callback_on_step_end` is a {type(callback_on_step_end).__name__}; pass a `PipelineCallback`, which says "
-            "which tensors it needs."
+            f"`callback_on_step_end` is a {type(callback_on_step_end).__name__}; pass a `PipelineCallback`, which "
+            "names the tensors that it needs."
         )
     return [callback_on_step_end]

@@ -1,4 +1,4 @@
-"""Holes, continuations and long sounds: what is known is put back after every jump, the rest is generated to fit."""
+"""Inpainting, continuation and long sounds: the known part is restored after every jump, and the rest is generated."""
 
 import math
 from collections.abc import Sequence
@@ -18,18 +18,22 @@ from .sound import SILENT_PEAK, decode_waveform, output_gain, to_model_audio
 
 
 class KnownRegion(PipelineCallback):
-    """Known-region replacement: z ← m·(z_0 + noise) + (1 − m)·z after every jump, m = 1 where the sound is known.
+    """Replacement of the known region after every jump, for use as `callback_on_step_end`:
 
-    The noise is what the sampler would have left there: s_i·ε after the jump, ε being the noise the call started from,
-    and if γ > 0 fresh noise up to σ_{i+1}. With a `LossGuidance` in one `MultiPipelineCallbacks`, put this one last.
+        z ← m·(z_0 + noise) + (1 − m)·z,      m = 1 where the audio is known
+
+    The noise is that of the sampler at this point: s_i·ε after the jump, where ε is the starting noise of the call,
+    plus, for γ > 0, fresh noise up to σ_{i+1}. If a `MultiPipelineCallbacks` also holds a `LossGuidance`, put this
+    callback last.
 
     Args:
-        latents: z_0, (N, C, time, ...), as `pipe.encode_audio` gives them; N is the batch or divides it.
-        mask: (time,), 1 for known positions, 0 for those to be generated.
-        generator: source of the fresh noise, used if γ > 0.
+        latents: z_0, (N, C, time, ...), from `pipe.encode_audio`. N is the batch size or divides it.
+        mask: (time,), 1 for known positions and 0 for positions to generate.
+        generator: Source of the fresh noise, used if γ > 0.
 
     Raises:
-        ValueError: latents or mask of a wrong shape or range, a mask of zeros, or latents that the call's do not match.
+        ValueError: The latents or the mask have a wrong shape or range, the mask is zero everywhere, or the latents do
+            not match those of the call.
     """
 
     tensor_inputs = ("latents", "previous_latents")
@@ -44,7 +48,7 @@ class KnownRegion(PipelineCallback):
         self.latents = parse_latents(latents)
         self.mask = parse_mask(mask, latents.shape[2])
         if self.mask.max() > 1:
-            raise ValueError(f"`mask` goes up to {self.mask.max():g}; 1 is known, 0 is to be generated.")
+            raise ValueError(f"`mask` goes up to {self.mask.max():g}; pass 1 for known positions, 0 for others.")
         self.generator = generator
         self._noise: torch.Tensor | None = None
 
@@ -54,8 +58,8 @@ class KnownRegion(PipelineCallback):
         latents, scheduler = callback_kwargs["latents"], pipeline.scheduler
         if latents.shape[1:] != self.latents.shape[1:] or len(latents) % len(self.latents):
             raise ValueError(
-                f"`latents` of the known region have shape {tuple(self.latents.shape)}, but those of the call "
-                f"{tuple(latents.shape)}."
+                f"`latents` of the known region has shape {tuple(self.latents.shape)}, but those of the call have "
+                f"{tuple(latents.shape)}; encode audio of the same duration."
             )
         known = self.latents.to(latents.device).repeat_interleave(len(latents) // len(self.latents), dim=0)
         if step_index == 0:
@@ -84,28 +88,33 @@ def inpaint(
     generator: torch.Generator | list[torch.Generator] | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Generate what lies in the spans and beyond the end of a sound, to fit what is around it.
+    """Generate audio in the spans and beyond the end of waveforms, to fit the surrounding audio.
 
-    The sound keeps its level and, outside the spans, its own samples; the seams are faded at equal power, over 50 ms
-    outside the spans. What the spans hold is not looked at.
+    The waveforms keep their level and, outside the spans, their samples. Seams are equal-power crossfades over 50 ms
+    outside the spans. Audio inside the spans is ignored.
 
     Args:
-        waveforms: (samples,), (N, samples) or (N, channels, samples), N the number of prompts or 1; made mono unless
-            the model has as many channels.
-        sampling_rate: of the waveforms; another than the model's is resampled.
-        spans: (start, end) pairs in seconds of what to generate.
-        audio_length_in_s: length of the result; beyond the waveforms' end, it is generated: their continuation. By
-            default as long as the waveforms.
-        seam_scale: the known sound also pulls at the rest through the look-ahead: `scale` of a `LossGuidance` towards
-            it; 0 for replacement alone, which needs no gradients.
-        callback_on_step_end: further guidance; it acts before the known part is put back.
-        generator, kwargs: as in a call of the pipeline.
+        pipe: The pipeline.
+        prompt: One prompt or a list.
+        waveforms: (samples,), (N, samples) or (N, channels, samples), where N is 1 or the number of prompts. They are
+            mixed to mono unless the model has as many channels.
+        sampling_rate: Of the waveforms, in Hz. They are resampled to the model's rate.
+        spans: (start, end) pairs in seconds to generate.
+        audio_length_in_s: Duration of the result in seconds. What exceeds the waveforms is generated as their
+            continuation. None stands for the duration of the waveforms.
+        num_inference_steps: Number of steps.
+        seam_scale: `scale` of a `LossGuidance` that pulls the rest towards a fit with the known latents. 0 disables it
+            and needs no gradients.
+        callback_on_step_end: Further guidance, which acts before the known part is restored.
+        generator: Source of the noise, one generator or one per waveform.
+        kwargs: Further arguments of the pipeline's call.
 
     Returns:
-        Waveforms (B, channels, samples) at the model's rate, float32.
+        Waveforms (B, channels, samples) at the model's sampling rate, float32.
 
     Raises:
-        ValueError, TypeError: an argument is wrong; a sound is silent; nothing or everything would be generated.
+        TypeError: `callback_on_step_end` is a plain function.
+        ValueError: An argument is out of range, the waveforms are silent, or nothing or everything would be generated.
 
     Example:
         >>> fixed = inpaint(pipe, "rain on a tin roof", waveform, 16000, spans=[(2.0, 3.0)])
@@ -115,17 +124,17 @@ def inpaint(
     num_samples = known.shape[-1]
     filled = mirror_fill(known, holes)
     if (filled.abs().amax(dim=(1, 2)) < SILENT_PEAK).any():
-        raise ValueError(f"`waveforms` are silent (peak below {SILENT_PEAK:g}) outside `spans`; nothing can follow.")
+        raise ValueError(f"`waveforms` are silent (peak below {SILENT_PEAK:g}) outside `spans`; pass audible audio.")
     z_0 = pipe.encode_audio(filled, pipe.sampling_rate, num_samples)
 
     position = pipe.vae_scale_factor * pipe.hop_length
-    # What lies beyond the end is cut off: nothing is known of it.
+    # Nothing is known beyond the end.
     mask = (torch.arange(z_0.shape[2]) < num_samples / position).float()
     for start, end in holes:
-        # A position next to a hole was encoded with what fills the hole in sight.
+        # The encoding of a position next to a hole depends on what fills the hole.
         mask[max(start // position - 1, 0) : math.ceil(end / position) + 1] = 0
     if not mask.any():
-        raise ValueError("`spans` leave hardly anything of the sound; leave at least three latent positions.")
+        raise ValueError("`spans` leave hardly anything of the audio; leave at least three latent positions.")
 
     callbacks = callback_list(callback_on_step_end)
     if seam_scale:
@@ -156,32 +165,36 @@ def generate_long(
     generator: torch.Generator | list[torch.Generator] | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """A sound of any length, in pieces of the model's own length, each the continuation of the one before.
+    """Generate audio of any duration, in pieces of the model's own duration, each a continuation of the previous one.
 
-    The latents of a piece's end are the known beginning of the next, so that the level goes on; where the two depict
-    the same, their waveforms are faded at equal power.
+    The latents at the end of a piece are the known beginning of the next one, so that the level continues. The
+    waveforms are crossfaded at equal power within the overlap.
 
     Args:
-        prompt: what to hear; of a list, one after the other, each for as many pieces as the others, or one more.
-        audio_length_in_s: length of the result.
-        overlap_in_s: what a piece knows of the one before, rounded to whole latent positions.
-        seam_scale, callback_on_step_end: see `inpaint`; they act in every piece, a curve would start anew.
-        generator, kwargs: as in a call of the pipeline.
+        pipe: The pipeline.
+        prompt: One prompt, or a list of prompts that follow each other for about the same number of pieces.
+        audio_length_in_s: Duration of the result in seconds.
+        overlap_in_s: Overlap of two pieces in seconds, rounded to latent positions, at most half a piece.
+        num_inference_steps: Number of steps.
+        seam_scale: See `inpaint`.
+        callback_on_step_end: Further guidance. It acts on every piece on its own, so that a curve starts again.
+        generator: Source of the noise, one generator or one per waveform.
+        kwargs: Further arguments of the pipeline's call.
 
     Returns:
-        Waveforms (`num_waveforms_per_prompt`, channels, samples), float32.
+        Waveforms (`num_waveforms_per_prompt`, channels, samples) at the model's sampling rate, float32.
 
     Raises:
-        ValueError: a length is not positive, the overlap leaves nothing of a piece, or there are more prompts than
-            pieces.
+        TypeError: `callback_on_step_end` is a plain function.
+        ValueError: A duration is out of range, or there are more prompts than pieces.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not 0 < audio_length_in_s < math.inf:
-        raise ValueError(f"`audio_length_in_s` is {audio_length_in_s}; give a positive length.")
+        raise ValueError(f"`audio_length_in_s` is {audio_length_in_s}; pass a positive duration in seconds.")
     piece_in_s = pipe.default_audio_length_in_s
     if not 0 < overlap_in_s <= piece_in_s / 2:
         raise ValueError(
-            f"`overlap_in_s` is {overlap_in_s}; give more than 0 and at most {piece_in_s / 2:g}, half a piece."
+            f"`overlap_in_s` is {overlap_in_s}; pass more than 0 and at most {piece_in_s / 2:g}, half a piece."
         )
     if not prompts:
         raise ValueError("`prompt` is an empty list; pass at least one string.")
@@ -193,8 +206,8 @@ def generate_long(
     if len(prompts) > count:
         needed = ((len(prompts) - 1) * (length - overlap) + overlap) * position / rate
         raise ValueError(
-            f"`prompt` has {len(prompts)} strings, but {audio_length_in_s:g} s are {count} pieces; make the sound "
-            f"longer than {needed:g} s or give fewer."
+            f"`prompt` has {len(prompts)} strings, but {audio_length_in_s:g} s have {count} pieces; make "
+            f"`audio_length_in_s` longer than {needed:g} s, or pass fewer prompts."
         )
     mask = (torch.arange(length) < overlap).float()
 
@@ -220,9 +233,9 @@ def generate_long(
 
 
 def mirror_fill(waveforms: torch.Tensor, holes: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Waveforms (..., samples) whose holes [start, end) hold their surroundings mirrored, faded from left to right.
+    """Fill holes [start, end) of waveforms (..., samples) with their mirrored surroundings, crossfaded left to right.
 
-    An autoencoder sees past the edge of what it encodes; this is nearer to what will be there than silence.
+    The encoding of a position depends on its neighbors. Mirrored audio is closer to what will be there than silence.
     """
     waveforms = waveforms.clone()
     starts, ends = [start for start, _ in holes], [end for _, end in holes]
@@ -240,7 +253,7 @@ def mirror_fill(waveforms: torch.Tensor, holes: Sequence[tuple[int, int]]) -> to
 
 
 def _bounce(waveforms: torch.Tensor, length: int) -> torch.Tensor:
-    """Read backwards from the end, then forwards from the start, and so on: (..., n) → (..., length)."""
+    """Read (..., n) backwards from the end, then forwards from the start, and so on, for `length` samples."""
     if waveforms.shape[-1] == 0:
         return waveforms.new_zeros(*waveforms.shape[:-1], length)
     period = torch.cat([waveforms.flip(-1), waveforms], dim=-1)
@@ -251,7 +264,7 @@ def _bounce(waveforms: torch.Tensor, length: int) -> torch.Tensor:
 def _known(
     pipe: SoundCTMPipeline, waveforms, sampling_rate, spans, audio_length_in_s
 ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """Waveforms (N, channels, samples) at the model's rate, of the result's length; the holes in them, in samples."""
+    """Waveforms (N, channels, samples) at the model's rate and of the result's duration, and their holes in samples."""
     waveforms = to_model_audio(pipe, waveforms, sampling_rate)
     rate, given = pipe.sampling_rate, waveforms.shape[-1]
     if audio_length_in_s is None:
@@ -259,31 +272,31 @@ def _known(
     longest = pipe.max_audio_length_in_s
     if not 0 < audio_length_in_s <= longest:
         raise ValueError(
-            f"`audio_length_in_s` is {audio_length_in_s:g}; a call makes at most {longest:g} s: cut the sound, or "
-            "continue it with `generate_long`."
+            f"`audio_length_in_s` is {audio_length_in_s:g}, but a call generates at most {longest:g} s; cut the audio, "
+            "or use `generate_long`."
         )
     unknown = torch.zeros(round(audio_length_in_s * rate), dtype=torch.bool)
     unknown[given:] = True
     for start, end in [] if spans is None else parse_spans(spans):
         if start * rate >= len(unknown):
-            raise ValueError(f"`spans` begin at {start:g} s, but the sound ends at {audio_length_in_s:g} s.")
+            raise ValueError(f"`spans` start at {start:g} s, but the audio ends at {audio_length_in_s:g} s; move them.")
         unknown[round(start * rate) : round(end * rate)] = True
     if not unknown.any():
-        raise ValueError("Nothing is left to generate; pass `spans`, or a longer `audio_length_in_s`.")
+        raise ValueError("There is nothing to generate; pass `spans` or a longer `audio_length_in_s`.")
     if unknown.all():
-        raise ValueError("`spans` cover the whole sound; leave some of it, or call the pipeline.")
+        raise ValueError("`spans` cover the whole audio; make them shorter, or call the pipeline.")
     edges = torch.nn.functional.pad(unknown.int(), (1, 1)).diff().nonzero()[:, 0].tolist()
     known = torch.nn.functional.pad(waveforms, (0, max(len(unknown) - given, 0)))[..., : len(unknown)]
     return known, list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _paste(known: torch.Tensor, generated: torch.Tensor, holes: Sequence[tuple[int, int]], fade: int) -> torch.Tensor:
-    """`known` (B, channels, samples) with its holes from `generated`; the fades lie outside the holes."""
+    """Fill the holes of `known` (B, channels, samples) from `generated`. The crossfades lie outside the holes."""
     result = known.clone()
     previous_end = 0
     for i, (start, end) in enumerate(holes):
         next_start = holes[i + 1][0] if i + 1 < len(holes) else known.shape[-1]
-        # Two holes share what lies between them.
+        # Two holes share the audio between them.
         before, after = min(fade, (start - previous_end) // 2), min(fade, (next_start - end) // 2)
         result[..., start:end] = generated[..., start:end]
         left, right = slice(start - before, start), slice(end, end + after)

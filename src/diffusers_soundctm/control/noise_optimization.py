@@ -1,7 +1,8 @@
-"""Noise optimisation: find the starting noise whose one-step sound meets an objective, then sample from it as usual."""
+"""Noise optimization: find starting noise whose one-step sound meets an objective."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers.utils import logging
@@ -14,7 +15,7 @@ from .sound import Sound
 logger = logging.get_logger(__name__)
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999  # Adam's β
-# An objective that falls by less than this share over `patience` iterations has stopped falling.
+# Optimization stops when no loss falls by this fraction over `patience` iterations.
 IMPROVEMENT = 0.01
 
 
@@ -36,45 +37,44 @@ def optimize_noise(
     checkpointing: bool = True,
     return_losses: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """ε ← argmin L(Dec(G(σ_max·ε, σ_max, σ_min))) by Adam, each sample for itself.
+    """Optimize the starting noise with Adam, for each waveform on its own: ε ← argmin L(Dec(G(σ_max·ε, σ_max, σ_min))).
 
-    The prior stays honest: after each step, ε goes back to the sphere it was drawn on, ‖ε‖ ≈ √d, so that the network
-    sees noise of the level it is told; and Adam has one second moment a sample, so that steps go along the gradient and
-    change no more of the noise than they must. (With one a coordinate all of them move alike, and out of the noise's
-    distribution: other steps than the one that was optimised lose the sound.) Each iteration runs the network and the
-    decoder forwards and backwards once.
+    The noise is projected back onto the Gaussian sphere, ‖ε‖ ≈ √d, after each step, so that it keeps the level that the
+    network is told. Adam has one second moment per waveform, so that steps follow the gradient and change the noise as
+    little as possible. With one per coordinate, the noise would leave its distribution, and sampling in more than one
+    step would lose the result. Each iteration costs one forward and backward pass of the network and the decoder.
 
     Args:
-        objective: see `LossGuidance`.
-        num_iterations: most steps of Adam.
-        learning_rate: of Adam; the noise has unit variance, so this is the share of it that a step may change.
-        patience: stop when over so many iterations no sample's loss fell by a hundredth.
-        latents: unit-variance noise to start from, in place of one drawn from `generator`.
-        checkpointing: run the decoders twice rather than keep their activations.
-        return_losses: also return the losses.
-        audio_length_in_s, guidance_scale, nu, negative_prompt, num_waveforms_per_prompt, generator: as in a call of the
-            pipeline; give the same to the call that samples from the result.
+        pipe: The pipeline.
+        prompt: One prompt or a list.
+        objective: See `LossGuidance`.
+        num_iterations: Largest number of Adam steps.
+        learning_rate: Of Adam. Because the noise has unit variance, this is the fraction of it that a step may change.
+        patience: Number of iterations without a loss that falls by 1 % after which optimization stops.
+        audio_length_in_s: Duration in seconds. Pass this and the following four to the pipeline's call as well.
+        guidance_scale: ω.
+        nu: ν.
+        negative_prompt: One negative prompt or a list.
+        num_waveforms_per_prompt: Waveforms per prompt.
+        generator: Source of the noise, one generator or one per waveform.
+        latents: Unit-variance noise to start from, in place of noise from `generator`.
+        checkpointing: Whether the backward pass runs the decoders again instead of keeping their activations.
+        return_losses: Whether to return the losses as well.
 
     Returns:
-        Of each sample the best noise met, (B, C, time, width), to be passed as `latents` to the pipeline with any
-        number of steps; with `return_losses` also L of each iterate, (iterations + 1, B): row 0 is before, and the
-        minimum of each column is what the returned noise has in one step.
+        The best noise of each waveform, (B, C, time, width), which can be passed to the pipeline as `latents` with any
+        number of steps. With `return_losses`, also L of each iterate, (iterations + 1, B). Row 0 is L before the first
+        step, and the minimum of each column belongs to the returned noise.
 
     Raises:
-        ValueError, TypeError: an argument is wrong, or the objective returns NaN, something else than (B,), or has no
-            gradient; the message names it.
+        TypeError: `objective` is not a function or returns no tensor.
+        ValueError: An argument is out of range, or the objective is NaN, not of shape (B,) or has no gradient.
 
     Example:
         >>> latents = optimize_noise(pipe, "rain on a tin roof", IntensityObjective({0: -40, 5: -15}))
         >>> audio = pipe("rain on a tin roof", latents=latents, num_inference_steps=16).audios[0]
     """
-    if not callable(objective):
-        raise TypeError(f"`objective` is a {type(objective).__name__}; pass a function of a `Sound`.")
-    for name, value in (("num_iterations", num_iterations), ("patience", patience)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"`learning_rate` is {learning_rate}; give a positive number, such as 0.02.")
+    _check_arguments(objective, num_iterations, patience, learning_rate)
     look_ahead, start, num_samples = _call_once(
         pipe,
         prompt,
@@ -91,48 +91,89 @@ def optimize_noise(
     def decode(noise: torch.Tensor) -> Sound:
         return Sound.of_latents(pipe, look_ahead(sigma * noise, sigma, timestep), num_samples, checkpointing)
 
-    noise = start / sigma
-    radius = per_sample_norm(noise)
-    first, second = torch.zeros_like(noise), torch.zeros_like(radius)  # moments of the gradient
-    best, best_loss = noise.clone(), torch.full((len(noise),), math.inf, device=noise.device)
-    losses, num_skipped, since_improvement = [], 0, 0
-
+    optimizer = _SphericalAdam(start / sigma, learning_rate)
     with frozen(pipe), pipe.progress_bar(total=num_iterations) as progress_bar:
-        for iteration in range(num_iterations + 1):
-            if iteration < num_iterations:
-                loss, gradient = objective_gradient(decode, objective, noise)
-            else:
-                loss = evaluate(objective, decode(noise))
-            if iteration == 0:
-                check_finite(loss, objective)
-            losses.append(loss)
-            since_improvement = 0 if (loss < (1 - IMPROVEMENT) * best_loss).any() else since_improvement + 1
-            better = loss < best_loss
-            best[better], best_loss[better] = noise[better], loss[better]
-            if iteration == num_iterations or since_improvement >= patience:
-                break
-
-            mean_square = per_sample_norm(gradient).square() / gradient[0].numel()
-            usable = loss.isfinite().reshape(radius.shape) & mean_square.isfinite()
-            num_skipped += int((~usable).sum())
-            gradient, mean_square = (torch.where(usable, x, torch.zeros_like(x)) for x in (gradient, mean_square))
-            first = FIRST_DECAY * first + (1 - FIRST_DECAY) * gradient
-            second = SECOND_DECAY * second + (1 - SECOND_DECAY) * mean_square
-            mean, square = first / (1 - FIRST_DECAY ** (iteration + 1)), second / (1 - SECOND_DECAY ** (iteration + 1))
-            noise = noise - learning_rate * mean / square.sqrt().clamp(min=1e-12)
-            noise = noise * (radius / per_sample_norm(noise))
-            progress_bar.set_postfix(loss=f"{best_loss.mean().item():.3g}")
-            progress_bar.update()
-
-    if num_skipped:
+        best, losses = _minimize(optimizer, decode, objective, num_iterations, patience, progress_bar)
+    if optimizer.num_skipped:
         logger.warning(
-            f"The gradient of {name_of(objective)} was not finite {num_skipped} times; there the noise was left alone."
+            f"The gradient of {name_of(objective)} was not finite {optimizer.num_skipped} times. Those steps were "
+            "skipped."
         )
-    return (best, torch.stack(losses)) if return_losses else best
+    return (best, losses) if return_losses else best
+
+
+def _minimize(
+    optimizer: "_SphericalAdam",
+    decode: Callable[[torch.Tensor], Sound],
+    objective: Callable[[Sound], torch.Tensor],
+    num_iterations: int,
+    patience: int,
+    progress_bar: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best noise of each waveform, (B, ...), and the losses of all iterates, (iterations + 1, B)."""
+    best = optimizer.noise.clone()
+    best_loss = torch.full((len(best),), math.inf, device=best.device)
+    losses, since_improvement = [], 0
+    for iteration in range(num_iterations + 1):
+        noise = optimizer.noise
+        if iteration < num_iterations:
+            loss, gradient = objective_gradient(decode, objective, noise)
+        else:
+            loss = evaluate(objective, decode(noise))
+        if iteration == 0:
+            check_finite(loss, objective)
+        losses.append(loss)
+        since_improvement = 0 if (loss < (1 - IMPROVEMENT) * best_loss).any() else since_improvement + 1
+        better = loss < best_loss
+        best[better], best_loss[better] = noise[better], loss[better]
+        if iteration == num_iterations or since_improvement >= patience:
+            break
+        optimizer.step(loss, gradient)
+        progress_bar.set_postfix(loss=f"{best_loss.mean().item():.3g}")
+        progress_bar.update()
+    return best, torch.stack(losses)
+
+
+class _SphericalAdam:
+    """Adam with one second moment per waveform, and a projection onto the sphere of the starting noise.
+
+    Attributes:
+        noise: (B, ...), the current iterate.
+        num_skipped: How often a loss or gradient was not finite and counted as 0.
+    """
+
+    def __init__(self, noise: torch.Tensor, learning_rate: float):
+        self.noise, self.learning_rate, self.radius = noise, learning_rate, per_sample_norm(noise)
+        self.first, self.second = torch.zeros_like(noise), torch.zeros_like(self.radius)  # moments of the gradient
+        self.num_steps = self.num_skipped = 0
+
+    def step(self, loss: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Move `noise` against the gradient (B, ...) of the loss (B,)."""
+        mean_square = per_sample_norm(gradient).square() / gradient[0].numel()
+        usable = loss.isfinite().reshape(self.radius.shape) & mean_square.isfinite()
+        self.num_skipped += int((~usable).sum())
+        gradient, mean_square = (torch.where(usable, x, torch.zeros_like(x)) for x in (gradient, mean_square))
+        self.num_steps += 1
+        self.first = FIRST_DECAY * self.first + (1 - FIRST_DECAY) * gradient
+        self.second = SECOND_DECAY * self.second + (1 - SECOND_DECAY) * mean_square
+        mean = self.first / (1 - FIRST_DECAY**self.num_steps)
+        square = self.second / (1 - SECOND_DECAY**self.num_steps)
+        noise = self.noise - self.learning_rate * mean / square.sqrt().clamp(min=1e-12)
+        self.noise = noise * (self.radius / per_sample_norm(noise))
+
+
+def _check_arguments(objective: Callable, num_iterations: int, patience: int, learning_rate: float) -> None:
+    if not callable(objective):
+        raise TypeError(f"`objective` is a {type(objective).__name__}; pass a function of a `Sound`.")
+    for name, value in (("num_iterations", num_iterations), ("patience", patience)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` is {value!r}; pass an integer of at least 1.")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"`learning_rate` is {learning_rate}; pass a positive number, such as 0.02.")
 
 
 def _call_once(pipe: SoundCTMPipeline, prompt, **kwargs) -> tuple[LookAhead, torch.Tensor, int]:
-    """Let a one-step call check and prepare everything: its look-ahead, its z_T and its number of samples."""
+    """Check and prepare all inputs by a one-step call. Returns its look-ahead, its z_T and its number of samples."""
     prepared: dict[str, torch.Tensor | None] = {}
 
     def keep(pipe, step, timestep, tensors):

@@ -1,4 +1,4 @@
-"""Around a draft: variations of its noise, a prompt that turns into another, and whether a final is still the draft."""
+"""Variations of a draft's noise, prompts that change over time, and the distance of a final from its draft."""
 
 import hashlib
 import math
@@ -22,39 +22,39 @@ def vary(
     num_variations: int = 1,
     generator: torch.Generator | list[torch.Generator] | None = None,
 ) -> torch.Tensor:
-    """Noise at an angle of `amount`·90° from `latents`: their cosine similarity is cos(amount·π/2).
+    """Rotate noise by an angle of `amount`·90°, so that its cosine similarity with `latents` is cos(amount·π/2).
 
-    Variations move along great circles of the sphere that Gaussian noise lies on: with the same generator, another
-    amount is another point of the same path.
+    Variations move along great circles of the sphere on which Gaussian noise lies. With the same generator, other
+    amounts are other points on the same path.
 
     Args:
-        latents: unit-variance noise ε of the draft, (B, C, time, width) or (B, C, time).
-        amount: 0 is the draft, 1 has nothing in common with it.
-        num_variations: of each sample.
-        generator: source of the turns; a list has one for each variation.
+        latents: Unit-variance noise ε of the draft, (B, C, time, width) or (B, C, time).
+        amount: From 0, the draft itself, to 1, unrelated noise.
+        num_variations: Number of variations per draft.
+        generator: Source of the directions, one generator or one per variation.
 
     Returns:
-        (B·num_variations, C, time, ...), the variations of a sample next to each other.
+        (B·num_variations, C, time, ...). Variations of the same draft are neighbors.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: An argument is out of range.
 
     Example:
         >>> noise = torch.randn(1, *pipe.latent_shape(81920))
         >>> audios = pipe([prompt] * 4, latents=vary(noise, 0.3, num_variations=4)).audios
     """
     if not 0 <= amount <= 1:
-        raise ValueError(f"`amount` is {amount}; choose it from 0 (the draft) to 1 (another sound).")
+        raise ValueError(f"`amount` is {amount}; choose a number from 0 (the draft) to 1 (an unrelated sound).")
     if not isinstance(num_variations, int) or num_variations < 1:
-        raise ValueError(f"`num_variations` is {num_variations!r}; it must be an integer of at least 1.")
+        raise ValueError(f"`num_variations` is {num_variations!r}; pass an integer of at least 1.")
     if latents.ndim not in (3, 4) or not latents.isfinite().all() or not latents.any():
         raise ValueError(
-            f"`latents` of shape {tuple(latents.shape)} must be noise, (B, C, time, width) or (B, C, time), finite, "
-            "not 0."
+            f"`latents` has shape {tuple(latents.shape)}; pass finite noise, (B, C, time, width) or (B, C, time), "
+            "that is not zero."
         )
     latents = latents.float().repeat_interleave(num_variations, dim=0)
     if isinstance(generator, list) and len(generator) != len(latents):
-        raise ValueError(f"`generator` has {len(generator)} entries; pass {len(latents)}, one for each variation.")
+        raise ValueError(f"`generator` has {len(generator)} entries; pass {len(latents)}, one per variation.")
     radius = per_sample_norm(latents)
     fresh = randn_tensor(latents.shape, generator, latents.device, torch.float32)
     along = (fresh * latents).flatten(1).sum(dim=1).reshape(radius.shape) / radius.square()
@@ -65,17 +65,21 @@ def vary(
 
 
 class PromptMorph(PipelineCallback):
-    """The prompt turns into another one over time: z_s = (1 − w)·G(z_t, c) + w·G(z_t, c′), w from 0 to 1 along time.
+    """A prompt that changes to another one over time, for use as `callback_on_step_end`:
 
-    Each step runs the network twice more. A `LossGuidance` in the same call looks ahead with the call's own prompt.
+        z_s = (1 − w)·G(z_t, c) + w·G(z_t, c′),      w from 0 to 1 over time
+
+    Each step costs two more evaluations of the network. A `LossGuidance` in the same call looks ahead with the prompt c
+    of the call.
 
     Args:
-        prompt: c′, where the sound ends; one for all, or one a prompt of the call.
-        start_in_s, end_in_s: w is 0 until the one and 1 from the other on, straight between; by default over the whole
-            sound.
+        prompt: c′, the prompt at the end, one for all or one per prompt of the call.
+        start_in_s: Time in seconds until which w is 0.
+        end_in_s: Time in seconds from which w is 1. None stands for the end of the audio.
 
     Raises:
-        ValueError: the times are not 0 ≤ start < end; at the first step, there are more prompts than the call has.
+        ValueError: The times do not satisfy 0 ≤ start_in_s < end_in_s. At the first step: the number of prompts does
+            not divide the batch size.
     """
 
     tensor_inputs = ("latents", *LookAhead.tensor_inputs)
@@ -83,7 +87,7 @@ class PromptMorph(PipelineCallback):
     def __init__(self, prompt: str | list[str], start_in_s: float = 0.0, end_in_s: float | None = None):
         super().__init__()
         if not 0 <= start_in_s < (math.inf if end_in_s is None else end_in_s):
-            raise ValueError(f"`start_in_s` {start_in_s} and `end_in_s` {end_in_s} must satisfy 0 ≤ start < end.")
+            raise ValueError(f"`start_in_s` is {start_in_s} and `end_in_s` is {end_in_s}; choose 0 ≤ start < end.")
         self.prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         self.start_in_s, self.end_in_s = start_in_s, end_in_s
         self._positive: tuple[torch.Tensor, torch.Tensor | None] | None = None
@@ -95,7 +99,7 @@ class PromptMorph(PipelineCallback):
         if step_index == 0:
             if len(sample) % len(self.prompts):
                 raise ValueError(
-                    f"`prompt` has {len(self.prompts)} strings for {len(sample)} sounds; pass one a prompt."
+                    f"`prompt` has {len(self.prompts)} strings for {len(sample)} waveforms; pass one per prompt."
                 )
             repeats = len(sample) // len(self.prompts)
             self._positive = pipeline.encode_prompt(
@@ -130,7 +134,7 @@ class PromptMorph(PipelineCallback):
 
 
 def noise_hash(latents: torch.Tensor) -> str:
-    """Sixteen hexadecimal digits that tell starting latents apart, whatever device or dtype they are on."""
+    """Hash starting latents to 16 hexadecimal digits, independent of their device and dtype."""
     values = latents.detach().to("cpu", torch.float32).contiguous()
     digest = hashlib.sha256(str(tuple(values.shape)).encode())
     digest.update(values.numpy().tobytes())
@@ -138,21 +142,32 @@ def noise_hash(latents: torch.Tensor) -> str:
 
 
 def drift(draft: torch.Tensor, final: torch.Tensor, sampling_rate: int) -> torch.Tensor:
-    """How far `final` is from `draft`, both (..., samples): 0 for the same sound, about 1 for unrelated ones, (...).
+    """Distance of a final sound from its draft, about 0 for the same sound and about 1 for unrelated sounds.
 
-    1 − correlation of their log-mels, in 0.1 s frames, down to 60 dB below each one's maximum. Levels do not count.
+    It is 1 − the correlation of their log-mels, in frames of 0.1 s and down to 60 dB below their maxima. Levels do not
+    count.
+
+    Args:
+        draft: Waveform (..., samples).
+        final: Waveform (..., samples).
+        sampling_rate: Of both, in Hz.
+
+    Returns:
+        (...).
 
     Raises:
-        ValueError: a sound is silent or shorter than 0.1 s.
+        ValueError: A waveform is silent or shorter than 0.1 s.
     """
     pictures = []
     samples = min(draft.shape[-1], final.shape[-1])
     if samples < 0.1 * sampling_rate:
-        raise ValueError(f"The sounds have {samples} samples at {sampling_rate} Hz in common; give at least 0.1 s.")
+        raise ValueError(
+            f"`draft` and `final` have {samples} samples at {sampling_rate} Hz in common; pass 0.1 s or more."
+        )
     for name, sound in (("draft", draft), ("final", final)):
         sound = sound[..., :samples].float()
         if not sound.abs().amax(dim=-1).gt(0).all():
-            raise ValueError(f"`{name}` is silent; give a sound to compare.")
+            raise ValueError(f"`{name}` is silent; pass an audible waveform.")
         mel = audio.log_mel(audio.peak_normalize(sound), sampling_rate=sampling_rate, hop_length=sampling_rate // 100)
         mel = torch.maximum(mel, mel.amax(dim=(-1, -2), keepdim=True) - DRIFT_RANGE)
         picture = mel[..., : mel.shape[-2] // 10 * 10, :].unflatten(-2, (-1, 10)).mean(dim=-2).flatten(-2)

@@ -1,20 +1,21 @@
-"""Latents and prompt embeddings of a data set of any size, precomputed into shards that training reads row by row.
+"""Precompute latents and prompt embeddings of a data set of any size, into shards that training reads row by row.
 
-    latents.json              {"latent_shape", "masked", "shards": [clips of each], "teacher", "skipped"}, written last
-    empty.safetensors         the empty prompt's states
-    shard-00000.safetensors   latents (n, C, ...) bf16; states (tokens, D) fp16 of all wordings one after the other;
-                              lengths (wordings,) in tokens; wordings (n,) of each clip
+    latents.json              written last: {"latent_shape", "masked", "shards" (clips per shard), "teacher",
+                              "num_samples", "seen", "skipped"}
+    empty.safetensors         states of the empty prompt
+    shard-00000.safetensors   latents (n, C, ...) bfloat16; states (tokens, width) float16 of all captions, one after
+                              the other; lengths (captions,) in tokens; wordings (n,), captions per clip; the counts of
+                              skipped clips as metadata
 
-Shard k holds the usable clips among rows k·S to (k+1)·S of the data set. So a stopped run goes on at its first missing
-shard, and several processes need not speak to each other.
+Shard k holds the usable clips among rows k·S to (k+1)·S of the data set. A stopped run therefore goes on at its first
+missing shard, and several processes need not communicate.
 """
 
-import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,168 +24,191 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ..files import read_json, save_safetensors, write_json
 from .batches import Batch
-from .captions import wordings_of
-from .clips import MAX_CORRUPT_FRACTION, sounding, to_int16
-from .latents import autoencoder_input, save_atomically
+from .captions import check_captions
+from .clips import name_of, read_waveform, to_int16
+from .encoders import Encoders
+from .latents import from_int16
+from .prompts import pad_prompts
 from .sampling import clip_indices
+from .skipped import SkippedClips
+from .streams import column_of
 
 INDEX = "latents.json"
 
 
 def shard_path(folder: str | os.PathLike, number: int) -> Path:
+    """Path of a shard."""
     return Path(folder) / f"shard-{number:05d}.safetensors"
 
 
 def is_precomputed(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds a complete precomputed data set."""
     return (Path(folder) / INDEX).is_file()
 
 
 @dataclass
-class Encoder:
-    """Turns rows of a data set into a shard's tensors, by a teacher's autoencoder and text encoders.
+class ShardEncoder:
+    """Encode the rows of a data set to the tensors of a shard.
 
-    Args:
-        teacher: a `Teacher`.
-        audio_column, caption_column: of the rows; audio undecoded, captions a string or a list. "json.caption" is the
-            key `caption` of column `json`.
-        num_samples: length of a clip.
-        batch_size, device: how the encoders are run.
+    Attributes:
+        encoders: Encode waveforms and captions.
+        dataset: Name of the data set, for messages.
+        audio_column: Column of undecoded audio.
+        caption_column: Column of a caption or a list of captions. "json.caption" is the entry `caption` of the column
+            `json`.
+        num_samples: Length of a clip.
+        batch_size: Clips per call of the encoders.
+        device: Where the encoders run.
     """
 
-    teacher: Any
+    encoders: Encoders
+    dataset: str
     audio_column: str = "audio"
     caption_column: str = "caption"
     num_samples: int = 81920
     batch_size: int = 16
     device: torch.device | str = "cpu"
-    skipped: list[str] = field(default_factory=list)
-    seen: int = 0
 
-    @torch.no_grad()
-    def encode(self, rows: Iterable[dict[str, Any]], dataset: str) -> dict[str, torch.Tensor]:
-        """The tensors of a shard; broken and silent clips are left out and named in `skipped`.
+    def encode(
+        self, rows: Sequence[dict[str, Any]], first_row: int = 0
+    ) -> tuple[dict[str, torch.Tensor], SkippedClips]:
+        """Encode the rows of a shard.
 
-        Raises:
-            ValueError: a column is missing, a caption is empty, or more than 1 % of the clips are unusable.
+        Args:
+            rows: Rows of the data set.
+            first_row: Number of the first of them, for messages.
+
+        Returns:
+            The tensors of the shard, and the clips that were skipped: broken or silent audio, or no valid caption.
         """
-        waveforms, wordings = [], []
-        for row in rows:
-            self.seen += 1
-            audio, captions = (column_of(row, name, dataset) for name in (self.audio_column, self.caption_column))
-            name = (audio or {}).get("path") or f"row {self.seen}"
-            captions = wordings_of(captions, self.caption_column, name, dataset)
+        waveforms, captions, skipped = [], [], SkippedClips()
+        for number, row in enumerate(rows, first_row):
+            clip = problem = None
             try:
-                sound = sounding(
-                    audio or {"bytes": None, "path": None},
-                    self.teacher.sampling_rate,
-                    self.num_samples,
-                    self.teacher.num_channels,
+                clip = read_clip(
+                    row, self.dataset, self.audio_column, self.caption_column, self.encoders, self.num_samples
                 )
             except ValueError as error:
-                self.skipped.append(f"{name} {error}")
-                continue
-            waveforms.append(torch.from_numpy(to_int16(sound, self.num_samples)))
-            wordings.append(captions)
-        # A few are let pass before the share means anything.
-        if len(self.skipped) > max(2, MAX_CORRUPT_FRACTION * self.seen):
-            raise ValueError(
-                f"{len(self.skipped)} of {self.seen} clips of {dataset!r} are corrupt or silent: "
-                f"{'; '.join(self.skipped[:20])}. Repair or remove these files."
-            )
-        latents = [self.latents(torch.stack(some)) for some in batched(waveforms, self.batch_size)]
-        states = self.prompts([wording for options in wordings for wording in options])
-        width = self.teacher.conditioning.width
-        return {
+                problem = error
+            skipped.record(name_of(row.get(self.audio_column), number), problem)
+            if clip is not None:
+                waveforms.append(from_int16(clip[0]))
+                captions.append(clip[1])
+        latents = [
+            self.encoders.encode_waveforms(torch.stack(some), self.device).to(torch.bfloat16).cpu()
+            for some in batched(waveforms, self.batch_size)
+        ]
+        states = self.prompts([caption for options in captions for caption in options])
+        width = self.encoders.conditioning.width
+        tensors = {
             "latents": torch.cat(latents) if latents else torch.empty(0, dtype=torch.bfloat16),
             "states": torch.cat(states) if states else torch.empty(0, width, dtype=torch.float16),
             "lengths": torch.tensor([len(rows) for rows in states], dtype=torch.int32),
-            "wordings": torch.tensor([len(options) for options in wordings], dtype=torch.int32),
+            "wordings": torch.tensor([len(options) for options in captions], dtype=torch.int32),
         }
-
-    def latents(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """int16 waveforms → scaled latents, bf16."""
-        vae = self.teacher.components["vae"].to(self.device).eval()
-        sound = autoencoder_input(vae, (waveforms.float() / 32768).to(self.device))
-        latents = vae.encode(sound).latent_dist.mode().float() * vae.config.get("scaling_factor", 1.0)
-        return latents.to(torch.bfloat16).cpu()
+        return tensors, skipped
 
     def prompts(self, prompts: list[str]) -> list[torch.Tensor]:
-        """The states of each prompt, fp16 (tokens, D)."""
-        conditioning = self.teacher.conditioning
-        for model in conditioning.models:
-            model.to(self.device).eval()
-        states = []
-        for some in batched(prompts, self.batch_size):
-            embeds, mask = conditioning.encode(some, torch.device(self.device), self.audio_length_in_s)
-            states += [
-                (embeds[row : row + 1] if mask is None else embeds[row][mask[row]]).half().cpu()
-                for row in range(len(some))
-            ]
-        return states
-
-    @property
-    def audio_length_in_s(self) -> float:
-        return self.num_samples / self.teacher.sampling_rate
+        """Encode prompts to (tokens, width) each, float16."""
+        length = self.num_samples / self.encoders.sampling_rate
+        states = self.encoders.encode_prompts(prompts, length, self.device, self.batch_size)
+        return [rows.half().cpu() for rows in states]
 
 
-def column_of(row: dict[str, Any], name: str, dataset: str) -> Any:
-    """row[name], or row[a][b] for "a.b"."""
-    value: Any = row
-    for key in name.split("."):
-        if not isinstance(value, dict) or key not in value:
-            raise ValueError(
-                f"Column {name!r} is not in data set {dataset!r}, which has {sorted(row)}; name the right ones with "
-                "--audio_column and --caption_column."
-            )
-        value = value[key]
-    return value
+def read_clip(
+    row: dict[str, Any], dataset: str, audio_column: str, caption_column: str, encoders: Encoders, num_samples: int
+) -> tuple[Any, list[str]]:
+    """Read the int16 waveform and the captions of a row.
+
+    Raises:
+        ValueError: The row cannot be used. The message goes on after the name of the clip: "is silent".
+    """
+    captions = check_captions(column_of(row, caption_column, dataset), caption_column)
+    if audio_column not in row:
+        column_of(row, audio_column, dataset)
+    waveform = read_waveform(row[audio_column], encoders.sampling_rate, num_samples, encoders.num_channels)
+    return to_int16(waveform, num_samples), captions
 
 
 def batched(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    """Cut `items` into lists of `size`; the last may be shorter."""
     items = iter(items)
     while some := list(islice(items, size)):
         yield some
 
 
-def write_shard(folder: str | os.PathLike, number: int, tensors: dict[str, torch.Tensor]) -> None:
-    save_atomically(tensors, shard_path(folder, number))
+def write_shard(
+    folder: str | os.PathLike, number: int, tensors: dict[str, torch.Tensor], skipped: SkippedClips
+) -> None:
+    """Write a shard and the counts of the clips that were skipped."""
+    save_safetensors(tensors, shard_path(folder, number), skipped.metadata())
 
 
-def write_index(folder: str | os.PathLike, num_shards: int, encoder: Encoder, teacher_name: str) -> None:
-    """Close a folder whose shards are all there."""
+def count_skipped(folder: str | os.PathLike) -> SkippedClips:
+    """Add up the counts of all shards in a folder, whichever process or run wrote them."""
+    return sum(
+        (_skipped_in(path, path.stat().st_mtime_ns) for path in sorted(Path(folder).glob("shard-*.safetensors"))),
+        SkippedClips(),
+    )
+
+
+@cache
+def _skipped_in(path: Path, modified: int) -> SkippedClips:
+    with safe_open(path, "pt") as file:
+        return SkippedClips.from_metadata(file.metadata())
+
+
+def write_index(folder: str | os.PathLike, num_shards: int, encoder: ShardEncoder, teacher_name: str) -> SkippedClips:
+    """Complete a folder of which all shards are written.
+
+    Returns:
+        The counts of skipped clips.
+
+    Raises:
+        ValueError: The data set has no clip that can be used, or more than 1 % that cannot.
+    """
     folder, sizes, shape = Path(folder), [], None
     for number in range(num_shards):
         with safe_open(shard_path(folder, number), "pt") as file:
             latents = file.get_slice("latents").get_shape()
         sizes.append(latents[0])
         shape = latents[1:] if latents[0] else shape
+    skipped = count_skipped(folder)
     if not sum(sizes):
-        raise ValueError("The data set has no usable clip.")
-    save_atomically({"states": encoder.prompts([""])[0]}, folder / "empty.safetensors")
+        problems = "; ".join(skipped.reasons[:20]) or "it has no rows"
+        raise ValueError(f"Data set {encoder.dataset!r} has no clip that can be used: {problems}.")
+    skipped.check(encoder.dataset, tolerated=2)
+    save_safetensors({"states": encoder.prompts([""])[0]}, folder / "empty.safetensors")
     index = {
         "latent_shape": shape,
-        "masked": encoder.teacher.conditioning.prompt_embeds_ndim == 3,
+        "masked": encoder.encoders.conditioning.prompt_embeds_ndim == 3,
         "shards": sizes,
         "teacher": teacher_name,
         "num_samples": encoder.num_samples,
-        "skipped": encoder.skipped,
+        "seen": skipped.seen,
+        "skipped": skipped.reasons,
     }
-    temporary = folder / f"{INDEX}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / INDEX)
+    write_json(folder / INDEX, index)
+    return skipped
 
 
 class ShardedData:
-    """A folder of shards as `DistillationData`; only the rows of a batch are read.
+    """A folder of shards as `DistillationData`. Only the rows of a batch are read.
+
+    Args:
+        folder: Written by `training/precompute.py`.
+        encoders: Those of the teacher, to compare with.
+        num_channels: Latent channels of the teacher's network.
 
     Raises:
-        ValueError: the shards are of another teacher's latents or prompts, or not complete.
+        ValueError: The shards hold latents or prompts of another teacher, or a shard is missing.
     """
 
-    def __init__(self, folder: str | os.PathLike, teacher: Any):
-        self.folder, self.conditioning = Path(folder), teacher.conditioning
-        index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+    def __init__(self, folder: str | os.PathLike, encoders: Encoders, num_channels: int):
+        self.folder, self.conditioning = Path(folder), encoders.conditioning
+        index = read_json(self.folder / INDEX)
         self.latent_shape, self.masked = tuple(index["latent_shape"]), index["masked"]
         self.num_samples = index["num_samples"]
         self.ends = torch.tensor(index["shards"]).cumsum(0).tolist()
@@ -192,20 +216,21 @@ class ShardedData:
         if missing:
             raise ValueError(f"{folder} lacks {shard_path('', missing[0])}; run precompute.py again.")
         self.empty = load_file(self.folder / "empty.safetensors")["states"]
-        channels = teacher.network.config.in_channels
-        if (self.latent_shape[0], self.empty.shape[1]) != (channels, self.conditioning.width):
+        if (self.latent_shape[0], self.empty.shape[1]) != (num_channels, self.conditioning.width):
             raise ValueError(
                 f"{folder} was precomputed with {index['teacher']}: {self.latent_shape[0]} channels and prompts of "
-                f"width {self.empty.shape[1]}; this teacher needs {channels} and {self.conditioning.width}."
+                f"width {self.empty.shape[1]}; this teacher needs {num_channels} and {self.conditioning.width}."
             )
 
     def __len__(self) -> int:
         return self.ends[-1]
 
     def order(self, batch_size: int, number: int, seed: int) -> torch.Tensor:
+        """Shuffled epochs, see `clip_indices`."""
         return clip_indices(len(self), batch_size, number, seed)
 
     def draw(self, clips: torch.Tensor, rows: slice, caption_dropout: float, generator: torch.Generator) -> Batch:
+        """See `DistillationData.draw`."""
         position, kept = torch.rand(2, len(clips), generator=generator)
         chosen = list(zip(clips[rows].tolist(), position[rows].tolist(), kept[rows].tolist(), strict=True))
 
@@ -224,24 +249,19 @@ class ShardedData:
     def _read(self, clip: int, where: float) -> tuple[torch.Tensor, torch.Tensor]:
         number = bisect_right(self.ends, clip)
         row = clip - (self.ends[number - 1] if number else 0)
-        file, first, wordings, token_ends = _open_shard(shard_path(self.folder, number))
-        prompt = int(first[row]) + int(where * int(wordings[row]))
+        file, first, captions, token_ends = _open_shard(shard_path(self.folder, number))
+        prompt = int(first[row]) + int(where * int(captions[row]))
         start = int(token_ends[prompt - 1]) if prompt else 0
         states = file.get_slice("states")[start : int(token_ends[prompt])]
         return file.get_slice("latents")[row : row + 1][0], states
 
     def _network_kwargs(self, prompts: list[torch.Tensor], device) -> dict[str, torch.Tensor | None]:
-        if not self.masked:
-            return self.conditioning.network_kwargs(torch.cat(prompts).to(device, torch.float32), None)
-        lengths = torch.tensor([len(states) for states in prompts])
-        embeds = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
-        mask = torch.arange(embeds.shape[1]) < lengths[:, None]
-        return self.conditioning.network_kwargs(embeds.to(device, torch.float32), mask.to(device))
+        return self.conditioning.network_kwargs(*pad_prompts(prompts, self.masked, device))
 
 
 @lru_cache(maxsize=64)
 def _open_shard(path: Path) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(file, first prompt of each clip, number of them, end of each prompt's tokens)."""
+    """(file, first prompt of each clip, captions per clip, end of each prompt's tokens)."""
     file = safe_open(path, "pt")
-    wordings = file.get_tensor("wordings").long()
-    return file, wordings.cumsum(0) - wordings, wordings, file.get_tensor("lengths").long().cumsum(0)
+    captions = file.get_tensor("wordings").long()
+    return file, captions.cumsum(0) - captions, captions, file.get_tensor("lengths").long().cumsum(0)

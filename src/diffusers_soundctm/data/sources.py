@@ -1,142 +1,208 @@
-"""What `train_ctm.py` reads, whichever form it has: clips, a stream, or latents that were computed before."""
+"""Open the data of a training run, whichever form it has: clips, a stream, or precomputed latents."""
 
-import argparse
-import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin
-from transformers import AutoModel, AutoTokenizer
 
-from ..pipelines.conditioning import conditioning_for
+from ..files import read_json
 from .batches import DistillationData, TrainingData
-from .captions import wordings_of
-from .clips import Clips, load_clips, sounding, to_int16
+from .captions import read_captions
+from .clips import Clips, load_clips, name_of
+from .encoders import Encoders
 from .latents import encode_latents
-from .prompts import embed_captions
-from .shards import INDEX, ShardedData, column_of, is_precomputed
-from .streams import MemorySource, SoundData, StreamSource, latent_shape, open_rows
+from .prompts import PromptTable, embed_captions
+from .shards import INDEX, ShardedData, is_precomputed, read_clip
+from .streams import MemorySource, StreamSource, WaveformData, column_of, open_rows
 
 
-def distillation_data(args: argparse.Namespace, teacher: Any, device: torch.device | str) -> DistillationData:
-    """Of the data set that the arguments describe: `precompute.py`'s shards, a stream, sounds that are mixed, or clips
-    whose latents and prompts are computed once and cached.
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data a run reads, and how.
+
+    Attributes:
+        dataset: As for `load_clips`, "webdataset" with `data_files`, or a folder of `training/precompute.py`. None with
+            `captions`.
+        num_samples: Length of a clip.
+        cache_dir: Folder of decoded clips, latents and prompt embeddings.
+        audio_column: Column of the audio.
+        caption_column: Column of the captions.
+        max_samples: Number of rows to read, None for all.
+        streaming: Whether rows are fetched only when they are needed.
+        data_files: Files of the data set, for example tar files; they are streamed.
+        stream_buffer_size: Rows in the buffer of a stream's shuffle.
+        mix_rate: Fraction of clips that are mixed with another one.
+        sample_posterior: Whether latents are samples of the autoencoder's posterior, drawn anew for every batch, not
+            its mode.
+        captions: Text file with one caption per line, in place of a data set with audio.
+        seed: Of a stream's shuffle.
+    """
+
+    dataset: str | None
+    num_samples: int
+    cache_dir: str | os.PathLike
+    audio_column: str = "audio"
+    caption_column: str = "caption"
+    max_samples: int | None = None
+    streaming: bool = False
+    data_files: Sequence[str] | None = None
+    stream_buffer_size: int = 1000
+    mix_rate: float = 0.0
+    sample_posterior: bool = False
+    captions: str | os.PathLike | None = None
+    seed: int = 0
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the data set is read as a stream."""
+        return self.streaming or bool(self.data_files)
+
+
+def distillation_data(
+    settings: DataSettings, encoders: Encoders, num_latent_channels: int, device: torch.device | str = "cpu"
+) -> DistillationData:
+    """Open the data of a distillation.
+
+    Args:
+        settings: Which data.
+        encoders: The teacher's encoders.
+        num_latent_channels: Latent channels of the teacher's network.
+        device: Where the encoders run.
 
     Raises:
-        ValueError: the data set does not fit the teacher or the arguments.
+        ValueError: The data set does not fit the teacher or the settings.
     """
-    if args.captions is not None:
-        return caption_data(args, teacher, device)
-    if args.max_train_samples is not None and (is_precomputed(args.dataset_name) or args.streaming or args.data_files):
+    if settings.captions is not None:
+        return caption_data(settings, encoders, device)
+    precomputed = is_precomputed(settings.dataset)
+    if settings.max_samples is not None and (precomputed or settings.is_stream):
         raise ValueError(
-            f"--max_train_samples {args.max_train_samples} limits neither a stream nor the latents of precompute.py; "
+            f"--max_train_samples {settings.max_samples} limits neither a stream nor the latents of precompute.py; "
             "leave it out here, and pass it to precompute.py."
         )
-    if is_precomputed(args.dataset_name):
-        if args.mix_rate:
+    if precomputed:
+        for argument, given in {
+            "--mix_rate": settings.mix_rate,
+            "--sample_posterior": settings.sample_posterior,
+        }.items():
+            if given:
+                raise ValueError(
+                    f"{argument} needs waveforms, but the latents of precompute.py cannot be mixed or sampled again; "
+                    "leave it out, or name the data set itself."
+                )
+        data = ShardedData(settings.dataset, encoders, num_latent_channels)
+        if data.num_samples != settings.num_samples:
             raise ValueError(
-                "--mix_rate needs sounds; the latents of precompute.py cannot be mixed: pass --mix_rate 0."
+                f"--num_samples {settings.num_samples} is not the {data.num_samples} of {settings.dataset}; "
+                "leave it out."
             )
-        data = ShardedData(args.dataset_name, teacher)
-        if data.num_samples != args.num_samples:
-            raise ValueError(f"--num_samples {args.num_samples} is not the {data.num_samples} of {args.dataset_name}.")
         return data
-    if args.streaming or args.data_files:
-        return SoundData(_stream(args, teacher), teacher, args.num_samples, args.mix_rate)
-    clips = clips_of(args, teacher.num_channels)
-    if args.mix_rate:
-        return SoundData(MemorySource(clips), teacher, args.num_samples, args.mix_rate)
-    latents = encode_latents(teacher.components["vae"], clips, cache_folder(args), device=device)
-    prompts = embed_captions(
-        teacher.conditioning,
-        clips.captions,
-        cache_folder(args),
-        device=device,
-        audio_length_in_s=args.num_samples / args.sampling_rate,
-    )
-    return TrainingData(latents, prompts, teacher.conditioning)
+    if settings.is_stream:
+        return _waveform_data(_stream(settings, encoders), settings, encoders)
+    if settings.mix_rate or settings.sample_posterior:
+        return _waveform_data(MemorySource(_clips(settings, encoders)), settings, encoders)
+    return training_data(settings, encoders, device)
 
 
-def caption_data(args: argparse.Namespace, teacher: Any, device: torch.device | str) -> TrainingData:
-    """Captions without audio, from the text file `args.captions`, one caption per line.
+def default_num_samples(dataset: str | None, otherwise: int) -> int:
+    """Return the length of a clip in samples: that of a precomputed data set, or `otherwise`."""
+    if dataset is None or not is_precomputed(dataset):
+        return otherwise
+    return read_json(Path(dataset) / INDEX)["num_samples"]
 
-    The latents are zeros, so that every trajectory starts from pure noise, σ_max·ε, and from the teacher alone. Every
-    line is equally likely, so a caption that occurs twice is drawn twice as often.
+
+def caption_data(settings: DataSettings, encoders: Encoders, device: torch.device | str = "cpu") -> TrainingData:
+    """Read captions without audio.
+
+    The latents are zeros, so that every trajectory starts from pure noise, σ_max·ε. A caption that occurs twice is
+    drawn twice as often.
+
+    Args:
+        settings: Names the file of the captions.
+        encoders: Those of the teacher.
+        device: Where the text encoders run.
 
     Raises:
-        ValueError: the file has no caption.
+        ValueError: The file is not UTF-8 or has no caption.
     """
-    text = Path(args.captions).read_text(encoding="utf-8-sig")
-    captions = [line.strip() for line in text.splitlines() if line.strip()]
-    if not captions:
-        raise ValueError(f"--captions {args.captions} has no caption; give a text file with one caption per line.")
-    prompts = embed_captions(
-        teacher.conditioning,
-        [[caption] for caption in captions],
-        cache_folder(args),
+    captions = read_captions(settings.captions)
+    prompts = _prompts([[caption] for caption in captions], settings, encoders, device)
+    shape = encoders.latent_shape(settings.num_samples)
+    nothing = torch.zeros((), dtype=torch.bfloat16).expand(len(captions), *shape)
+    return TrainingData(nothing, prompts, encoders.conditioning)
+
+
+def training_data(settings: DataSettings, encoders: Encoders, device: torch.device | str = "cpu") -> TrainingData:
+    """Encode the clips and captions of a data set once, and keep the latents and embeddings in `settings.cache_dir`.
+
+    Args:
+        settings: Which data; `streaming`, `data_files`, `mix_rate` and `sample_posterior` have no effect.
+        encoders: Those of the teacher.
+        device: Where the encoders run.
+    """
+    clips = _clips(settings, encoders)
+    latents = encode_latents(encoders.vae, clips, settings.cache_dir, front_end=encoders.front_end, device=device)
+    return TrainingData(latents, _prompts(clips.captions, settings, encoders, device), encoders.conditioning)
+
+
+def _prompts(
+    captions: list[list[str]], settings: DataSettings, encoders: Encoders, device: torch.device | str
+) -> PromptTable:
+    return embed_captions(
+        encoders.conditioning,
+        captions,
+        settings.cache_dir,
         device=device,
-        audio_length_in_s=args.num_samples / args.sampling_rate,
+        audio_length_in_s=settings.num_samples / encoders.sampling_rate,
     )
-    nothing = torch.zeros((), dtype=torch.bfloat16).expand(len(captions), *latent_shape(teacher, args.num_samples))
-    return TrainingData(nothing, prompts, teacher.conditioning)
 
 
-def default_num_samples(dataset_name: str | None, teacher: Any) -> int:
-    """Length of a clip: that of precomputed latents, else the teacher's."""
-    if dataset_name is not None and is_precomputed(dataset_name):
-        return json.loads((Path(dataset_name) / INDEX).read_text(encoding="utf-8"))["num_samples"]
-    return teacher.default_num_samples
+def _clips(settings: DataSettings, encoders: Encoders) -> Clips:
+    return load_clips(
+        settings.dataset,
+        audio_column=settings.audio_column,
+        caption_column=settings.caption_column,
+        sampling_rate=encoders.sampling_rate,
+        num_samples=settings.num_samples,
+        max_samples=settings.max_samples,
+        cache_dir=Path(settings.cache_dir),
+        num_channels=encoders.num_channels,
+    )
 
 
-def _stream(args: argparse.Namespace, teacher: Any) -> StreamSource:
+def _waveform_data(source: MemorySource | StreamSource, settings: DataSettings, encoders: Encoders) -> WaveformData:
+    return WaveformData(source, encoders, settings.num_samples, settings.mix_rate, settings.sample_posterior)
+
+
+def _stream(settings: DataSettings, encoders: Encoders) -> StreamSource:
     def open_epoch(epoch: int):
         return open_rows(
-            args.dataset_name,
-            audio_column=args.audio_column,
-            caption_column=args.caption_column,
+            settings.dataset,
+            audio_column=settings.audio_column,
             streaming=True,
-            data_files=args.data_files,
-            shuffle=(args.seed + epoch, args.stream_buffer_size),
+            data_files=settings.data_files,
+            shuffle=(settings.seed + epoch, settings.stream_buffer_size),
         )
 
     def read(row: dict[str, Any]):
-        audio, captions = (column_of(row, name, args.dataset_name) for name in (args.audio_column, args.caption_column))
-        audio = audio or {"bytes": None, "path": None}
-        captions = wordings_of(captions, args.caption_column, str(audio["path"]), args.dataset_name)
-        sound = sounding(audio, args.sampling_rate, args.num_samples, teacher.num_channels)
-        return to_int16(sound, args.num_samples), captions
+        return read_clip(
+            row,
+            settings.dataset,
+            settings.audio_column,
+            settings.caption_column,
+            encoders,
+            settings.num_samples,
+        )
 
     first = next(open_epoch(0), None)
     if first is None:
-        raise ValueError(f"Data set {args.dataset_name!r} has no rows; give one that has.")
-    column_of(first, args.caption_column, args.dataset_name)
-    return StreamSource(open_epoch, read)
-
-
-def training_data(args: argparse.Namespace, unet: ModelMixin, device: torch.device | str) -> TrainingData:
-    """Load the data set, or what is cached of it, as `config.add_data_arguments` describes it, to train `unet`."""
-    text_encoder = AutoModel.from_pretrained(args.text_encoder)
-    conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
-    clips = clips_of(args)
-    latents = encode_latents(AutoencoderKL.from_pretrained(args.vae), clips, cache_folder(args), device=device)
-    prompts = embed_captions(conditioning, clips.captions, cache_folder(args), device=device)
-    return TrainingData(latents, prompts, conditioning)
-
-
-def cache_folder(args: argparse.Namespace) -> Path:
-    return Path(args.cache_dir or Path(args.output_dir) / "cache")
-
-
-def clips_of(args: argparse.Namespace, num_channels: int = 1) -> Clips:
-    """The data set that the arguments of `config.add_data_arguments` describe."""
-    return load_clips(
-        args.dataset_name,
-        audio_column=args.audio_column,
-        caption_column=args.caption_column,
-        sampling_rate=args.sampling_rate,
-        num_samples=args.num_samples,
-        max_samples=args.max_train_samples,
-        cache_dir=cache_folder(args),
-        num_channels=num_channels,
+        raise ValueError(f"Data set {settings.dataset!r} has no rows; give one that has.")
+    column = settings.caption_column.split(".")[0]
+    if settings.dataset != "webdataset" and column not in first:
+        column_of(first, column, settings.dataset)
+    return StreamSource(
+        open_epoch, read, lambda row, number: name_of(row.get(settings.audio_column), number), settings.dataset
     )

@@ -1,16 +1,21 @@
-"""Rows of a data set one after the other, from a disk, the Hub or tar files, without a local copy."""
+"""Read the rows of a data set one after the other, from a disk, the Hub or tar files, without a local copy."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from .batches import Batch
-from .clips import SILENCE_PEAK, Clips, open_dataset
-from .latents import autoencoder_input
+from .clips import Clips, metadata_files, open_dataset
+from .encoders import Encoders
+from .latents import from_int16
+from .prompts import pad_prompts
 from .sampling import clip_indices
+from .skipped import SkippedClips
+from .tars import decode_member, read_tars
 
 
 def open_rows(
@@ -21,24 +26,33 @@ def open_rows(
     data_files: Sequence[str] | None = None,
     shuffle: tuple[int, int] | None = None,
     skip: int = 0,
-    caption_column: str = "caption",
 ) -> Iterator[dict[str, Any]]:
-    """Rows with undecoded audio.
+    """Open the rows of a data set, without decoding the audio.
 
     Args:
-        dataset: as for `data.load_clips`, or "webdataset" with `data_files` naming tar files.
-        streaming: fetch rows when they are asked for; tar files are always streamed.
-        shuffle: (seed, buffer size) of a streamed shuffle.
-        skip: rows to leave out at the start.
-        caption_column: of tar files, where a caption is one string.
-    """
-    from datasets import Audio, Value, load_dataset
+        dataset: As for `load_clips`, or "webdataset" with tar files as `data_files`.
+        split: Split to read.
+        audio_column: Column of the audio; in tar files the extension of the audio members.
+        streaming: Whether to fetch rows only when they are read. Tar files are always streamed.
+        data_files: Files of the data set, for builders that take them.
+        shuffle: Seed and buffer size of a streamed shuffle.
+        skip: Number of rows to leave out at the start.
 
-    tar_files = dataset == "webdataset"
-    if data_files or streaming:
-        features = _tar_features(audio_column, caption_column) if tar_files else None
-        files = list(data_files) if data_files else None
-        rows = load_dataset(dataset, data_files=files, split=split, streaming=True, features=features)
+    Returns:
+        An iterator of rows. The audio is a dictionary of `bytes` and `path`.
+
+    Raises:
+        ValueError: There is no such column, split or file.
+    """
+    from datasets import Audio, IterableDataset, Value, load_dataset, load_dataset_builder
+
+    if dataset == "webdataset":
+        if not data_files:
+            raise ValueError("Data set 'webdataset' needs its tar files: name them with --data_files.")
+        files = load_dataset_builder(dataset, data_files=list(data_files)).config.data_files
+        rows = IterableDataset.from_generator(read_tars, gen_kwargs={"paths": [str(f) for f in files["train"]]})
+    elif data_files or (streaming and not metadata_files(Path(dataset))):
+        rows = load_dataset(dataset, data_files=list(data_files or []) or None, split=split, streaming=True)
     else:
         rows = open_dataset(dataset, split)
     if rows.column_names is not None and audio_column not in rows.column_names:
@@ -46,31 +60,42 @@ def open_rows(
             f"Column {audio_column!r} is not in data set {dataset!r}, which has {rows.column_names}; name the right "
             "one with --audio_column."
         )
-    if data_files or streaming:
-        if not tar_files:  # as plain values: the library's own audio type wants a decoder even for what stays undecoded
-            rows = rows.cast_column(audio_column, {"bytes": Value("binary"), "path": Value("string")})
-    else:
+    if not isinstance(rows, IterableDataset):
         rows = rows.cast_column(audio_column, Audio(decode=False))
+        rows = rows.to_iterable_dataset() if streaming else rows
+    elif dataset != "webdataset":  # as plain values: `datasets` requires a decoder even for audio that it leaves alone
+        rows = rows.cast_column(audio_column, {"bytes": Value("binary"), "path": Value("string")})
     if shuffle is not None:
         rows = rows.shuffle(seed=shuffle[0], buffer_size=shuffle[1])
     rows = iter(rows.skip(skip) if skip else rows)
-    if not tar_files:
-        return rows
-    return ({**row, audio_column: {"bytes": row[audio_column], "path": row["__key__"]}} for row in rows)
+    return (_tar_row(row, audio_column) for row in rows) if dataset == "webdataset" else rows
 
 
-def _tar_features(audio_column: str, caption_column: str) -> Any:
-    from datasets import Features, Value
+def _tar_row(row: dict[str, Any], audio_column: str) -> dict[str, Any]:
+    return {**row, audio_column: {"bytes": row.get(audio_column, b""), "path": f"{row['__key__']}.{audio_column}"}}
 
-    column, *keys = caption_column.split(".")
-    caption: Any = Value("string")
-    for key in reversed(keys):
-        caption = {key: caption}
-    return Features({"__key__": Value("string"), audio_column: Value("binary"), column: caption})
+
+def column_of(row: Mapping[str, Any], name: str, dataset: str) -> Any:
+    """Return a column of a row, or for "a.b" the entry b of column a. Text members of tar files are decoded.
+
+    Raises:
+        ValueError: There is no such column or entry, or the member is damaged.
+    """
+    value: Any = row
+    for key in name.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise ValueError(
+                f"has no column {name!r} (data set {dataset!r} has {sorted(k for k in row if k != '__key__')}; name "
+                "the right ones with --audio_column and --caption_column)"
+            )
+        value = value[key]
+        if isinstance(value, bytes):
+            value = decode_member(value, key)
+    return value
 
 
 class MemorySource:
-    """Clips in memory (or memory-mapped), in any order."""
+    """Clips in memory or in a memory-mapped file, in any order."""
 
     def __init__(self, clips: Clips):
         self.clips = clips
@@ -79,61 +104,91 @@ class MemorySource:
         return len(self.clips)
 
     def order(self, batch_size: int, number: int, seed: int) -> torch.Tensor:
+        """Shuffled epochs, see `clip_indices`."""
         return clip_indices(len(self), batch_size, number, seed)
 
     def fetch(self, positions: Sequence[int]) -> list[tuple[np.ndarray, list[str]]]:
-        """(int16 waveform, wordings) of each clip."""
+        """Return (int16 waveform, captions) of each clip."""
         return [(self.clips.waveforms[position], self.clips.captions[position]) for position in positions]
 
 
 class StreamSource:
-    """Clips of an endless stream: position p is its p-th row, or the next usable one where that is broken or silent.
+    """Clips of an endless stream.
 
-    Positions only move on. After a restart the rows before them are passed over, undecoded.
+    Position p is the p-th row, or the next row that can be used. Positions only increase. After a restart, earlier rows
+    are passed over without decoding them.
 
     Args:
-        open_epoch: epoch → iterator of rows with undecoded audio.
-        read: row → (int16 waveform, wordings); `ValueError` for what is to be left out.
+        open_epoch: Returns an epoch's iterator of rows with undecoded audio.
+        read: Returns (int16 waveform, captions) of a row. Raises ValueError for a row that cannot be used.
+        name_of: Returns the name of a row, given the row and its number.
+        dataset: Name of the data set, for messages.
+
+    Attributes:
+        skipped: Counts of the rows that this process read. They are part of a checkpoint.
     """
 
     def __init__(
         self,
         open_epoch: Callable[[int], Iterator[dict[str, Any]]],
         read: Callable[[dict[str, Any]], tuple[np.ndarray, list[str]]],
+        name_of: Callable[[dict[str, Any], int], str] = lambda row, number: f"row {number}",
+        dataset: str = "stream",
     ):
-        self.open_epoch, self.read = open_epoch, read
+        self.open_epoch, self.read, self.name_of, self.dataset = open_epoch, read, name_of, dataset
+        self.skipped = SkippedClips()
         self.stream = self._endless()
-        self.next_row, self.rows = 0, {}
+        self.next_row, self.counted_before = 0, 0
+        self.rows: dict[int, Any] = {}  # number → row, or what `read` made of it: a clip, or None
 
     def __len__(self) -> int:
         return 0
 
     def order(self, batch_size: int, number: int, seed: int) -> torch.Tensor:
-        """Consecutive positions, whatever the `seed`: a stream is shuffled where it is opened."""
+        """Consecutive positions for any seed: a stream is shuffled where it is opened."""
         return torch.arange(number * batch_size, (number + 1) * batch_size)
 
     def fetch(self, positions: Sequence[int]) -> list[tuple[np.ndarray, list[str]]]:
-        """(int16 waveform, wordings) of each position.
+        """Return (int16 waveform, captions) of each position.
 
         Raises:
-            ValueError: a hundred rows one after the other are unusable.
+            ValueError: More than 1 % of the rows cannot be used, see `SkippedClips.check`.
         """
         first = min(positions)
-        self.rows = {row: value for row, value in self.rows.items() if row >= first}
+        self.rows = {number: row for number, row in self.rows.items() if number >= first}
         return [self._usable(position, first) for position in positions]
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of skipped rows."""
+        return {"next_row": self.next_row, **self.skipped.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting after the rows that `state` has counted."""
+        self.counted_before = state["next_row"]
+        self.skipped.load_state_dict(state)
+
     def _usable(self, position: int, first: int) -> tuple[np.ndarray, list[str]]:
-        for row in range(position, position + 100):
-            while self.next_row <= row:
-                value = next(self.stream)
+        for number in count(position):
+            while self.next_row <= number:
+                row = next(self.stream)
                 if self.next_row >= first:
-                    self.rows[self.next_row] = value
+                    self.rows[self.next_row] = row
                 self.next_row += 1
-            try:
-                return self.read(self.rows[row])
-            except ValueError as error:
-                reason = error
-        raise ValueError(f"100 clips of the stream in a row cannot be used; the last one {reason}.")
+            if isinstance(self.rows[number], dict):
+                self.rows[number] = self._read(self.rows[number], number)
+            if self.rows[number] is not None:
+                return self.rows[number]
+
+    def _read(self, row: dict[str, Any], number: int) -> tuple[np.ndarray, list[str]] | None:
+        clip, problem = None, None
+        try:
+            clip = self.read(row)
+        except ValueError as error:
+            problem = error
+        if number >= self.counted_before:
+            self.skipped.record(self.name_of(row, number), problem)
+            self.skipped.check(self.dataset, tolerated=2, complete=False)
+        return clip
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         for epoch in count():
@@ -142,38 +197,50 @@ class StreamSource:
                 empty = False
                 yield row
             if empty:
-                raise ValueError("The data set has no rows; give one that has.")
+                raise ValueError(f"Data set {self.dataset!r} has no rows; give one that has.")
 
 
-class SoundData:
-    """Sounds that are mixed, encoded and captioned for every batch, as `DistillationData`.
+class WaveformData:
+    """Waveforms that are mixed and encoded for every batch, as `DistillationData`.
 
-    With probability `mix_rate` a clip is mixed with another one of its batch, and their captions joined; the caption is
-    dropped afterwards, so that there is no half of one.
+    With probability `mix_rate` a clip is mixed with another one of its batch, and their captions are joined. Captions
+    are dropped after that, so that a mixture keeps both or none.
 
     Args:
-        source: where clips come from.
-        teacher: whose autoencoder and text encoders are used.
-        num_samples: length of a clip.
-        mix_rate: share of mixtures.
+        source: Where clips come from.
+        encoders: Encode waveforms and captions.
+        num_samples: Length of a clip.
+        mix_rate: Fraction of mixtures.
+        sample_posterior: Whether latents are samples of the autoencoder's posterior, not its mode.
     """
 
-    def __init__(self, source: MemorySource | StreamSource, teacher: Any, num_samples: int, mix_rate: float = 0.0):
-        self.source, self.teacher, self.mix_rate = source, teacher, mix_rate
-        self.audio_length_in_s = num_samples / teacher.sampling_rate
-        self.latent_shape = latent_shape(teacher, num_samples)
+    def __init__(
+        self,
+        source: MemorySource | StreamSource,
+        encoders: Encoders,
+        num_samples: int,
+        mix_rate: float = 0.0,
+        sample_posterior: bool = False,
+    ):
+        self.source, self.encoders, self.mix_rate = source, encoders, mix_rate
+        self.sample_posterior = sample_posterior
+        self.audio_length_in_s = num_samples / encoders.sampling_rate
+        self.latent_shape = encoders.latent_shape(num_samples)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def order(self, batch_size: int, number: int, seed: int) -> torch.Tensor:
+        """See `DistillationData.order`."""
         return self.source.order(batch_size, number, seed)
 
     def draw(self, clips: torch.Tensor, rows: slice, caption_dropout: float, generator: torch.Generator) -> Batch:
+        """See `DistillationData.draw`."""
         size = len(clips)
-        wording, second_wording, kept, mixed, ratio = torch.rand(5, size, generator=generator)
+        caption, second_caption, kept, mixed, ratio = torch.rand(5, size, generator=generator)
         # Another clip of the batch, never the same one.
         partners = (torch.arange(size) + torch.randint(1, max(size, 2), (size,), generator=generator)) % size
+        noise = torch.randn(size, *self.latent_shape, generator=generator)[rows] if self.sample_posterior else None
 
         def batch(device):
             mine = range(size)[rows]
@@ -181,64 +248,69 @@ class SoundData:
             fetched = self.source.fetch(both)
             waveforms, prompts = [], []
             for number, i in enumerate(mine):
-                waveform, options = fetched[number]
-                caption = options[int(wording[i] * len(options))]
-                waveform = torch.from_numpy(waveform.astype("float32")) / 32768
+                samples, options = fetched[number]
+                waveform, prompt = from_int16(samples), options[int(caption[i] * len(options))]
                 if mixed[i] < self.mix_rate and size > 1:
                     other, others = fetched[len(mine) + number]
-                    waveform = mix(waveform, torch.from_numpy(other.astype("float32")) / 32768, float(ratio[i]))
-                    caption = join_captions(caption, others[int(second_wording[i] * len(others))])
+                    waveform = mix(waveform, from_int16(other), float(ratio[i]))
+                    prompt = join_captions(prompt, others[int(second_caption[i] * len(others))])
                 waveforms.append(waveform)
-                prompts.append("" if kept[i] < caption_dropout else caption)
-            conditioning = self.teacher.conditioning
-            for model in conditioning.models:
-                model.to(device).eval()
-            embeds, mask = conditioning.encode([*prompts, ""], torch.device(device), self.audio_length_in_s)
-            # The empty prompt follows, once for every prompt.
-            order = torch.tensor([*range(len(prompts)), *[len(prompts)] * len(prompts)], device=embeds.device)
-            guided = embeds.float()[order], None if mask is None else mask[order]
-            prompted = tuple(None if value is None else value[: len(prompts)] for value in guided)
-            clean = self._encode(torch.stack(waveforms), device)
-            return clean, conditioning.network_kwargs(*prompted), conditioning.network_kwargs(*guided)
+                prompts.append("" if kept[i] < caption_dropout else prompt)
+            *embeddings, empty = self.encoders.encode_prompts([*prompts, ""], self.audio_length_in_s, device)
+            clean = self.encoders.encode_waveforms(
+                torch.stack(waveforms), device, None if noise is None else noise.to(device)
+            )
+            return clean, *_network_kwargs(self.encoders.conditioning, embeddings, empty, device)
 
         return batch
 
-    def _encode(self, waveforms: torch.Tensor, device) -> torch.Tensor:
-        return _encode(self.teacher.components["vae"], waveforms, device)
+    @property
+    def skipped(self) -> SkippedClips | None:
+        """The counts of the clips that a stream skipped; None for clips in memory."""
+        return self.source.skipped if isinstance(self.source, StreamSource) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the counts of skipped clips of a stream."""
+        return self.source.state_dict() if isinstance(self.source, StreamSource) else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from `state_dict()`."""
+        if isinstance(self.source, StreamSource) and state:
+            self.source.load_state_dict(state)
 
 
-def latent_shape(teacher: Any, num_samples: int) -> tuple[int, ...]:
-    """Shape of the latents of one waveform of `num_samples` samples, such as (C, T, F), by encoding near silence."""
-    channels = teacher.num_channels
-    silence = torch.zeros(1, num_samples) if channels == 1 else torch.zeros(1, channels, num_samples)
-    return tuple(_encode(teacher.components["vae"], silence + SILENCE_PEAK, "cpu").shape[1:])
+def _network_kwargs(conditioning, embeddings, empty, device) -> tuple[dict, dict]:
+    """Network arguments of the prompts, and of the prompts followed by as many empty ones."""
+    has_mask = conditioning.prompt_embeds_ndim == 3
+    guided = [*embeddings, *[empty] * len(embeddings)]
+    return tuple(conditioning.network_kwargs(*pad_prompts(rows, has_mask, device)) for rows in (embeddings, guided))
 
 
-@torch.no_grad()
-def _encode(vae: Any, waveforms: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    vae = vae.to(device).eval()
-    latents = vae.encode(autoencoder_input(vae, waveforms.to(device))).latent_dist.mode().float()
-    return latents * vae.config.get("scaling_factor", 1.0)
+def mix(waveform: torch.Tensor, other: torch.Tensor, ratio: float = 0.5) -> torch.Tensor:
+    """Mix two waveforms as Tango does (arXiv 2304.13731).
 
+        (p·x + (1−p)·y) / √(p² + (1−p)²)        p = 1 / (1 + 10^((G_x − G_y)/20) · (1−r)/r)
 
-def mix(sound: torch.Tensor, other: torch.Tensor, ratio: float = 0.5) -> torch.Tensor:
-    """Tango's mixture (arXiv 2304.13731): (p·x + (1−p)·y)/√(p² + (1−p)²), p = 1/(1 + 10^((G_x − G_y)/20)·(1−r)/r).
+    G is the level of a waveform in dB, so that both are equally loud for r = 0.5. r = 0.3 + 0.4·`ratio`, so that both
+    can be heard. The mixture is scaled down if it exceeds full scale.
 
-    G is a sound's level in dB, so that at r = 0.5 both are equally loud; r ∈ (0, 1) is drawn by the caller and kept
-    within [0.3, 0.7], where both can still be heard.
+    Args:
+        waveform: x, (..., samples).
+        other: y, in the same shape.
+        ratio: In [0, 1].
     """
     ratio = 0.3 + 0.4 * ratio
-    levels = [20 * x.square().mean().clamp(min=1e-12).sqrt().log10() for x in (sound, other)]
+    levels = [20 * x.square().mean().clamp(min=1e-12).sqrt().log10() for x in (waveform, other)]
     share = 1 / (1 + 10 ** ((levels[0] - levels[1]) / 20) * (1 - ratio) / ratio)
-    mixture = (share * sound + (1 - share) * other) / (share**2 + (1 - share) ** 2).sqrt()
+    mixture = (share * waveform + (1 - share) * other) / (share**2 + (1 - share) ** 2).sqrt()
     return mixture / mixture.abs().max().clamp(min=1.0)
 
 
 def join_captions(caption: str, other: str) -> str:
-    """Two captions as one sentence: "A dog barks." and "Rain falls" → "A dog barks and rain falls"."""
+    """Join two captions to one sentence: "A dog barks." and "Rain falls" give "A dog barks and rain falls"."""
     first, second = caption.strip().rstrip(".!;, "), other.strip().rstrip(".!;, ")
     word = second.split(" ", 1)[0]
-    # A capital stays where it is not the sentence's own: "I", abbreviations, names with inner capitals.
+    # A capital stays where it does not only begin the sentence: "I", abbreviations, names with inner capitals.
     if word != "I" and word[1:] == word[1:].lower():
         second = second[:1].lower() + second[1:]
     joint = ", and " if " and " in first or " and " in second else " and "

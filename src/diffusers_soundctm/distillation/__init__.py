@@ -1,4 +1,4 @@
-"""What training uses, apart from the loops: pure functions and small classes, each one idea of the paper."""
+"""Distillation as in the paper: denoisers, solver, trajectories, losses and objective, and the teachers."""
 
 from .denoisers import TeacherDenoiser
 from .features import TeacherFeatures, feature_distance

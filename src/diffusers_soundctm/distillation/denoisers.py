@@ -1,4 +1,4 @@
-"""A network with its preconditioning around it, as a denoiser: what teacher, student and losses call."""
+"""Denoisers: a network with its preconditioning, and the guided teacher."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,13 @@ from ..schedulers.scheduling_ctm import CTMScheduler
 
 @dataclass(frozen=True)
 class Preconditioning:
-    """How a network sees noise levels and what it predicts; the settings of its `CTMScheduler`."""
+    """How a network sees noise levels, and what it predicts.
+
+    Attributes:
+        prediction_type: What F predicts, see `preconditioning`.
+        sigma_data: Standard deviation of the latents, for "edm".
+        log_sigmas: ln σ of each discrete training step; None for continuous noise levels.
+    """
 
     prediction_type: str = "edm"
     sigma_data: float = 0.5
@@ -19,23 +25,38 @@ class Preconditioning:
 
     @classmethod
     def from_scheduler(cls, scheduler: CTMScheduler) -> "Preconditioning":
+        """The preconditioning that a scheduler uses."""
         return cls(scheduler.config.prediction_type, scheduler.config.sigma_data, scheduler.log_sigmas)
 
     def network_input(self, sample: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(c_in(σ)·z, c_noise(σ)) for z (B, ...) and σ (B,), float32."""
+        """Compute what the network reads.
+
+        Args:
+            sample: z, (B, ...).
+            sigma: σ, (B,).
+
+        Returns:
+            c_in(σ)·z, (B, ...), and c_noise(σ), (B,); float32.
+        """
         scale = preconditioning.c_in(sigma, self.prediction_type, self.sigma_data)
         timestep = preconditioning.c_noise(sigma, self.prediction_type, self.log_sigmas)
         return preconditioning.per_sample(scale, sample) * sample, timestep
 
     def denoised(self, model_output: torch.Tensor, sample: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """g, the estimate of z_0 from F, float32."""
+        """Compute the estimate g of z_0 from the network's output F, float32."""
         return preconditioning.denoised(model_output, sample, sigma, self.prediction_type, self.sigma_data)
 
 
 class Denoiser:
-    """g(z; σ) = c_skip·z + c_out·F(c_in·z, c_noise, ...) of a diffusers UNet, any keyword arguments passed on to it.
+    """The estimate of the clean latents by a network, teacher or student.
 
-    The network runs in its own dtype, everything around it in float32. A student wants `timestep_cond` (B, 2): s and ω.
+        g(z; σ) = c_skip(σ)·z + c_out(σ)·F(c_in(σ)·z, c_noise(σ), ...)
+
+    The network runs in its own dtype, everything else in float32.
+
+    Args:
+        network: A diffusers UNet or transformer.
+        preconditioning: Its preconditioning.
     """
 
     def __init__(self, network: torch.nn.Module, preconditioning: Preconditioning):
@@ -43,7 +64,17 @@ class Denoiser:
         self.preconditioning = preconditioning
 
     def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, **network_kwargs: Any) -> torch.Tensor:
-        """z (B, ...) and σ (B,) → g (B, ...), float32."""
+        """Compute g.
+
+        Args:
+            sample: z, (B, ...).
+            sigma: σ, (B,).
+            network_kwargs: Further arguments of the network: its conditioning, and for a student `timestep_cond` (B, 2)
+                with s and ω.
+
+        Returns:
+            g, (B, ...), float32.
+        """
         model_input, timestep = self.preconditioning.network_input(sample, sigma)
         dtype = next(self.network.parameters()).dtype
         model_output = self.network(model_input.to(dtype), timestep, **network_kwargs).sample
@@ -51,20 +82,22 @@ class Denoiser:
 
 
 def cast_floats(kwargs: dict[str, torch.Tensor | None], dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
-    """Network arguments with floating-point tensors in `dtype`."""
+    """Cast the floating-point tensors among a network's arguments to `dtype`."""
     return {k: v.to(dtype) if v is not None and v.is_floating_point() else v for k, v in kwargs.items()}
 
 
 class TeacherDenoiser:
-    """D_ω(z; σ) = D(z; σ, ∅) + ω·(D(z; σ, c) − D(z; σ, ∅)), both halves in one call of the network.
+    """The teacher with classifier-free guidance, for one batch.
 
-    Made for one batch: what does not change along a solve is cast and stacked here, once.
+        D_ω(z; σ, c) = D(z; σ, ∅) + ω·(D(z; σ, c) − D(z; σ, ∅))
+
+    Both halves are computed in one call of the network.
 
     Args:
-        network: the teacher, in the dtype it shall run in.
-        preconditioning: the teacher's.
-        network_kwargs: its conditioning for 2·B samples, [c | ∅], see `PromptConditioning.network_kwargs`.
-        guidance_scale: ω, (B,). None leaves guidance out, and `network_kwargs` is for B samples.
+        network: The teacher, in the dtype in which it runs.
+        preconditioning: Its preconditioning.
+        network_kwargs: Its conditioning for 2·B samples, [c | ∅], see `PromptConditioning.network_kwargs`.
+        guidance_scale: ω, (B,). None leaves out the guidance; `network_kwargs` is then for B samples.
     """
 
     def __init__(
@@ -80,7 +113,7 @@ class TeacherDenoiser:
 
     @torch.no_grad()
     def __call__(self, sample: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """z (B, ...) and σ (B,) → D_ω (B, ...), float32."""
+        """Compute D_ω (B, ...), float32, from z (B, ...) and σ (B,)."""
         if self.guidance_scale is None:
             return self.denoise(sample, sigma, **self.network_kwargs)
         conditional, unconditional = self.halves(sample, sigma)

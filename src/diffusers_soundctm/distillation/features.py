@@ -1,4 +1,4 @@
-"""The teacher's own feature space, in which the soft consistency loss is measured."""
+"""The feature space of the teacher, in which jumps are compared."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,16 @@ class _LastFeatureReached(Exception):
 
 
 class TeacherFeatures(torch.nn.Module):
-    """A diffusers UNet or transformer that returns its feature maps beside its output.
+    """A diffusers UNet or transformer that also returns its feature maps.
 
-    The maps are the outputs of every down block, the mid block and every up block ("full"), or of the down blocks
-    alone ("half"), where the network also stops, so its output is None. Of a transformer they are the outputs of all
-    its blocks, each fed the one before it, or of the first half of them; (B, L, C) are turned to (B, C, L).
+    Args:
+        network: The teacher.
+        mode: "full" returns the outputs of every down block, the mid block and every up block, or of all blocks of a
+            transformer. "half" returns those of the down blocks, or of the first half of a transformer's blocks; the
+            network stops there.
+
+    Raises:
+        ValueError: Another `mode`.
     """
 
     def __init__(self, network: torch.nn.Module, mode: str = "full"):
@@ -28,7 +33,11 @@ class TeacherFeatures(torch.nn.Module):
         self.mode = mode
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Arguments of the network → (its output F or None, its feature maps, each (B, C, ...))."""
+        """Call the network with its own arguments.
+
+        Returns:
+            Its output F (None with "half") and its feature maps, each (B, C, ...); of a transformer (B, C, L).
+        """
         features: list[torch.Tensor] = []
 
         def collect(block: torch.nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
@@ -57,10 +66,18 @@ class TeacherFeatures(torch.nn.Module):
 
 
 def feature_distance(features: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Σ_m mean ‖n(a_m) − n(b_m)‖², n the normalisation to unit length along channels (dimension 1); (B,), float32.
+    """Compute the distance of two lists of feature maps.
+
+        Σ_m mean ‖n(a_m) − n(b_m)‖²
+
+    n normalizes to unit length along the channels.
 
     Args:
-        features, others: lists of feature maps of equal shapes (B, C, ...).
+        features: Feature maps (B, C, ...).
+        others: Feature maps in the same shapes.
+
+    Returns:
+        Distance per sample, (B,), float32.
     """
     return sum(
         (_unit_length(a) - _unit_length(b)).square().flatten(1).mean(1) for a, b in zip(features, others, strict=True)
@@ -73,10 +90,11 @@ def _unit_length(feature: torch.Tensor) -> torch.Tensor:
 
 
 class FeatureSpace:
-    """The teacher's features of points at a noise level, conditional branch; gradients reach the points.
+    """The teacher's features of noisy latents, conditioned on the prompt. Gradients reach the latents.
 
     Args:
-        network, preconditioning: the teacher's.
+        network: The teacher.
+        preconditioning: Its preconditioning.
         mode: "full" or "half", see `TeacherFeatures`.
     """
 
@@ -87,7 +105,7 @@ class FeatureSpace:
     def __call__(
         self, sample: torch.Tensor, sigma: torch.Tensor, network_kwargs: dict[str, torch.Tensor | None]
     ) -> list[torch.Tensor]:
-        """z (B, ...), σ (B,) and the conditioning of B samples → feature maps."""
+        """Compute the feature maps of z (B, ...) at σ (B,), given the network's arguments for B prompts."""
         dtype = next(self.features.parameters()).dtype
         model_input, timestep = self.preconditioning.network_input(sample, sigma)
         return self.features(model_input.to(dtype), timestep, **cast_floats(network_kwargs, dtype))[1]

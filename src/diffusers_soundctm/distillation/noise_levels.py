@@ -1,7 +1,7 @@
-"""Which noise levels a training step works at: every distribution of section "Distillation", on one generator.
+"""Distributions of the noise levels of a training step.
 
-All draws of a step are for the whole batch of all processes and come from one CPU generator that the seed and the step
-determine. So a run continues exactly where it stopped, and any number of processes draws the same batch.
+Every draw is for the batch of all processes, from one CPU generator that depends on the seed and the step alone. A
+resumed run and any number of processes therefore draw the same batches.
 """
 
 import torch
@@ -14,27 +14,30 @@ SAMPLER_STEPS = (1, 2, 4, 8, 16)
 def lognormal_sigmas(
     batch_size: int, generator: torch.Generator, p_mean: float = -1.2, p_std: float = 1.2
 ) -> torch.Tensor:
-    """σ = exp(N(p_mean, p_std²)), (B,): EDM's, one from each of B equally likely strata."""
+    """Draw σ = exp(N(p_mean, p_std²)), (B,), as EDM does, one from each of B equally likely strata."""
     strata = torch.randperm(batch_size, generator=generator)
     quantiles = (strata + torch.rand(batch_size, generator=generator, dtype=torch.float64)) / batch_size
     return (p_mean + p_std * torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6))).exp().float()
 
 
 def heun_step_counts(num_draws: int, num_scales: int, generator: torch.Generator, power: float = 1.0) -> torch.Tensor:
-    """k with P(k) ∝ k^power, k = 1..N−1: how many Heun steps lie between t and u; (num_draws,)."""
+    """Draw the number k of Heun steps from t to u, P(k) ∝ k^power for k = 1 … N−1; (num_draws,)."""
     weights = torch.arange(1.0, num_scales) ** power
     return torch.multinomial(weights, num_draws, replacement=True, generator=generator) + 1
 
 
 def start_indices(num_steps: torch.Tensor, num_scales: int, generator: torch.Generator) -> torch.Tensor:
-    """i ~ U{0 .. N−1−k}, one a sample: where on the grid t is, given k (B,)."""
+    """Draw the grid index i of t, one per sample, i ~ U{0 … N−1−k}, given k (B,)."""
     return (torch.rand(len(num_steps), generator=generator) * (num_scales - num_steps)).long()
 
 
 def target_indices(
     solved: torch.Tensor, num_scales: int, generator: torch.Generator, sigma_min_rate: float = 0.0
 ) -> torch.Tensor:
-    """j ~ U{i+k .. N−1} given i + k (B,), or N−1, the level σ_min, with probability `sigma_min_rate`."""
+    """Draw the grid index j of s, one per sample, j ~ U{i+k … N−1}, given i + k (B,).
+
+    With probability `sigma_min_rate`, j is N−1, the level σ_min.
+    """
     position, at_end = torch.rand(2, len(solved), generator=generator)
     uniform = solved + (position * (num_scales - solved)).long()
     return torch.where(at_end < sigma_min_rate, num_scales - 1, uniform)
@@ -49,9 +52,9 @@ def denoising_sigmas(
     p_mean: float = -1.2,
     p_std: float = 1.2,
 ) -> torch.Tensor:
-    """σ' of denoising score matching, (B,).
+    """Draw σ' of denoising score matching, (B,).
 
-    ⌊B/2⌋ are exp(N(p_mean, p_std²)), the others lie on the Karras curve at positions uniform in [0, 0.7].
+    ⌊B/2⌋ of them are exp(N(p_mean, p_std²)). The others lie on the Karras curve, at positions uniform in [0, 0.7].
     """
     normal = torch.randn(batch_size // 2, generator=generator)
     position = 0.7 * torch.rand(batch_size - batch_size // 2, generator=generator)
@@ -59,10 +62,18 @@ def denoising_sigmas(
 
 
 def teacher_level_rows(sigmas: torch.Tensor, generator: torch.Generator, levels: str = "mixed") -> torch.Tensor:
-    """Rows of `sigmas` (P, B), one per sample, at which g is trained against the teacher; (B,).
+    """Draw the levels at which g is trained against the teacher.
 
-    "uniform": each of the P levels is as likely. "mixed": ⌊B/2⌋ samples take the level nearest to exp(N(0, 1)), the
-    others a uniform one. Noise levels of about 1 to 5 decide the error of many steps.
+    Noise levels of about 1 to 5 decide the error of many steps, so "mixed" draws more of them.
+
+    Args:
+        sigmas: The levels of each sample's trajectory, (P, B).
+        generator: Source of the draws.
+        levels: "uniform": all P levels are equally likely. "mixed": ⌊B/2⌋ samples take the level nearest to
+            exp(N(0, 1)), the others a uniform one.
+
+    Returns:
+        Rows of `sigmas`, (B,).
     """
     num_levels, batch_size = sigmas.shape
     uniform = (torch.rand(batch_size, generator=generator) * num_levels).long()
@@ -74,9 +85,12 @@ def teacher_level_rows(sigmas: torch.Tensor, generator: torch.Generator, levels:
 
 
 def sampler_step(batch_size: int, num_scales: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Grid indices (of t, of s), each (B,), of a random step of an n-step sampler, n one of 1, 2, 4, 8, 16.
+    """Draw a random step of an n-step sampler, n one of 1, 2, 4, 8, 16.
 
-    A sampler's levels are rounded to the grid of N levels; they lie on it if n divides N − 1.
+    The sampler's levels are rounded to the grid of N levels. They lie on it if n divides N − 1.
+
+    Returns:
+        Grid indices of t and of s, each (B,).
     """
     counts = torch.tensor([count for count in SAMPLER_STEPS if count < num_scales])
     which, position = torch.rand(2, batch_size, generator=generator)

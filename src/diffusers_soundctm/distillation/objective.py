@@ -1,4 +1,4 @@
-"""The objective of distillation: from two points of a teacher's trajectory to the gradients of θ."""
+"""The objective of distillation: L_CTM + λ·a·L_DSM."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -15,14 +15,16 @@ FEATURE_DISTANCES = ("full", "half", "output", "l2", "pseudo_huber")
 
 @dataclass
 class Triples:
-    """What one training step looks at; noise levels and ω are (B,), samples (B, ...), all float32.
+    """The batch of a training step, float32.
 
     Attributes:
-        start, sigma: z_t and t.
-        solved, solved_sigma: z_u and u, where the teacher's solver went from z_t. u is None if all of them are s.
-        target_sigma: s ≤ u, where both jumps land.
-        guidance_scale: ω. None for a student without guidance.
-        network_kwargs: conditioning of the B prompts.
+        start: z_t, (B, ...).
+        sigma: t, (B,).
+        solved: z_u, which the teacher's solver reaches from z_t, (B, ...).
+        solved_sigma: u, (B,). None if u = s for all samples.
+        target_sigma: s ≤ u, where both jumps end, (B,).
+        guidance_scale: ω, (B,). None for a student without guidance.
+        network_kwargs: The network's arguments for the B prompts.
     """
 
     start: torch.Tensor
@@ -36,7 +38,13 @@ class Triples:
 
 @dataclass
 class NoisyLatents:
-    """Denoising score matching's samples: z_0 (B, ...), σ' (B,) and ε' (B, ...)."""
+    """The samples of denoising score matching.
+
+    Attributes:
+        clean: z_0, (B, ...).
+        sigma: σ', (B,).
+        noise: ε', (B, ...).
+    """
 
     clean: torch.Tensor
     sigma: torch.Tensor
@@ -46,7 +54,7 @@ class NoisyLatents:
 def micro_batches(
     triples: Triples, noisy: NoisyLatents | None, parts: int
 ) -> Iterator[tuple[Triples, NoisyLatents | None]]:
-    """A batch cut into `parts` equal ones, which take turns: rows next to each other have like noise levels."""
+    """Split a batch into `parts` interleaved micro-batches, since neighboring rows have similar noise levels."""
 
     def cut(value, rows: slice):
         if isinstance(value, dict):
@@ -63,30 +71,43 @@ def micro_batches(
 
 @dataclass
 class StepLosses:
-    """Per-sample losses (B,), detached, and `total`, a scalar whose gradient is that of L_CTM + λ·a·L_DSM."""
+    """The losses of a training step.
+
+    Attributes:
+        total: A scalar with the gradient of L_CTM + λ·a·L_DSM.
+        consistency: L_CTM per sample, (B,), detached.
+        denoising: L_DSM per sample, (B,), detached. None without denoising score matching.
+        adaptive_weight: a, a scalar. None without denoising score matching.
+    """
 
     total: torch.Tensor
     consistency: torch.Tensor
     denoising: torch.Tensor | None
-    balance: torch.Tensor | None
+    adaptive_weight: torch.Tensor | None
 
 
 class CTMObjective:
-    """L_CTM + λ·a·L_DSM of a student.
+    """The objective of a student.
+
+        L_CTM = d(G_θ(z_t, t, s), G_sg(z_u, u, s))        L_DSM = w(σ')·‖g_θ(z_0 + σ'·ε', σ', σ') − z_0‖²
 
     Args:
-        student: the trained network as a denoiser.
-        target: its moving average, which nothing trains.
-        features: the teacher's feature space, or None for distances in latent space.
-        last_layer: the student's last layer, where a compares gradients.
-        distance: how two jumps are compared. "full" or "half" with `features`. Without: "output" in units of the
-            network's output (see `output_distance`), "l2" or "pseudo_huber" of the latents.
-        denoising_weight: λ; 0 leaves denoising score matching out.
-        adaptive: False fixes a at 1.
-        match_sigma: level the points are compared at: None for s itself, or σ_min, reached by a jump of the target.
-        reduce: averages a tensor over processes.
-        gradient_scale: factor that gradients through half-precision networks are taken at, and divided by again, so
-            that float16 does not flush them to zero.
+        student: The trained network θ as a denoiser.
+        target: Its EMA sg, which is not trained.
+        features: The teacher's feature space, for the distances "full" and "half"; else None.
+        last_layer: The student's last layer, on whose weight the gradients of both losses are compared.
+        distance: d. "full" or "half" of the teacher's features, "output" in units of the network's output (see
+            `output_distance`), or "l2" or "pseudo_huber" of the latents.
+        denoising_weight: λ.
+        adaptive: Whether a is the adaptive weight; else a = 1.
+        match_sigma: Noise level at which the jumps are compared. None stands for s, σ_min for the paper's z_0, which
+            the target reaches by another jump.
+        reduce: Averages a tensor over processes.
+        gradient_scale: Factor on gradients through half-precision networks, divided out afterwards, so that they do not
+            vanish in float16.
+
+    Raises:
+        ValueError: An unknown `distance`, or one that does not fit `features` or `match_sigma`.
     """
 
     def __init__(
@@ -106,9 +127,10 @@ class CTMObjective:
         if distance not in FEATURE_DISTANCES:
             raise ValueError(f"`distance` is {distance!r}; choose one of {', '.join(FEATURE_DISTANCES)}.")
         if (features is not None) != (distance in ("full", "half")):
-            raise ValueError(f"`distance` {distance!r} does not go with features={features!r}.")
+            needed = "a feature space" if features is None else "None"
+            raise ValueError(f"`distance` is {distance!r}; pass {needed} as `features`.")
         if distance == "output" and match_sigma is not None:
-            raise ValueError('`distance` "output" compares jumps where they land; leave out `match_sigma`.')
+            raise ValueError('`distance` "output" compares jumps at s; leave out `match_sigma`.')
         self.student, self.target, self.features = student, target, features
         # A sharded network has its whole weight only while it runs.
         last_layer.register_forward_hook(self._remember_weight)
@@ -120,12 +142,20 @@ class CTMObjective:
         self.gradient_scale = gradient_scale
 
     def __call__(self, triples: Triples, noisy: NoisyLatents | None = None) -> StepLosses:
-        """Losses of one step; call `backward()` on `.total`. `noisy` shares prompts and ω with `triples`."""
+        """Compute the losses of a step.
+
+        Args:
+            triples: Batch of the consistency loss.
+            noisy: Batch of the denoising loss, with the prompts and ω of `triples`. None leaves it out.
+
+        Returns:
+            The losses; call `backward()` on `.total`.
+        """
         estimate, denoised = self._student(triples, noisy)
         with torch.no_grad():
             target = self._target(triples)
-        # L_CTM's gradient is taken at the estimate first: the way back through the teacher is then walked once, though
-        # the student's last layer is asked for it twice, by a and by the update.
+        # The adaptive weight and the update both need this gradient. It is computed at the estimate once, so that there
+        # is only one backward pass through the teacher.
         leaf = estimate.detach().requires_grad_()
         consistency = self._consistency(leaf, target, triples)
         (gradient,) = torch.autograd.grad(self.gradient_scale * consistency.mean(), leaf)
@@ -134,15 +164,15 @@ class CTMObjective:
             return StepLosses(total, consistency.detach(), None, None)
         settings = self.student.preconditioning
         denoising = denoising_loss(denoised, noisy.clean, noisy.sigma, settings.sigma_data, settings.prediction_type)
-        balance = self._balance(total, denoising.mean())
-        total = total + self.denoising_weight * balance * denoising.mean()
-        return StepLosses(total, consistency.detach(), denoising.detach(), balance)
+        weight = self._adaptive_weight(total, denoising.mean())
+        total = total + self.denoising_weight * weight * denoising.mean()
+        return StepLosses(total, consistency.detach(), denoising.detach(), weight)
 
     def _remember_weight(self, layer: torch.nn.Module, *args) -> None:
         self.last_weight = layer.weight
 
     def _student(self, triples: Triples, noisy: NoisyLatents | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(G(z_t, t, s), g(z_0 + σ'ε', σ', σ')), both halves in one call of the network."""
+        """(G_θ(z_t, t, s), g_θ(z_0 + σ'·ε', σ', σ')), both in one call of the network."""
         if noisy is None:
             return jump(self.student, triples.start, triples.sigma, triples.target_sigma, triples), None
         perturbed = noisy.clean + preconditioning.per_sample(noisy.sigma, noisy.noise) * noisy.noise
@@ -158,7 +188,7 @@ class CTMObjective:
         return preconditioning.jump(denoised_start, triples.start, triples.sigma, triples.target_sigma), denoised
 
     def _target(self, triples: Triples) -> torch.Tensor:
-        """G_sg(z_u, u, s), which is z_u itself if u = s."""
+        """G_sg(z_u, u, s), which is z_u if u = s."""
         if triples.solved_sigma is None:
             return triples.solved
         return jump(self.target, triples.solved, triples.solved_sigma, triples.target_sigma, triples)
@@ -181,10 +211,10 @@ class CTMObjective:
         if self.distance == "pseudo_huber":
             return pseudo_huber_distance(estimate, target)
         with torch.no_grad():
-            wanted = self.features(target, sigma, triples.network_kwargs)
-        return feature_distance(self.features(estimate, sigma, triples.network_kwargs), wanted)
+            target_features = self.features(target, sigma, triples.network_kwargs)
+        return feature_distance(self.features(estimate, sigma, triples.network_kwargs), target_features)
 
-    def _balance(self, consistency: torch.Tensor, denoising: torch.Tensor) -> torch.Tensor:
+    def _adaptive_weight(self, consistency: torch.Tensor, denoising: torch.Tensor) -> torch.Tensor:
         if not self.adaptive:
             return torch.ones((), device=denoising.device)
         gradients = [
@@ -198,7 +228,18 @@ class CTMObjective:
 def jump(
     denoise: Denoiser, sample: torch.Tensor, sigma: torch.Tensor, target_sigma: torch.Tensor, triples: Triples
 ) -> torch.Tensor:
-    """G(z_t, c, ω, t, s) of a student, prompts and ω from `triples`; (B, ...), float32."""
+    """Compute a student's jump G(z_t, c, ω, t, s).
+
+    Args:
+        denoise: The student.
+        sample: z_t, (B, ...).
+        sigma: t, (B,).
+        target_sigma: s, (B,).
+        triples: Prompts c and guidance scales ω.
+
+    Returns:
+        G, (B, ...), float32.
+    """
     denoised = denoise(
         sample, sigma, timestep_cond=_timestep_cond(target_sigma, triples.guidance_scale), **triples.network_kwargs
     )

@@ -1,4 +1,4 @@
-"""Heun's method along the teacher's probability-flow ODE, dz/dt = (z − D(z; t))/t."""
+"""Heun's method for the teacher's probability-flow ODE, dz/dt = (z − D(z; t))/t."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -11,9 +11,9 @@ from ..preconditioning import karras_sigmas, per_sample
 def heun_trajectory(
     denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], sample: torch.Tensor, sigmas: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """The points of a trajectory at `sigmas` one by one, `sample` first, each with dz/dt there, which the last lacks.
+    """Yield the points of a trajectory at `sigmas`, each with its slope dz/dt.
 
-    Arguments as `heun_solve`.
+    The first point is `sample`. The last one has no slope (None). Arguments as for `heun_solve`.
     """
     for t, u in pairwise(sigmas):
         step = per_sample(u - t, sample)
@@ -29,12 +29,12 @@ def heun_trajectory(
 def heun_solve(
     denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], sample: torch.Tensor, sigmas: torch.Tensor
 ) -> torch.Tensor:
-    """Follow the ODE down K Heun steps: two calls of `denoise` each, second-order accurate, no gradient.
+    """Integrate the ODE with K Heun steps, without gradients. Each is second-order and calls `denoise` twice.
 
     Args:
-        denoise: D(z, σ): (B, ...) and (B,) → (B, ...), the estimate of z_0.
+        denoise: The estimate D(z, σ) of z_0, from (B, ...) and (B,) to (B, ...).
         sample: z at sigmas[0], (B, ...), float32.
-        sigmas: (K + 1, B), positive noise levels of every sample, decreasing.
+        sigmas: Noise levels per sample, (K + 1, B), positive and decreasing.
 
     Returns:
         z at sigmas[-1], (B, ...).
@@ -52,6 +52,18 @@ def sample_teacher(
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> torch.Tensor:
-    """Latents from a teacher: `num_steps` Heun steps from σ_max·`noise`, unit Gaussian (B, ...), to σ_min."""
+    """Generate latents with a teacher.
+
+    Args:
+        denoise: The teacher's D(z, σ), see `heun_solve`.
+        noise: Standard normal noise, (B, ...).
+        num_steps: Heun steps on the Karras curve.
+        sigma_min: Noise level of the result.
+        sigma_max: Noise level of the start.
+        rho: Exponent of the Karras curve.
+
+    Returns:
+        Latents at σ_min, (B, ...).
+    """
     sigmas = karras_sigmas(num_steps, sigma_min, sigma_max, rho).to(noise.device)
     return heun_solve(denoise, sigmas[0] * noise, sigmas[:, None].expand(-1, len(noise)))

@@ -1,4 +1,4 @@
-"""Solved trajectories of the teacher, and the triples (t, u, s) that training takes from them."""
+"""Trajectories of the teacher, and the triples (t, u, s) on them that the student is trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,18 +26,24 @@ DENOISING_LEVELS = ("uniform", "mixed")
 
 @dataclass(frozen=True)
 class Grid:
-    """The N noise levels of the solver, (N,), decreasing, and which of them a batch's trajectories visit.
+    """The noise levels of the solver, and how triples (t, u, s) are drawn from them.
 
-    The paper solves k steps from a random level for every update. With `reuse` = K > 1, trajectories run down the whole
-    grid and serve K updates on average: a batch is solved every K updates, and each sample of an update comes from one
-    of the last K batches. k, t and s are drawn anew for every sample and update, by the paper's own law.
-    `step_count_power` is p in P(k) ∝ k^p. With `solve_to_target` u = s: the solver integrates down to s, so the EMA is
-    not needed for the target and its errors do not accumulate. A share `sampler_rate` of the triples is a random step
-    of an n-step sampler instead, n one of 1, 2, 4, 8, 16. Both need reused trajectories.
+    The paper solves k steps from a random level for every update. With `reuse` = K > 1, trajectories go down the whole
+    grid and are used for K updates on average: a batch is solved every K updates, and each sample of an update comes
+    from one of the last K batches. k, t and s are drawn anew per sample and update, with the paper's distribution.
+
+    Attributes:
+        sigmas: The N noise levels, (N,), decreasing.
+        reuse: K.
+        target_sigma_min_rate: Probability of s = σ_min, beyond the uniform draw.
+        step_count_power: p in P(k) ∝ k^p.
+        solve_to_target: Whether u = s: the solver integrates down to s, so the EMA is not needed for the target, and
+            its errors do not accumulate. Requires `reuse` > 1.
+        sampler_rate: Fraction of triples that are a random step of an n-step sampler, n one of 1, 2, 4, 8, 16. Requires
+            `reuse` > 1.
 
     Raises:
-        ValueError: `solve_to_target` or `sampler_rate` with trajectories that are not reused, or a `sampler_rate`
-            outside [0, 1].
+        ValueError: `solve_to_target` or `sampler_rate` without `reuse` > 1, or a `sampler_rate` outside [0, 1].
     """
 
     sigmas: torch.Tensor
@@ -49,13 +55,13 @@ class Grid:
 
     def __post_init__(self):
         if not 0 <= self.sampler_rate <= 1:
-            raise ValueError(f"`sampler_rate` is {self.sampler_rate}; give a share in [0, 1].")
+            raise ValueError(f"`sampler_rate` is {self.sampler_rate}; choose a value in [0, 1].")
         for name in ("solve_to_target", "sampler_rate"):
             if getattr(self, name) and self.reuse == 1:
-                raise ValueError(f"`{name}` needs trajectories down the whole grid: `reuse` > 1, not 1.")
+                raise ValueError(f"`{name}` needs trajectories down the whole grid; pass `reuse` > 1.")
 
     def visited(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
-        """Indices of the levels a new trajectory goes through, (k + 1, B)."""
+        """Draw the grid indices of the levels that a new trajectory visits, (k + 1, B)."""
         scales = len(self.sigmas)
         if self.reuse > 1:
             return torch.arange(scales)[:, None].expand(-1, batch_size)
@@ -64,7 +70,15 @@ class Grid:
         return first + torch.arange(int(steps) + 1)[:, None]
 
     def triple(self, visited: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """(row of t, row of u, grid index of s), each (B,); rows are those of `visited`."""
+        """Draw triples on trajectories.
+
+        Args:
+            visited: Grid indices of the trajectories' levels, (P, B).
+            generator: Source of the draws.
+
+        Returns:
+            Row of t in `visited`, row of u in `visited`, and grid index of s, each (B,).
+        """
         batch_size, scales = visited.shape[1], len(self.sigmas)
         if self.reuse > 1:
             steps = heun_step_counts(batch_size, scales, generator, self.step_count_power)
@@ -85,9 +99,15 @@ class Grid:
 
 @dataclass
 class Trajectories:
-    """A batch's solved points: points[p] = z at grid level visited[p], (P, B, ...), from clean latents (B, ...).
+    """The trajectories of a batch.
 
-    slopes[p] = (z − D_ω)/t there, (P − 1, B, ...), if they are kept.
+    Attributes:
+        visited: Grid indices of the P noise levels, (P, B).
+        points: z at these levels, (P, B, ...).
+        slopes: (z − D_ω)/t at all of them but the last, (P − 1, B, ...); None if they are not needed.
+        clean: The latents z_0 that the trajectories start from, before noise is added, (B, ...).
+        guidance_scale: ω, (B,).
+        network_kwargs: The network's arguments for the B prompts.
     """
 
     visited: torch.Tensor
@@ -99,7 +119,7 @@ class Trajectories:
 
 
 def mixed(pool: Sequence[Trajectories], which: Sequence[int]) -> Trajectories:
-    """Row b from `pool[which[b]]` for every b; conditions are padded with zeros to the longest."""
+    """Take row b from `pool[which[b]]` for every b. Prompts are padded with zeros to the longest."""
     rows = list(enumerate(which))
 
     def gather(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
@@ -121,29 +141,29 @@ def mixed(pool: Sequence[Trajectories], which: Sequence[int]) -> Trajectories:
 
 
 class TripleStream:
-    """Batches of the distillation objective, a pure function of the step.
+    """The batches of the objective, a function of the step alone.
 
-    Everything random comes from the seed and the step, for the whole batch of all processes; `rows` are those of this
-    process. Trajectories are solved when a step first needs them, and again after a restart; the last `grid.reuse`
-    batches of them are held.
+    All draws depend on the seed and the step, and are made for the batch of all processes. Trajectories are solved when
+    a step first needs them, and again after a restart. The last `grid.reuse` batches of them are kept.
 
     Args:
-        data: latents and prompts of a batch of clips.
-        teacher, preconditioning: the frozen network and how it sees noise levels.
-        grid: the solver's levels and how trajectories are used.
-        batch_size: of all processes together.
-        rows: this process' share of a batch.
-        seed: of every draw.
-        guidance_scale_range: ω ~ U[min, max], one a sample.
-        caption_dropout: share of empty prompts.
-        denoising: whether to draw denoising score matching's samples.
-        denoising_target: what they are held to: the clips ("data"), or the guided teacher ("teacher") at points of its
-            trajectories, where its solver has asked it already.
-        denoising_levels: levels of those points: "uniform" on the grid, or "mixed", half of them near exp(N(0, 1)).
-        device: where the batches are wanted.
+        data: Source of latents and prompts.
+        teacher: The frozen network.
+        preconditioning: Its preconditioning.
+        grid: Levels of the solver, and how trajectories are used.
+        batch_size: Of all processes together.
+        rows: The rows of a batch that this process computes.
+        seed: Of all draws.
+        guidance_scale_range: Range of ω, drawn uniformly per sample.
+        caption_dropout: Probability of the empty prompt.
+        denoising: Whether to draw samples for denoising score matching.
+        denoising_target: What g is trained against there: the clips ("data"), or the guided teacher's estimates on the
+            trajectories ("teacher"), which the solver has computed already.
+        denoising_levels: Levels of the latter, "uniform" or "mixed", see `teacher_level_rows`.
+        device: Device of the batches.
 
     Raises:
-        ValueError: no such `denoising_target` or `denoising_levels`.
+        ValueError: An unknown `denoising_target` or `denoising_levels`.
     """
 
     def __init__(
@@ -181,7 +201,7 @@ class TripleStream:
         self._solved: dict[int, Trajectories] = {}
 
     def at(self, step: int) -> tuple[Triples, NoisyLatents | None]:
-        """The batch of `step`, this process' rows."""
+        """Return the batch of a step, the rows of this process."""
         pool, generator = self.pool(step), step_generator(self.seed, step, stream=1)
         if self.grid.reuse == 1:
             (trajectories,) = pool
@@ -207,15 +227,15 @@ class TripleStream:
             row = teacher_level_rows(levels, generator, self.denoising_levels)[self.rows]
             point, slope = trajectories.points[row, samples], trajectories.slopes[row, samples]
             sigma = visited[row, samples].to(self.device)
-            # z = D_ω + σ·(z − D_ω)/σ: the teacher's estimate stands for the clip, the slope for its noise.
+            # z = D_ω + σ·(z − D_ω)/σ: the teacher's estimate replaces the clip, and the slope its noise.
             return triples, NoisyLatents(point - per_sample(sigma, point) * slope, sigma, slope)
         lowest, highest = self.grid.sigmas[-1].item(), self.grid.sigmas[0].item()
-        # A discrete teacher knows no levels beyond its table's ends.
+        # A discrete teacher was not trained beyond the ends of its table.
         sigma = denoising_sigmas(self.batch_size, generator, lowest, highest)[self.rows].clamp(lowest, highest)
         return triples, NoisyLatents(trajectories.clean, sigma.to(self.device), self._noise(generator))
 
     def pool(self, step: int) -> list[Trajectories]:
-        """The last `grid.reuse` solved batches, or as many as there are by `step`; this process' rows."""
+        """Return the last `grid.reuse` batches of trajectories up to a step, the rows of this process."""
         newest = step // self.grid.reuse
         numbers = range(max(0, newest - self.grid.reuse + 1), newest + 1)
         self._solved = {

@@ -1,4 +1,4 @@
-"""Waveform autoencoder of the 44.1 kHz SoundCTM: DAC's convolutions around a Gaussian instead of codebooks."""
+"""Waveform autoencoder of the 44.1 kHz SoundCTM: DAC's convolutions with a Gaussian bottleneck instead of codebooks."""
 
 import math
 from collections.abc import Sequence
@@ -15,24 +15,29 @@ from transformers.models.dac.modeling_dac import DacDecoder, DacEncoder
 
 
 class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
-    """Waveform (B, 1, samples) ↔ latents (B, latent_channels, samples / hop), hop the product of the ratios.
+    """Autoencoder of waveforms (B, 1, samples) with latents (B, latent_channels, samples / hop_length).
 
         encode: N(μ, σ²), [μ | ln σ²] = quant_conv(encoder(x))          decode: decoder(post_quant_conv(z))
 
-    with transformers' DAC encoder and decoder and 1×1 convolutions. diffusers' `AutoencoderOobleck` has another Snake,
-    no 1×1 convolutions and no tanh at the end.
+    Encoder and decoder are those of DAC in transformers; the others are 1×1 convolutions. diffusers'
+    `AutoencoderOobleck` differs: it has another Snake activation, no 1×1 convolutions and no final tanh.
 
-    What the diffusion network sees is scaling_factor·(z − latents_mean) / latents_std per channel; the pipeline does
-    that, not this class.
+    The diffusion network sees scaling_factor·(z − latents_mean) / latents_std per channel. The pipeline computes that,
+    not this class.
 
     Args:
-        encoder_hidden_size: channels of the encoder's first convolution; they double with every block.
-        downsampling_ratios: one a block; they are even.
-        decoder_hidden_size: channels of the decoder's first convolution; they halve with every block.
-        upsampling_ratios: of the decoder; None reverses `downsampling_ratios`.
-        latent_channels: channels of the latents.
-        sampling_rate: in Hz.
-        scaling_factor, latents_mean, latents_std: see above; None is 0 and 1.
+        encoder_hidden_size: Channels of the encoder's first convolution. They double with every block.
+        downsampling_ratios: Stride of each block of the encoder, even numbers. Their product is the hop length.
+        decoder_hidden_size: Channels of the decoder's first convolution. They halve with every block.
+        upsampling_ratios: Stride of each block of the decoder. None reverses `downsampling_ratios`.
+        latent_channels: Channels of the latents.
+        sampling_rate: In Hz.
+        scaling_factor: Factor of the normalized latents.
+        latents_mean: Mean of each channel. None stands for 0.
+        latents_std: Standard deviation of each channel. None stands for 1.
+
+    Raises:
+        ValueError: The ratios are odd or have different products.
     """
 
     __module__ = "diffusers_soundctm"
@@ -56,7 +61,7 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
         if odd or math.prod(upsampling_ratios) != math.prod(downsampling_ratios):
             raise ValueError(
                 f"`downsampling_ratios` {list(downsampling_ratios)} and `upsampling_ratios` {upsampling_ratios} "
-                "must be even numbers with the same product."
+                "do not match; pass even numbers with the same product."
             )
         config = DacConfig(
             encoder_hidden_size=encoder_hidden_size,
@@ -75,15 +80,15 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     @property
     def hop_length(self) -> int:
-        """Samples a latent frame."""
+        """Samples per latent frame."""
         return math.prod(self.config.downsampling_ratios)
 
     @property
     def decoder_context(self) -> int:
-        """Latent frames to each side that a decoded sample depends on, at most."""
-        frames, rate = 3.0, 1  # the first convolution reaches 3 frames
+        """Largest number of latent frames on each side that a decoded sample depends on."""
+        frames, rate = 3.0, 1  # the first convolution
         for ratio in self.config.upsampling_ratios or self.config.downsampling_ratios[::-1]:
-            frames += 1 / rate  # the transposed convolution, of two strides
+            frames += 1 / rate  # the transposed convolution, two strides long
             rate *= ratio
             frames += 3 * (1 + 3 + 9) / rate  # three residual units, 7 wide with dilations 1, 3, 9
         return math.ceil(frames + 3 / rate)
@@ -92,7 +97,14 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
     def encode(
         self, waveform: torch.Tensor, return_dict: bool = True
     ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """Waveform (B, 1, samples), padded with silence to a whole latent frame → `.latent_dist` of the latents.
+        """Encode a waveform, padded with silence to a whole latent frame.
+
+        Args:
+            waveform: (B, 1, samples).
+            return_dict: Whether to return an output with `.latent_dist` instead of a tuple.
+
+        Returns:
+            The distribution of the latents (B, latent_channels, frames).
 
         Raises:
             ValueError: `waveform` has another shape.
@@ -107,10 +119,18 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     @apply_forward_hook
     def decode(self, latents: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
-        """Latents (B, latent_channels, frames) → waveform (B, 1, frames·hop) in (-1, 1).
+        """Decode latents to a waveform.
 
-        `enable_slicing()` decodes one sound at a time, `enable_tiling()` `tile_length` frames at a time, each with the
-        frames around it that it depends on: the same waveform in less memory.
+        After `enable_slicing()`, one waveform is decoded at a time. After `enable_tiling()`, `tile_length` frames are
+        decoded at a time, each with the surrounding frames that it depends on. Both give the same waveform in less
+        memory.
+
+        Args:
+            latents: (B, latent_channels, frames).
+            return_dict: Whether to return an output with `.sample` instead of a tuple.
+
+        Returns:
+            (B, 1, frames·hop_length), within ±1.
         """
         parts = latents.split(1) if self.use_slicing else (latents,)
         waveform = torch.cat([self._decode(part) for part in parts])
@@ -130,7 +150,7 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
         return torch.cat(tiles, dim=-1)
 
     def forward(self, waveform: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
-        """`waveform` (B, 1, samples) encoded and decoded again, cut to its length."""
+        """Encode and decode a waveform (B, 1, samples), and cut the result to its length."""
         latents = self.encode(waveform).latent_dist.mode()
         decoded = self.decode(latents, return_dict=False)[0][..., : waveform.shape[-1]]
         return DecoderOutput(sample=decoded) if return_dict else (decoded,)

@@ -1,4 +1,4 @@
-"""What turns a diffusers UNet class into its SoundCTM student: another time embedding, the same forward."""
+"""Turn a diffusers UNet class into its SoundCTM student: another time embedding, the same forward."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,28 +10,28 @@ from .embeddings import CTMTimestepEmbedding
 
 
 class FromTeacherMixin:
-    """Put before a diffusers network class that takes its arguments as **kwargs: a start from a teacher's weights.
+    """Adds `from_teacher` to a network class. List it before the diffusers class, and pass that class's arguments on.
 
-    `_new_parameters` are the beginnings of the names that the student has and the teacher has not.
+    `_new_parameters` are the prefixes of the parameters that the student has and the teacher does not.
     """
 
     _new_parameters: tuple[str, ...] = ()
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:
-        # The diffusers class' arguments arrive through **kwargs: without their names, loading would drop them.
+        # The arguments of the diffusers class arrive in **kwargs. Without their names, loading would drop them.
         return set().union(*map(ConfigMixin._get_init_keys, input_class.__mro__[:-1])) - {"args"}
 
     @classmethod
     def from_teacher(cls, teacher: ModelMixin, **config: Any) -> Self:
-        """A student that starts from `teacher`'s weights, on its device and in its dtype.
+        """Create a student that is initialized from a teacher, on its device and in its dtype.
 
         Args:
-            teacher: a network of the diffusers class this one extends.
-            config: arguments of this class, e.g. `prediction_type`, the betas, `branch_init`.
+            teacher: A network of the diffusers class that this class extends.
+            config: Arguments of this class, for example `prediction_type`, the betas and `branch_init`.
 
         Raises:
-            ValueError: the teacher's tensors are not exactly the student's without its new branches.
+            ValueError: The teacher's tensors are not exactly those of the student without its new branches.
         """
         student = cls.from_config(dict(teacher.config), **config)
         new = {name for name, _ in student.named_parameters() if name.startswith(cls._new_parameters)}
@@ -45,19 +45,26 @@ class FromTeacherMixin:
 
 
 class CTMUNetMixin(FromTeacherMixin):
-    """Put before a diffusers UNet class, gives it s and ω through the `timestep_cond` argument of its own forward.
+    """Conditions a diffusers UNet class on s and ω, through the `timestep_cond` argument of its own forward.
 
-    Call it as `unet(c_in(t)·z_t, c_noise(t), ..., timestep_cond=torch.stack([target_sigma, guidance_scale], -1))`;
-    `timestep_cond` (B, 2) stays float32 under any dtype. c_noise(s) and the embedding of ω are taken inside, see
-    `CTMTimestepEmbedding`.
+    List it before the diffusers class. Call the network as `unet(c_in(t)·z_t, c_noise(t), ...,
+    timestep_cond=torch.stack([target_sigma, guidance_scale], -1))`. `timestep_cond` (B, 2) stays in float32, whatever
+    the dtype of the network. The network computes c_noise(s) and the embedding of ω, see `CTMTimestepEmbedding`.
 
     Args:
-        prediction_type, num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: noise conditioning and
-            what F predicts, the same values as the `CTMScheduler`'s.
-        branch_init: "reference" or "zero", the start of the new branches.
-        conditioning: how prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`. None leaves it
-            to be inferred from the config.
-        kwargs: the arguments of the diffusers class.
+        prediction_type: What F predicts. This value and the following five are those of the `CTMScheduler`.
+        num_train_timesteps: Number of steps of the teacher's noise schedule.
+        beta_start: First β of that schedule.
+        beta_end: Last β of that schedule.
+        beta_schedule: Form of that schedule.
+        trained_betas: All values of β, in place of a `beta_schedule`.
+        branch_init: Initialization of the new branches, "reference" or "zero", see `CTMTimestepEmbedding`.
+        conditioning: How prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`. None
+            infers it from the other arguments.
+        kwargs: Arguments of the diffusers class.
+
+    Raises:
+        ValueError: The time embedding of the diffusers class has an unsupported form, or an argument is unknown.
     """
 
     _new_parameters = ("time_embedding.target_embedding.", "time_embedding.guidance_proj.")
@@ -77,8 +84,9 @@ class CTMUNetMixin(FromTeacherMixin):
         super().__init__(**kwargs)
         if self.config.time_embedding_type != "positional" or self.config.time_cond_proj_dim is not None:
             raise ValueError(
-                f"A SoundCTM student needs `time_embedding_type` 'positional' and `time_cond_proj_dim` None, not "
-                f"{self.config.time_embedding_type!r} and {self.config.time_cond_proj_dim!r}: take another teacher."
+                f"`time_embedding_type` is {self.config.time_embedding_type!r} and `time_cond_proj_dim` is "
+                f"{self.config.time_cond_proj_dim!r}; a SoundCTM student requires 'positional' and None, so choose "
+                "another teacher."
             )
         noise_conditioning = {
             "prediction_type": prediction_type,

@@ -1,23 +1,21 @@
-"""Latent diffusion transformers for sound, after Stable Audio's: the 44.1 kHz SoundCTM teacher and its student."""
+"""The transformers of the 44.1 kHz SoundCTM, teacher and student, built on Stable Audio's."""
 
-import math
 from typing import Any
 
 import torch
 from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.transformers.stable_audio_transformer import StableAudioGaussianFourierProjection
 from torch import nn
 from typing_extensions import Self
 
 from ..preconditioning import c_noise
 from .ctm_mixin import FromTeacherMixin
-from .embeddings import guidance_embedding, split_condition
+from .embeddings import FourierFeatures, guidance_embedding, split_condition
 
 
 class LatentTransformer(FromTeacherMixin, StableAudioDiTModel):
-    """diffusers' `StableAudioDiTModel`, same parameters, called like a UNet: it makes its own rotary embedding."""
+    """diffusers' `StableAudioDiTModel` with the arguments of a UNet. It computes its own rotary embedding."""
 
     _repeated_blocks = ["StableAudioDiTBlock"]  # noqa: RUF012 (diffusers' own name and type)
     _min_rotary_dim = 0
@@ -31,7 +29,7 @@ class LatentTransformer(FromTeacherMixin, StableAudioDiTModel):
         encoder_attention_mask: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """The stock forward, given what `time_proj` makes of the timestep, (B, features)."""
+        """Run the stock forward on the output of `time_proj`, `features` (B, features), in place of a timestep."""
         rotary_embedding = get_1d_rotary_pos_embed(
             max(self.config.attention_head_dim // 2, self._min_rotary_dim),
             torch.arange(sample.shape[-1] + 1, device=sample.device),
@@ -47,32 +45,32 @@ class LatentTransformer(FromTeacherMixin, StableAudioDiTModel):
             encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
             return_dict=False,
         )
-        # The stock output class warns that it is deprecated, which breaks the graph of a compiled model.
+        # The stock output class emits a deprecation warning, which breaks the graph of a compiled model.
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
 
 class AudioDiTModel(LatentTransformer):
-    """The 44.1 kHz SoundCTM teacher: diffusers' `StableAudioDiTModel`, called like a UNet.
+    """The 44.1 kHz SoundCTM teacher: diffusers' `StableAudioDiTModel` with the arguments of a UNet.
 
-    The sequence gets one token in front, MLP(φ(c_noise(t))) with φ the Fourier features of Stable Audio, dropped at the
-    end; there is no other global condition.
+    One token precedes the sequence: MLP(φ(c_noise(t))), where φ are the Fourier features of Stable Audio. There is no
+    other global condition.
 
     Args:
-        kwargs: the arguments of `StableAudioDiTModel`; `global_states_input_dim` has no effect.
+        kwargs: Arguments of `StableAudioDiTModel`. `global_states_input_dim` has no effect.
     """
 
-    # model_index.json records this module; the package's top level is the name that stays.
+    # model_index.json records this module name, so it must be the package's, which does not change.
     __module__ = "diffusers_soundctm"
     _keep_in_fp32_modules = ["fourier"]  # noqa: RUF012 (diffusers' own name and type)
     _min_rotary_dim = 32
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        # The stock forward rounds the timestep to its own dtype before `time_proj`; features made here do not suffer.
+        # The stock forward rounds the timestep to its own dtype before `time_proj`, so features are computed here.
         self.fourier = FourierFeatures(self.config.time_proj_dim // 2)
         self.time_proj = nn.Identity()
         self.global_proj = nn.Identity()
-        for block in self.transformer_blocks:  # the release keeps these at zero
+        for block in self.transformer_blocks:  # zero in the released checkpoint
             for norm in (block.norm1, block.norm2, block.norm3):
                 norm.bias.requires_grad_(False)
 
@@ -84,14 +82,14 @@ class AudioDiTModel(LatentTransformer):
         encoder_attention_mask: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """F of the teacher.
+        """Predict F of the teacher.
 
         Args:
             sample: c_in(t)·z_t, (B, in_channels, frames).
             timestep: c_noise(t) = ln(t)/4, scalar or (B,).
-            encoder_hidden_states: prompt tokens, (B, L, cross_attention_input_dim).
-            encoder_attention_mask: boolean (B, L), which tokens count; None is all of them.
-            return_dict: give an output with `.sample`, else a tuple.
+            encoder_hidden_states: Prompt tokens, (B, L, cross_attention_input_dim).
+            encoder_attention_mask: Boolean (B, L), True for tokens to attend to. None attends to all.
+            return_dict: Whether to return an output with `.sample` instead of a tuple.
 
         Returns:
             F, (B, out_channels, frames).
@@ -102,15 +100,15 @@ class AudioDiTModel(LatentTransformer):
 
 
 class CTMAudioDiTModel(AudioDiTModel):
-    """The SoundCTM student of `AudioDiTModel`: same parameters, a token that also tells s and ω.
+    """The SoundCTM student of `AudioDiTModel`. It has the same parameters, and its first token also embeds s and ω.
 
         token = MLP(φ(c_noise(t))) + MLP(φ(c_noise(s))) + ψ(1000·ω)
 
-    with one MLP for both noise levels and ψ the fixed sinusoid of `embeddings.guidance_embedding`.
+    Both noise levels share one MLP. ψ is the fixed sinusoid of `embeddings.guidance_embedding`.
 
     Args:
-        conditioning: how prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
-        kwargs: the arguments of `StableAudioDiTModel`; `global_states_input_dim` has no effect.
+        conditioning: How prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
+        kwargs: Arguments of `StableAudioDiTModel`. `global_states_input_dim` has no effect.
     """
 
     __module__ = "diffusers_soundctm"
@@ -121,10 +119,13 @@ class CTMAudioDiTModel(AudioDiTModel):
 
     @classmethod
     def from_teacher(cls, teacher: AudioDiTModel) -> Self:
-        """A student that starts from `teacher`'s weights, on its device and in its dtype.
+        """Create a student that is initialized from a teacher, on its device and in its dtype.
+
+        Args:
+            teacher: The teacher.
 
         Raises:
-            ValueError: the teacher is not an `AudioDiTModel`.
+            ValueError: The teacher is not an `AudioDiTModel`.
         """
         if not isinstance(teacher, AudioDiTModel):
             raise ValueError(f"`teacher` is a {type(teacher).__name__}; pass an AudioDiTModel.")
@@ -139,11 +140,19 @@ class CTMAudioDiTModel(AudioDiTModel):
         encoder_attention_mask: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """F of the student; arguments as the teacher's, and
+        """Predict F of the student.
 
         Args:
-            timestep_cond: float32 (B, 2), target noise level s and guidance scale ω of each sample; (B, 1), s alone,
-                leaves out the ω term.
+            sample: c_in(t)·z_t, (B, in_channels, frames).
+            timestep: c_noise(t) = ln(t)/4, scalar or (B,).
+            encoder_hidden_states: Prompt tokens, (B, L, cross_attention_input_dim).
+            timestep_cond: float32 (B, 2), the target noise level s and the guidance scale ω of each sample, or (B, 1)
+                with s alone, which omits the ω term.
+            encoder_attention_mask: Boolean (B, L), True for tokens to attend to. None attends to all.
+            return_dict: Whether to return an output with `.sample` instead of a tuple.
+
+        Returns:
+            F, (B, out_channels, frames).
 
         Raises:
             ValueError: `timestep_cond` is missing or has another shape.
@@ -159,17 +168,5 @@ class CTMAudioDiTModel(AudioDiTModel):
 
 
 def per_sample_timestep(timestep: float | torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """`timestep`, scalar or (B,), as (B,) on the device of `sample` (B, ...)."""
+    """Expand `timestep`, a scalar or (B,), to (B,) on the device of `sample` (B, ...)."""
     return torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-
-
-class FourierFeatures(StableAudioGaussianFourierProjection):
-    """φ(v) = [cos 2πWv | sin 2πWv] in float32, W its learned frequencies; (B,) → (B, 2·embedding_size)."""
-
-    def __init__(self, embedding_size: int):
-        super().__init__(embedding_size, set_W_to_weight=False, log=False, flip_sin_to_cos=True)
-        self.weight.requires_grad_(True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        phase = 2 * math.pi * x.float()[:, None] * self.weight.float()
-        return torch.cat([phase.cos(), phase.sin()], dim=-1)

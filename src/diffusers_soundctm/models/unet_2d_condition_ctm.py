@@ -6,10 +6,10 @@ from .ctm_mixin import CTMUNetMixin
 
 
 class CTMUNet2DConditionModel(CTMUNetMixin, UNet2DConditionModel):
-    """diffusers' `UNet2DConditionModel` that also knows the noise level s it jumps to and the guidance scale ω.
+    """diffusers' `UNet2DConditionModel`, conditioned on the target noise level s and the guidance scale ω.
 
-    See `CTMUNetMixin` for the arguments it adds and how it is called, and `from_teacher` for its usual start.
+    `CTMUNetMixin` documents its arguments and its call. `from_teacher` initializes it from a teacher.
     """
 
-    # model_index.json records this module; the package's top level is the name that stays.
+    # model_index.json records this module name, so it must be the package's, which does not change.
     __module__ = "diffusers_soundctm"

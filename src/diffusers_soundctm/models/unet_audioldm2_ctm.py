@@ -1,4 +1,4 @@
-"""The SoundCTM student of AudioLDM2 teachers, whose network reads two text streams."""
+"""The SoundCTM student of AudioLDM2 teachers, whose network attends to two sequences of text embeddings."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from .ctm_mixin import CTMUNetMixin
 
 
 class CTMAudioLDM2UNet2DConditionModel(CTMUNetMixin, AudioLDM2UNet2DConditionModel, PeftAdapterMixin):
-    """diffusers' `AudioLDM2UNet2DConditionModel` that also knows the target noise level s and the guidance scale ω.
+    """diffusers' `AudioLDM2UNet2DConditionModel`, conditioned on the target noise level s and the guidance scale ω.
 
-    See `CTMUNetMixin` for the arguments it adds and how it is called, and `from_teacher` for its usual start.
+    `CTMUNetMixin` documents its arguments and its call. `from_teacher` initializes it from a teacher.
 
     Args:
-        num_generated_tokens: how many tokens of the first text stream the language model writes.
-        conditioning: how prompts condition the network.
-        kwargs: the arguments of `CTMUNetMixin` and of the diffusers class.
+        num_generated_tokens: Number of embeddings in the first sequence, which GPT-2 generates.
+        conditioning: How prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
+        kwargs: Arguments of `CTMUNetMixin` and of the diffusers class.
     """
 
-    # model_index.json records this module; the package's top level is the name that stays.
+    # model_index.json records this module name, so it must be the package's, which does not change.
     __module__ = "diffusers_soundctm"
 
     def __init__(self, num_generated_tokens: int = 8, conditioning: str = "audioldm2", **kwargs: Any):

@@ -1,4 +1,4 @@
-"""Log-mel spectrogram → waveform, by predicting a complex spectrogram and inverting it."""
+"""A vocoder that predicts a complex spectrogram from a log-mel and inverts it."""
 
 import math
 
@@ -9,12 +9,12 @@ from torch import nn
 
 from ..audio import LOG_FLOOR, mel_filterbank
 
-# Of `match`: four iterations come as near as seven with 1; with 2 they begin to ring.
+# Of `match`. Four iterations come as close as seven do with 1. With 2, the result begins to ring.
 RELAXATION = 1.5
 
 
 class ConvNeXtBlock(nn.Module):
-    """x + scale · MLP(norm(depthwise convolution over frames)): (B, frames, C) → (B, frames, C)."""
+    """x + scale·MLP(norm(depthwise convolution over frames)), (B, frames, C) → (B, frames, C)."""
 
     def __init__(self, hidden_size: int, intermediate_size: int, layer_scale: float):
         super().__init__()
@@ -30,26 +30,29 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ISTFTVocoder(ModelMixin, ConfigMixin):
-    """Vocos-like vocoder (arXiv 2306.00814): ConvNeXt blocks at frame rate, an inverse STFT for the samples.
+    """Vocoder similar to Vocos (arXiv 2306.00814): ConvNeXt blocks at the frame rate and an inverse STFT.
 
-    A convolution over frames gives a steady mel the same phase in every frame, so it can only sing multiples of the
-    frame rate (100 Hz). Here the phase of every bin is that of a resonator, which the network drives:
+    A convolution over frames gives every frame of a steady mel the same phase, so its tones are multiples of the frame
+    rate (100 Hz). Here, the phase of every bin k is that of a resonator that the network drives:
 
         r_t = a_t·exp(i·(2π·hop·k/n_fft + δ_t))·r_{t−1} + b_t,      spectrum_t = exp(m_t)·r_t/|r_t|
 
-    with retention a in (0, 1), frequency offset δ in (−π, π) from the centre of bin k, complex drive b and
-    log-magnitude m, all per frame and bin. a = 0 is Vocos. m is predicted relative to the interpolated log-mel.
+    The network predicts, per frame and bin, the retention a in (0, 1), the frequency offset δ in (−π, π) from the
+    center of the bin, the complex drive b, and the log-magnitude m relative to the interpolated log-mel. a = 0 is
+    Vocos.
 
-    Frames whose phases contradict each other cancel where they overlap, which smooths rattles and rings away. So the
-    sound's own log-mel is brought to the given one after the inverse STFT, as in `match`.
+    Frames with contradicting phases cancel where they overlap, which blurs rattles and rings. Therefore `match` refines
+    the waveform to match the conditioning log-mel.
 
     Args:
-        sampling_rate: in Hz.
-        model_in_dim: number of mel bins (the name `SpeechT5HifiGan` has for it).
-        n_fft: window and transform, in samples.
-        hop_length: samples a mel frame.
-        hidden_size, num_layers, intermediate_size: width, number and inner width of the ConvNeXt blocks.
-        mel_iterations: how often the sound is brought nearer to the mel; 0 for never.
+        sampling_rate: In Hz.
+        model_in_dim: Number of mel bands, under the name that `SpeechT5HifiGan` uses.
+        n_fft: Length of the window and of the Fourier transform, in samples.
+        hop_length: Samples per mel frame.
+        hidden_size: Width of the ConvNeXt blocks.
+        num_layers: Number of ConvNeXt blocks.
+        intermediate_size: Inner width of the ConvNeXt blocks.
+        mel_iterations: Iterations of `match`, 0 or more.
     """
 
     __module__ = "diffusers_soundctm"
@@ -82,15 +85,22 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
         self.register_buffer("filters", filters, persistent=False)
         weights = filters + 1e-8
         self.register_buffer("interpolation", (weights / weights.sum(dim=1, keepdim=True)).T, persistent=False)
-        # A filter has unit area over Hz, so a mel is the mean magnitude times the number of bins a Hz.
+        # A filter has unit area over Hz, so a mel is the mean magnitude times the number of bins per Hz.
         self.log_bin_width = math.log(sampling_rate / n_fft)
-        # Whatever dtype the network is built in: `from_pretrained` makes its own the default one.
+        # Explicitly float32: `from_pretrained` changes the default dtype to that of the network.
         self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
-        # In n_fft-ths of a turn: integers, which no dtype rounds. An error would grow from frame to frame.
+        # Phase advance in n_fft-ths of a turn. Integers are not rounded; an error would grow from frame to frame.
         self.register_buffer("advance", torch.arange(bins) * hop_length % n_fft, persistent=False)
 
     def predict(self, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What drives the resonators: log-mel (B, frames, mels) → (m, a, δ, b), each (B, frames, bins), b complex."""
+        """Predict the resonators' parameters from a log-mel.
+
+        Args:
+            mel: (B, frames, mels), natural logarithm.
+
+        Returns:
+            (m, a, δ, b), each (B, frames, bins). b is complex.
+        """
         mel = mel.float()
         # Log-mels lie in about [-11.5, 2].
         hidden = self.embed(((mel + 6) / 3).to(self.dtype).transpose(1, 2)).transpose(1, 2)
@@ -109,7 +119,7 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
     def synthesize(
         self, log_magnitude: torch.Tensor, retention: torch.Tensor, offset: torch.Tensor, drive: torch.Tensor
     ) -> torch.Tensor:
-        """(m, a, δ, b) of `predict`, (B, frames, bins) → waveform (B, frames·hop)."""
+        """Synthesize the waveform (B, frames·hop_length) from the parameters (m, a, δ, b) of `predict`."""
         turn = torch.polar(retention, self.advance.float() * (2 * math.pi / self.config.n_fft) + offset)
         state = drive[:, 0]
         states = [state]
@@ -121,8 +131,8 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
         return self._invert((log_magnitude.exp().transpose(1, 2) * norm) * resonators)
 
     def _invert(self, spectrum: torch.Tensor) -> torch.Tensor:
-        """Spectrum (B, bins, frames) → waveform (B, frames·hop)."""
-        # The centred inverse of n frames reaches n·hop samples: the last half window covers the last hop.
+        """Inverse STFT of (B, bins, frames), the waveform (B, frames·hop_length)."""
+        # The centered inverse of n frames covers n·hop samples: the last half window contains the last hop.
         return torch.istft(
             spectrum,
             self.config.n_fft,
@@ -133,13 +143,17 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
         )
 
     def match(self, waveform: torch.Tensor, mel: torch.Tensor) -> torch.Tensor:
-        """The sound nearer to a log-mel, its phases kept: `mel_iterations` times
+        """Refine a waveform to match a log-mel, keeping its phases. Repeats `mel_iterations` times:
 
             X ← X·exp(RELAXATION·interpolation(mel − logmel(x))),      x = ISTFT(X)
 
         Args:
-            waveform: (B, frames·hop). Up to half a window it has no mel and is returned as it is.
-            mel: (B, frames, mels).
+            waveform: (B, frames·hop_length). Waveforms of at most half a window are returned unchanged, because they
+                have no mel.
+            mel: Conditioning log-mel, (B, frames, mels).
+
+        Returns:
+            (B, frames·hop_length).
         """
         config, window = self.config, self.window.float()
         if waveform.shape[-1] <= config.n_fft // 2:
@@ -154,14 +168,20 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
         return waveform
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        """Log-mel (B, frames, mels) or (frames, mels) → float32 waveform (B, frames·hop) or (frames·hop,).
+        """Convert a log-mel to a waveform.
+
+        Args:
+            mel: (B, frames, mels) or (frames, mels), natural logarithm.
+
+        Returns:
+            (B, frames·hop_length) or (frames·hop_length,), float32.
 
         Raises:
-            ValueError: wrong number of dimensions or mel bins.
+            ValueError: `mel` has another number of dimensions or mel bands, or no frames.
         """
         if mel.dim() not in (2, 3) or mel.shape[-1] != self.config.model_in_dim or mel.shape[-2] == 0:
             raise ValueError(
-                f"`mel` has shape {tuple(mel.shape)}; expected (batch, frames, {self.config.model_in_dim}) or "
+                f"`mel` has shape {tuple(mel.shape)}; pass (batch, frames, {self.config.model_in_dim}) or "
                 f"(frames, {self.config.model_in_dim})."
             )
         if mel.dim() == 2:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from .. import audio
+from ..data.latents import denormalize_latents, encode
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMScheduler
 from . import inputs
@@ -330,39 +331,20 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         waveforms gets its own number of channels and the level as it is.
         """
         device = device or self._execution_device
-        frames = self.latent_shape(num_samples)[1] * self.vae_scale_factor
-        if self.encodes_waveforms:
-            sound = audio.match_channels(waveforms.float(), self.num_channels)
-            sound = audio.resample(sound, sampling_rate, self.sampling_rate)[..., :num_samples]
-            sound = torch.nn.functional.pad(sound, (0, frames * self.hop_length - sound.shape[-1]))
-            latents = self.vae.encode(sound.to(device, self.vae.dtype)).latent_dist.mode().float()
-            mean, scale = self._latent_statistics(latents)
-            return (latents - mean) / scale
-        mono = audio.resample(waveforms.float().mean(dim=1), sampling_rate, self.sampling_rate)[:, :num_samples]
-        mono = torch.nn.functional.pad(audio.peak_normalize(mono), (0, frames * self.hop_length - mono.shape[1]))
-        n_mels = self.vocoder.config.model_in_dim
-        mel = audio.log_mel(
-            mono.to(device), sampling_rate=self.sampling_rate, hop_length=self.hop_length, n_mels=n_mels
-        )[:, None]
-        return self.vae.encode(mel.to(self.vae.dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
+        length = self.latent_shape(num_samples)[1] * self.vae_scale_factor * self.hop_length
+        waveforms = audio.match_channels(waveforms.float(), self.num_channels)
+        waveforms = audio.resample(waveforms, sampling_rate, self.sampling_rate)[..., :num_samples]
+        waveforms = torch.nn.functional.pad(waveforms, (0, length - waveforms.shape[-1]))
+        front_end = None if self.encodes_waveforms else audio.LogMel.for_vocoder(self.vocoder.config)
+        return encode(self.vae, waveforms.to(device), front_end)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable.
 
         From an autoencoder of waveforms, (B, C, time) → (B, channels, samples).
         """
-        if self.encodes_waveforms:
-            mean, scale = self._latent_statistics(latents)
-            return self.vae.decode((latents * scale + mean).to(self.vae.dtype)).sample.float()
-        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
-
-    def _latent_statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and scale of the autoencoder's latents in the network's unit, z_vae = scale·z + mean, each (C, 1)."""
-        config = self.vae.config
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        mean = latents.new_zeros(1) if mean is None else latents.new_tensor(mean)
-        std = latents.new_ones(1) if std is None else latents.new_tensor(std)
-        return mean[:, None], std[:, None] / getattr(config, "scaling_factor", 1.0)
+        decoded = self.vae.decode(denormalize_latents(self.vae, latents).to(self.vae.dtype)).sample
+        return decoded.float() if self.encodes_waveforms else decoded
 
     def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
         """Log-mels (B, 1, frames, n_mels) → waveforms (B, 1, samples), float32; differentiable."""

@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..files import atomic_folder
 
 _STATE_FILE = "state.pt"
-# What a run can go on without: counters, and fp16's loss scale, which other precisions do not use.
-_OPTIONAL = {"identity", "skips", "losses", "scaler"}
+# What a run can go on without: counters of steps and of a stream's clips, and fp16's loss scale, which other precisions
+# do not use.
+_OPTIONAL = {"identity", "skips", "losses", "data", "scaler"}
 
 
 def save_checkpoint(

@@ -81,6 +81,27 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
 
 
+def data_settings(args: argparse.Namespace) -> Any:
+    """The data that the arguments of `add_data_arguments`, and of `add_stream_arguments` where present, describe.
+
+    Returns:
+        `data.sources.DataSettings`.
+    """
+    from ..data.sources import DataSettings
+
+    names = ("streaming", "data_files", "stream_buffer_size", "mix_rate", "captions")
+    return DataSettings(
+        args.dataset_name,
+        args.num_samples,
+        args.cache_dir or Path(args.output_dir) / "cache",
+        audio_column=args.audio_column,
+        caption_column=args.caption_column,
+        max_samples=args.max_train_samples,
+        seed=args.seed,
+        **{name: getattr(args, name) for name in names if hasattr(args, name)},
+    )
+
+
 def add_clip_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the arguments that `clips_of` reads, and `--validation_split`; returns their group."""
     data = _add_dataset_group(parser, "data", cached="decoded clips")

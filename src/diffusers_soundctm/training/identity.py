@@ -10,7 +10,7 @@ from ..data import Clips
 from ..data.batches import TrainingData
 from ..data.latents import fingerprint
 from ..data.shards import INDEX, ShardedData
-from ..data.streams import MemorySource, SoundData
+from ..data.streams import MemorySource, WaveformData
 
 # Arguments that may differ when a run is resumed. Paths are compared by what they hold: the data and the teacher have
 # fingerprints, and the starting weights are in the checkpoint.
@@ -24,7 +24,8 @@ _FREE = {
     "max_skipped_steps",
     # Memory, reports and uploads.
     "gradient_accumulation_steps", "gradient_checkpointing", "checkpointing_steps", "checkpoints_total_limit",
-    "report_to", "tracker_project_name", "validation_prompts", "validation_steps", "validation_num_inference_steps",
+    "report_to", "tracker_project_name", "validation_prompts", "validation_trajectory_prompts",
+    "validation_steps", "validation_num_inference_steps",
     "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_license",
 }  # fmt: skip
 
@@ -63,7 +64,7 @@ def _(data: TrainingData) -> str:
     if not latents.is_contiguous():  # captions without audio share one latent of zeros
         latents = latents[:1].contiguous()
     arrays = [tensor.view(torch.int16).numpy() for tensor in (latents, prompts.states)]
-    return fingerprint(*arrays, prompts.lengths.tolist(), prompts.wordings)
+    return fingerprint(*arrays, prompts.lengths.tolist(), prompts.captions)
 
 
 @data_fingerprint.register
@@ -74,7 +75,7 @@ def _(data: ShardedData) -> str:
 
 
 @data_fingerprint.register
-def _(data: SoundData) -> str:
+def _(data: WaveformData) -> str:
     return data_fingerprint(data.source)
 
 

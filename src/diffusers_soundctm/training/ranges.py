@@ -67,7 +67,7 @@ RANGES: dict[str, str] = {
     "train_batch_size": "[1, inf)",
     "gradient_accumulation_steps": "[1, inf)",
     "max_train_steps": "[1, inf)",
-    "learning_rate": "[0, inf)",
+    "learning_rate": "[0, 1]",  # of Adam, whose updates have about its size
     "lr_warmup_steps": "[0, inf)",
     "weight_decay": "[0, inf)",
     "adam_beta1": "[0, 1)",

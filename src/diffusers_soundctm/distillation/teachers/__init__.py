@@ -1,77 +1,37 @@
-"""The teachers that can be distilled, one module per family."""
+"""The teachers that can be distilled, one module per family; see `base` for how to add one."""
 
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 from ... import hub
+from ...files import read_json
+from .audio_dit import AudioDiT
 from .audioldm import AudioLDM
 from .audioldm2 import AudioLDM2
-from .base import Teacher, TeacherFamily
+from .base import Teacher, TeacherFamily, class_name
 from .edm import EDM
 from .musicldm import MusicLDM
 from .stable_audio import StableAudio
 from .tango import Tango
 
-FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, EDM)
+__all__ = ["FAMILIES", "Teacher", "TeacherFamily", "load_teacher", "recognize"]
 
-
-def recognize(folder: str | os.PathLike) -> type[TeacherFamily]:
-    """The family of the pipeline in `folder`, by `model_index.json`, or by its components if it has none.
-
-    Raises:
-        ValueError: a student, or none of `FAMILIES`; the message lists them.
-    """
-    folder = Path(folder)
-    configs = {
-        name: json.loads(path.read_text(encoding="utf-8"))
-        for name, path in {
-            "index": folder / hub.INDEX,
-            "scheduler": folder / "scheduler" / "scheduler_config.json",
-            "text_encoder": folder / "text_encoder" / "config.json",
-            "unet": folder / "unet" / "config.json",
-        }.items()
-        if path.is_file()
-    }
-    if configs.get("unet", {}).get("_class_name", "").startswith("CTM"):
-        raise ValueError(
-            f"`teacher_model` {str(folder)!r} is a student, a {configs['unet']['_class_name']}; pass the teacher it "
-            "was distilled from."
-        )
-    if "index" in configs:
-        found = configs["index"]["_class_name"]
-        found = found[-1] if isinstance(found, list) else found
-        for family in FAMILIES:
-            if found in family.pipelines:
-                return family
-        found = f"a {found}"
-    elif "unet" in configs and "scheduler" in configs:
-        if configs["scheduler"]["_class_name"] == "CTMScheduler":
-            return EDM
-        if configs.get("text_encoder", {}).get("model_type") == "t5":
-            return Tango
-        found = "a folder of components with neither a CTMScheduler nor a T5 text encoder"
-    else:
-        found = f"no pipeline: it has no {hub.INDEX}, and no unet and scheduler"
-    supported = ", ".join(name for family in FAMILIES for name in family.pipelines)
-    raise ValueError(
-        f"`teacher_model` {str(folder)!r} is {found}. Supported are {supported}, a plain folder of Tango's components, "
-        "and folders that train_teacher.py writes. For another family, write an adapter: subclass TeacherFamily in "
-        "diffusers_soundctm.distillation.teachers, name the classes of its components and of its student, and add it "
-        "to FAMILIES."
-    )
+FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, AudioDiT, EDM)
 
 
 def load_teacher(name_or_folder: str | os.PathLike, **given: str | os.PathLike | None) -> Teacher:
-    """A teacher from a folder or a Hub id, in float32 on the CPU.
+    """Load a teacher in float32 on the CPU.
 
     Args:
-        given: folders of parts that replace the teacher's own, or that it lacks: `vae`, `text_encoder`, `vocoder`; the
-            tokenizer is looked for with the text encoder.
+        name_or_folder: Folder or Hub id of a diffusers pipeline of one of `FAMILIES`, or a folder that
+            `training/train_teacher.py` wrote.
+        given: Folders of components that the teacher lacks, or that replace its own: `vae`, `text_encoder` (with its
+            tokenizer) and `vocoder`.
 
     Raises:
-        ValueError: not a supported family, an unsupported scheduler, or a part is missing.
-        OSError: nothing there, or damaged files.
+        ValueError: The family or the scheduler is not supported, or a component is missing.
+        OSError: There is no such folder or repo, or a file is damaged.
     """
     folder = Path(name_or_folder)
     if not folder.is_dir():
@@ -80,3 +40,49 @@ def load_teacher(name_or_folder: str | os.PathLike, **given: str | os.PathLike |
     if given.get("text_encoder"):
         given["tokenizer"] = given["text_encoder"]
     return family.load(folder, given)
+
+
+def recognize(folder: str | os.PathLike) -> type[TeacherFamily]:
+    """Return the family of the teacher in a folder, by its configuration files.
+
+    Raises:
+        ValueError: The folder holds a student, or a model of none of `FAMILIES`. The message lists them.
+        OSError: A configuration file is not valid JSON.
+    """
+    folder = Path(folder)
+    configs = _configs(folder)
+    for name in ("unet", "transformer"):
+        student = class_name(configs.get(name, {})) or ""
+        if student.startswith("CTM"):
+            raise ValueError(
+                f"`teacher_model` {str(folder)!r} is a student, a {student}; pass the teacher that it was "
+                "distilled from."
+            )
+    for family in FAMILIES:
+        if family.matches(configs):
+            return family
+    if "model_index" in configs:
+        found = f"a {class_name(configs['model_index'])}"
+    elif configs.keys() >= {"unet", "scheduler"}:
+        found = "a folder of components with neither a CTMScheduler nor a T5 text encoder"
+    else:
+        found = f"no pipeline: it has no {hub.INDEX}, and no unet and scheduler"
+    supported = ", ".join(name for family in FAMILIES for name in family.pipelines)
+    raise ValueError(
+        f"`teacher_model` {str(folder)!r} is {found}. Supported are {supported}, plain folders of Tango's components, "
+        "folders with an AudioDiTModel, and folders that train_teacher.py writes. For another family, add a module to "
+        "diffusers_soundctm.distillation.teachers."
+    )
+
+
+def _configs(folder: Path) -> dict[str, dict[str, Any]]:
+    files = {
+        "model_index": folder / hub.INDEX,
+        "scheduler": folder / "scheduler" / "scheduler_config.json",
+        **{name: folder / name / "config.json" for name in ("text_encoder", "unet", "transformer")},
+    }
+    configs = {name: read_json(path) for name, path in files.items() if path.is_file()}
+    for name, config in configs.items():
+        if not isinstance(config, dict):
+            raise OSError(f"{files[name]} holds no JSON object; download or copy it again.")
+    return configs

@@ -1,4 +1,4 @@
-"""AudioLDM."""
+"""AudioLDM: a UNet conditioned on CLAP's text embedding by FiLM."""
 
 from typing import ClassVar
 
@@ -6,8 +6,8 @@ from .base import TeacherFamily
 
 
 class AudioLDM(TeacherFamily):
-    """FiLM by CLAP's text embedding."""
+    """Folders of diffusers' `AudioLDMPipeline`."""
 
     pipelines = ("AudioLDMPipeline",)
-    conditioning = "class_label"
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapTextModelWithProjection"}
+    conditioning = "class_label"

@@ -1,4 +1,4 @@
-"""AudioLDM2."""
+"""AudioLDM2: a UNet with cross-attention to embeddings that GPT-2 generates from the CLAP and T5 states, and to T5."""
 
 from typing import Any, ClassVar
 
@@ -8,10 +8,9 @@ from .musicldm import MusicLDM
 
 
 class AudioLDM2(TeacherFamily):
-    """Two text streams: what a GPT-2 writes after CLAP's and T5's words, and T5."""
+    """Folders of diffusers' `AudioLDM2Pipeline`."""
 
     pipelines = ("AudioLDM2Pipeline",)
-    conditioning = "audioldm2"
     parts: ClassVar = {
         **MusicLDM.parts,
         "text_encoder_2": "transformers.T5EncoderModel",
@@ -21,8 +20,10 @@ class AudioLDM2(TeacherFamily):
     }
     network_class = "diffusers.AudioLDM2UNet2DConditionModel"
     student_class = CTMAudioLDM2UNet2DConditionModel
+    conditioning = "audioldm2"
 
     @classmethod
     def student_config(cls, teacher: Teacher) -> dict[str, Any]:
+        """See `TeacherFamily.student_config`."""
         count = teacher.conditioning.num_generated_tokens
         return {**super().student_config(teacher), "num_generated_tokens": count}

@@ -1,7 +1,11 @@
-"""A frozen teacher, and how the folder of a family's pipeline is read."""
+"""A frozen teacher, and how the folder of a model family is read.
+
+To support another family, copy the shortest module of this package, name the pipeline, its components and the
+student's class, and add the new class to `FAMILIES`. A family with another kind of conditioning also needs a
+`PromptConditioning`, see `pipelines/conditioning/`.
+"""
 
 import importlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,35 +16,149 @@ from typing import Any, ClassVar
 
 import torch
 
-from ... import audio
+from ...data.encoders import Encoders
+from ...files import read_json
 from ...models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ...pipelines.conditioning import PromptConditioning, conditioning_for
 from ...preconditioning import PREDICTION_TYPES
 from ...schedulers.scheduling_ctm import CTMScheduler
 from ..denoisers import Preconditioning
 
-# A teacher on continuous levels knows all of them; its sampler goes from 0.3 straight to 0. A student ends where the
-# noise is 40 dB below the latents, and starts from the sampler's own sigma_max.
+# A teacher on continuous noise levels was trained on all of them, though its own sampler goes from 0.3 straight to 0.
+# At this level the noise is 40 dB below the latents.
 CONTINUOUS_SIGMA_MIN = 0.01
-MEL_HOP = 160  # samples a mel frame, of all mel families
-BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+DEFAULT_NUM_SAMPLES = 81920
+_BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+
+
+class TeacherFamily:
+    """How the folder of one family's pipeline is read.
+
+    Attributes:
+        pipelines: Class names of the pipeline in `model_index.json`.
+        parts: Component of the student's pipeline → its class, "library.Class". They are taken over unchanged.
+        optional: Components that may be missing.
+        network: Component of the network, in the teacher's folder and in the student's pipeline.
+        network_class: Class of the network, "library.Class".
+        student_class: The network's SoundCTM student.
+        conditioning: Kind of conditioning, a key of `pipelines.conditioning.CONDITIONINGS`.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[dict[str, str]] = {
+        "vae": "diffusers.AutoencoderKL",
+        "text_encoder": "diffusers_soundctm.data.encoders.AutoTextEncoder",
+        "tokenizer": "transformers.AutoTokenizer",
+        "vocoder": "transformers.SpeechT5HifiGan",
+    }
+    optional: ClassVar[tuple[str, ...]] = ()
+    network = "unet"
+    network_class = "diffusers.UNet2DConditionModel"
+    student_class: ClassVar[type] = CTMUNet2DConditionModel
+    conditioning = "cross_attention"
+
+    @classmethod
+    def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether a folder with these configurations holds a teacher of this family.
+
+        Args:
+            configs: Name of a component → its configuration, and `model_index` → `model_index.json`, of what exists.
+        """
+        return class_name(configs.get("model_index", {})) in cls.pipelines
+
+    @classmethod
+    def load(cls, folder: Path, given: Mapping[str, str | os.PathLike | None]) -> "Teacher":
+        """Load the teacher in `folder`, with the folders `given` in place of some of its components.
+
+        Raises:
+            ValueError: A component is missing, or the scheduler is not supported.
+            OSError: A component is damaged.
+        """
+        scheduler = scheduler_of(read_json(folder / "scheduler" / "scheduler_config.json"))
+        network = load_component(cls.network, cls.network_class, cls.network_folder(folder))
+        components = {}
+        for name, kind in cls.parts.items():
+            source = given.get(name) or folder / name
+            if not given.get(name) and not source.is_dir():
+                if name in cls.optional:
+                    continue
+                remedy = f"pass --{name} FOLDER" if name in ("vae", "text_encoder", "vocoder") else "copy it again"
+                raise ValueError(f"`teacher_model` {str(folder)!r} has no {name}; {remedy}.")
+            components[name] = load_component(name, kind, source)
+        return Teacher(cls, network, scheduler, components)
+
+    @classmethod
+    def network_folder(cls, folder: Path) -> Path:
+        """The folder of the network in the teacher's folder."""
+        return folder / cls.network
+
+    @classmethod
+    def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
+        """Arguments of the student's class that the network's configuration does not hold."""
+        betas = {key: teacher.scheduler.config[key] for key in _BETAS}
+        prediction_type = teacher.scheduler.config.prediction_type
+        return {"prediction_type": prediction_type, "conditioning": cls.conditioning, **betas}
+
+    @classmethod
+    def new_student(cls, teacher: "Teacher", branch_init: str) -> torch.nn.Module:
+        """A student initialized from the teacher, see `Teacher.student`."""
+        return cls.student_class.from_teacher(teacher.network, branch_init=branch_init, **cls.student_config(teacher))
+
+
+def class_name(config: Mapping[str, Any]) -> str | None:
+    """The class that a configuration names, without its module."""
+    name = config.get("_class_name")
+    return name[-1] if isinstance(name, list) else name
+
+
+def load_component(name: str, kind: str, source: str | os.PathLike) -> Any:
+    """Load a component of class `kind` from its folder or a Hub id, models in float32.
+
+    A folder with nothing but float16 weights is read too.
+
+    Raises:
+        OSError: The component is missing or damaged.
+    """
+    folder = Path(source)
+    try:
+        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+        if name == "vocoder" and class_name(config) == "ISTFTVocoder":
+            kind = "diffusers_soundctm.ISTFTVocoder"
+        weights = [file.name for file in folder.glob("*.safetensors")]
+        only_half = weights and all(".fp16." in weight for weight in weights)
+        component = _class(kind).from_pretrained(str(source), **({"variant": "fp16"} if only_half else {}))
+    except Exception as error:  # a damaged file can fail in any of the libraries that read it
+        raise OSError(
+            f"The {name} in {source} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); download or copy "
+            "it again."
+        ) from error
+    is_half = isinstance(component, torch.nn.Module) and any(p.dtype != torch.float32 for p in component.parameters())
+    return component.float() if is_half else component
+
+
+def _class(path: str) -> Any:
+    module, name = path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
 
 
 def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
-    """The `CTMScheduler` with the noise levels and the prediction type of a teacher's scheduler config.
+    """Return the `CTMScheduler` with the noise levels and the prediction type of a teacher's scheduler.
+
+    Args:
+        config: Content of the teacher's `scheduler_config.json`.
 
     Raises:
-        ValueError: the scheduler's noise process or prediction is none that can be distilled.
+        ValueError: The scheduler's noise process or prediction type is not supported.
     """
-    name, prediction_type = config["_class_name"], config.get("prediction_type", "epsilon")
+    name, prediction_type = class_name(config) or "", config.get("prediction_type", "epsilon")
     if name == "CTMScheduler":
         return CTMScheduler.from_config(config)
     if "FlowMatch" in name or "flow" in prediction_type or config.get("use_flow_sigmas"):
         raise ValueError(
             f"The teacher's scheduler is a flow-matching one ({name}, prediction_type {prediction_type!r}), which is "
-            "not supported: SoundCTM distils EDM and variance-preserving teachers (epsilon, v_prediction, sample)."
+            "not supported; choose an EDM teacher or a variance-preserving one (epsilon, v_prediction, sample)."
         )
-    if name.startswith("CosineDPMSolver") and prediction_type == "v_prediction" and config["sigma_data"] == 1:
+    if name.startswith("CosineDPMSolver") and prediction_type == "v_prediction" and config.get("sigma_data") == 1:
         # By name: diffusers' configurations forget what is passed by position.
         return CTMScheduler(
             sigma_min=CONTINUOUS_SIGMA_MIN,
@@ -52,86 +170,26 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
         return CTMScheduler(**{key: config[key] for key in ("sigma_min", "sigma_max", "sigma_data", "rho")})
     if "beta_schedule" not in config or prediction_type not in PREDICTION_TYPES[1:]:
         raise ValueError(
-            f"The teacher's scheduler {name} with prediction_type {prediction_type!r} is not supported: it has to be "
-            "an EDM one, or have betas and predict epsilon, v_prediction or sample."
+            f"The teacher's scheduler {name} with prediction_type {prediction_type!r} is not supported; choose a "
+            "teacher with an EDM scheduler, or with one that has betas and predicts epsilon, v_prediction or sample."
         )
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(
-            f"The teacher's scheduler {name} has `rescale_betas_zero_snr`, so its noise level has no upper end; "
-            "distil a teacher without."
+            f"The teacher's scheduler {name} has `rescale_betas_zero_snr`, so its highest noise level is infinite; "
+            "choose a teacher without it."
         )
-    return CTMScheduler(prediction_type=prediction_type, **{key: config[key] for key in BETAS if key in config})
-
-
-class TeacherFamily:
-    """How the folder of one family's pipeline is read. To support another one, subclass this and add it to `FAMILIES`.
-
-    A family with another way of conditioning also needs a `PromptConditioning`, see `pipelines/conditioning/`.
-
-    Attributes:
-        pipelines: class names in `model_index.json`.
-        parts: name in `SoundCTMPipeline` → class, "library.Class", of what is taken over as it is.
-        optional: those of them that may be missing.
-        network: subfolder of the network, `network_class` its class.
-        student_class: the network's SoundCTM student.
-        conditioning: how prompts condition it, a key of `pipelines.conditioning.CONDITIONINGS`.
-    """
-
-    pipelines: ClassVar[tuple[str, ...]]
-    parts: ClassVar[dict[str, str]] = {
-        "vae": "diffusers.AutoencoderKL",
-        "text_encoder": "transformers.AutoModel",
-        "tokenizer": "transformers.AutoTokenizer",
-        "vocoder": "transformers.SpeechT5HifiGan",
-    }
-    optional: ClassVar[tuple[str, ...]] = ()
-    network = "unet"
-    network_class = "diffusers.UNet2DConditionModel"
-    student_class: ClassVar[type] = CTMUNet2DConditionModel
-    conditioning = "cross_attention"
-
-    @classmethod
-    def load(cls, folder: Path, given: Mapping[str, str | os.PathLike | None]) -> "Teacher":
-        """The teacher in `folder`; `given` are folders of parts that replace its own."""
-        config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-        scheduler = scheduler_of(config)
-        network = _class(cls.network_class).from_pretrained(folder, subfolder=cls.network)
-        components = {}
-        for name, kind in cls.parts.items():
-            source = given.get(name) or folder / name
-            if not given.get(name) and not (folder / name).is_dir():
-                if name in cls.optional:
-                    continue
-                remedy = f"pass --{name} FOLDER" if name in ("vae", "text_encoder", "vocoder") else "copy it again"
-                raise ValueError(f"`teacher_model` {str(folder)!r} has no {name}; {remedy}.")
-            components[name] = cls.load_part(name, kind, source)
-        return Teacher(cls, network, scheduler, components)
-
-    @classmethod
-    def load_part(cls, name: str, kind: str, source: str | os.PathLike) -> Any:
-        if name == "vocoder" and (Path(source) / "config.json").is_file():
-            config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
-            if config.get("_class_name") == "ISTFTVocoder":
-                kind = "diffusers_soundctm.ISTFTVocoder"
-        return _class(kind).from_pretrained(source)
-
-    @classmethod
-    def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
-        """Arguments of the student's class beside the network's: how it is told noise levels."""
-        betas = {key: teacher.scheduler.config[key] for key in BETAS}
-        prediction_type = teacher.scheduler.config.prediction_type
-        return {"prediction_type": prediction_type, "conditioning": cls.conditioning, **betas}
+    return CTMScheduler(prediction_type=prediction_type, **{key: config[key] for key in _BETAS if key in config})
 
 
 @dataclass
 class Teacher:
-    """A pretrained model and all that distillation takes from it.
+    """A pretrained model, and everything that distillation takes from it.
 
     Attributes:
-        family: its adapter.
-        network: the denoiser's network.
-        scheduler: its noise levels and prediction type.
-        components: what the student's pipeline takes over: autoencoder, text encoders, vocoder.
+        family: Its family.
+        network: The network of the denoiser.
+        scheduler: Its noise levels and prediction type.
+        components: What the student's pipeline takes over: autoencoder, text encoders, vocoder.
     """
 
     family: type[TeacherFamily]
@@ -141,60 +199,77 @@ class Teacher:
 
     @property
     def preconditioning(self) -> Preconditioning:
+        """How the network sees noise levels, and what it predicts."""
         return Preconditioning.from_scheduler(self.scheduler)
 
     @cached_property
     def conditioning(self) -> PromptConditioning:
-        parts = {k: v for k, v in self.components.items() if k not in ("vae", "vocoder")}
+        """The text encoders, as the network requires them."""
+        parts = {name: part for name, part in self.components.items() if name not in ("vae", "vocoder")}
         return conditioning_for(self.network, **parts)
+
+    @cached_property
+    def encoders(self) -> Encoders:
+        """Turn waveforms and captions into latents and prompt embeddings."""
+        vocoder = self.components.get("vocoder")
+        return Encoders(self.components["vae"], self.conditioning, None if vocoder is None else vocoder.config)
 
     @property
     def sampling_rate(self) -> int:
-        """Samples a second; 16000 for a teacher without vocoder."""
-        if self.encodes_waveforms:
-            return self.components["vae"].config.sampling_rate
-        return self.components["vocoder"].config.sampling_rate if "vocoder" in self.components else 16000
+        """Sampling rate of the waveforms in Hz; 16000 for a mel model without a vocoder."""
+        return self.encoders.sampling_rate
 
     @property
     def encodes_waveforms(self) -> bool:
-        return audio.is_waveform_autoencoder(self.components["vae"])
+        """Whether the autoencoder encodes waveforms, not log-mels."""
+        return self.encoders.encodes_waveforms
 
     @property
     def num_channels(self) -> int:
-        return self.components["vae"].config.audio_channels if self.encodes_waveforms else 1
+        """Channels of the waveforms."""
+        return self.encoders.num_channels
 
     @property
     def can_decode(self) -> bool:
+        """Whether latents can be decoded to waveforms."""
         return self.encodes_waveforms or "vocoder" in self.components
 
     def latent_positions(self, num_samples: int) -> tuple[int | None, int, int]:
-        """(latent positions of so many samples, or None if they do not fit; positions the network works in; samples a
-        position).
+        """Return how many latent positions a clip has.
+
+        Args:
+            num_samples: Length of the clip.
+
+        Returns:
+            The latent positions, or None if the length does not fit; the number that the network requires a multiple
+            of; the samples per position.
         """
         vae = self.components["vae"].config
         if self.encodes_waveforms:
             unit, multiple = math.prod(vae.downsampling_ratios), 1
         else:
-            unit = MEL_HOP * 2 ** (len(vae.block_out_channels) - 1)
+            unit = self.encoders.front_end.hop_length * 2 ** (len(vae.block_out_channels) - 1)
             multiple = 2 ** (len(self.network.config.block_out_channels) - 1)
         return (None if num_samples % (unit * multiple) else num_samples // unit), multiple, unit
 
     @property
     def default_num_samples(self) -> int:
-        """Length of a training clip: what the network's config says, or 5.12 s for mel networks that do not."""
+        """Length of a training clip by the network's configuration; 5.12 s for mel networks that do not tell it."""
         size = self.network.config.sample_size
-        if self.encodes_waveforms:
-            return size * self.latent_positions(0)[2]
-        return size * self.latent_positions(0)[2] if isinstance(size, int) else 81920
+        return size * self.latent_positions(0)[2] if isinstance(size, int) else DEFAULT_NUM_SAMPLES
 
     def student(self, branch_init: str = "reference", initial_unet: str | os.PathLike | None = None) -> torch.nn.Module:
-        """A student that starts from the teacher's weights, or from a student's in the folder `initial_unet`.
+        """A student initialized from the teacher, or from a student of the same teacher.
+
+        Args:
+            branch_init: How the new branches of s and ω are initialized: "reference" as in the published code, "zero"
+                so that the student equals the teacher.
+            initial_unet: Folder of a student whose weights are used.
 
         Raises:
-            ValueError: the folder holds no student of this teacher and `branch_init`.
+            ValueError: The folder holds no student of this teacher and `branch_init`.
         """
-        config = self.family.student_config(self)
-        student = self.family.student_class.from_teacher(self.network, branch_init=branch_init, **config)
+        student = self.family.new_student(self, branch_init)
         if initial_unet is None:
             return student
         try:
@@ -212,10 +287,5 @@ class Teacher:
         return student
 
     def parts(self, student: torch.nn.Module) -> dict[str, Any]:
-        """The components of the student's pipeline, by name: the student, and the teacher's own parts around it."""
+        """The components of the student's pipeline by name: the student, and the teacher's own parts around it."""
         return {**self.components, self.family.network: student, "scheduler": self.scheduler}
-
-
-def _class(path: str) -> Any:
-    module, name = path.rsplit(".", 1)
-    return getattr(importlib.import_module(module), name)

@@ -1,10 +1,21 @@
-"""Teachers of `training/train_teacher.py`."""
+"""EDM UNets: what `training/train_teacher.py` writes, and the teacher of the 16 kHz SoundCTM release."""
 
-from .base import TeacherFamily
+from collections.abc import Mapping
+from typing import Any
+
+from .base import TeacherFamily, class_name
 
 
 class EDM(TeacherFamily):
-    """What `train_teacher.py` writes: unet and scheduler; the other parts are given by name."""
+    """Folders of a `UNet2DConditionModel` and a `CTMScheduler`; the other components may be given by name."""
 
-    pipelines = ()
     optional = ("vocoder",)
+
+    @classmethod
+    def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:
+        """See `TeacherFamily.matches`."""
+        return (
+            "model_index" not in configs
+            and class_name(configs.get("unet", {})) == "UNet2DConditionModel"
+            and class_name(configs.get("scheduler", {})) == "CTMScheduler"
+        )

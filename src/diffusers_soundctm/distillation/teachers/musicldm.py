@@ -1,4 +1,4 @@
-"""MusicLDM."""
+"""MusicLDM: AudioLDM with the whole CLAP model as text encoder."""
 
 from typing import ClassVar
 
@@ -6,8 +6,8 @@ from .base import TeacherFamily
 
 
 class MusicLDM(TeacherFamily):
-    """AudioLDM with the whole CLAP model."""
+    """Folders of diffusers' `MusicLDMPipeline`."""
 
     pipelines = ("MusicLDMPipeline",)
-    conditioning = "class_label"
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapModel"}
+    conditioning = "class_label"

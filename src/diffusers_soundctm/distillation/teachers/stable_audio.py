@@ -1,4 +1,4 @@
-"""Stable Audio Open."""
+"""Stable Audio: a transformer on latents of stereo waveforms, conditioned on text and duration."""
 
 from typing import Any, ClassVar
 
@@ -7,7 +7,7 @@ from .base import Teacher, TeacherFamily
 
 
 class StableAudio(TeacherFamily):
-    """A transformer on latents of stereo waveforms that is told text and duration."""
+    """Folders of diffusers' `StableAudioPipeline`."""
 
     pipelines = ("StableAudioPipeline",)
     parts: ClassVar = {
@@ -23,6 +23,7 @@ class StableAudio(TeacherFamily):
 
     @classmethod
     def student_config(cls, teacher: Teacher) -> dict[str, Any]:
+        """See `TeacherFamily.student_config`."""
         return {
             "prediction_type": teacher.scheduler.config.prediction_type,
             "conditioning": cls.conditioning,

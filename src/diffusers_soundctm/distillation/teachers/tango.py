@@ -1,12 +1,20 @@
-"""Tango."""
+"""Tango: a UNet with cross-attention to FLAN-T5."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from .base import TeacherFamily
+from .base import TeacherFamily, class_name
 
 
 class Tango(TeacherFamily):
-    """Cross-attention to FLAN-T5; a pipeline, or a plain folder of its components."""
+    """Folders of a `TangoPipeline`, or plain folders of its components with a T5 text encoder."""
 
     pipelines = ("TangoPipeline",)
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.T5EncoderModel"}
+
+    @classmethod
+    def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:
+        """See `TeacherFamily.matches`."""
+        plain = "model_index" not in configs and {"unet", "scheduler"} <= configs.keys()
+        own = plain and class_name(configs["scheduler"]) != "CTMScheduler"
+        return super().matches(configs) or (own and configs.get("text_encoder", {}).get("model_type") == "t5")
