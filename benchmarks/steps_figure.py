@@ -1,6 +1,6 @@
 """The README's picture: spectrograms of one seed at 1, 2, 4 and 16 steps, beside the teacher from the same noise.
 
-python benchmarks/steps_figure.py --teacher runs/teacher/unet --figure docs/steps.png
+python benchmarks/steps_figure.py --teacher runs/teacher/unet --figure docs/images/steps.png
 """
 
 import argparse

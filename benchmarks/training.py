@@ -315,7 +315,7 @@ def memory(args: argparse.Namespace) -> None:
 def clips_of(teacher: Teacher, args: argparse.Namespace, split: str, count: int) -> TrainingData:
     cache = Path(args.cache)
     clips = load_clips(args.dataset, split=split, max_samples=count, cache_dir=cache)
-    latents = encode_latents(teacher.components["vae"], clips, cache)
+    latents = encode_latents(teacher.components["vae"], clips, cache, front_end=teacher.encoders.front_end)
     return TrainingData(latents, embed_captions(teacher.conditioning, clips.captions, cache), teacher.conditioning)
 
 

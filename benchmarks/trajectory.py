@@ -28,7 +28,8 @@ from diffusers_soundctm.pipelines.conditioning import conditioning_for
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="training/embedded_teacher", help="folder of the teacher")
-    parser.add_argument("--student", nargs="*", default=[], help="folders of students to compare with the embedded one")
+    parser.add_argument("--pipeline", help="folder or Hub id of the pipeline (the embedded model)")
+    parser.add_argument("--student", nargs="*", default=[], help="folders of more student networks to compare")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", help="data set with captions and labels; one caption per class is drawn")
     source.add_argument("--captions", type=Path, help="text file, one caption per line")
@@ -90,8 +91,8 @@ def solutions(args: argparse.Namespace, pipe: SoundCTMPipeline, prompts: list[st
 def main() -> None:
     args = parse_args()
     prompts = draw_prompts(args)
-    pipe = SoundCTMPipeline.from_embedded()
-    networks = {"embedded": pipe.unet}
+    pipe = SoundCTMPipeline.from_pretrained(args.pipeline) if args.pipeline else SoundCTMPipeline.from_embedded()
+    networks = {args.pipeline or "embedded": pipe.denoiser}
     networks |= {folder: CTMUNet2DConditionModel.from_pretrained(folder).eval() for folder in args.student}
     comparisons = {name: TrajectoryComparison() for name in networks}
     for solution in solutions(args, pipe, prompts):

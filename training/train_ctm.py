@@ -167,6 +167,12 @@ def add_report_arguments(parser: argparse.ArgumentParser, run: argparse._Argumen
     keep.add_argument(
         "--validation_prompts", nargs="+", help="prompts to generate during training, into OUTPUT_DIR/samples"
     )
+    keep.add_argument(
+        "--validation_trajectory_prompts",
+        nargs="+",
+        help="prompts for which the student is compared with the teacher's own solutions during training: the distance "
+        "at 1, 4 and 16 steps and the effective guidance, printed and sent to the trackers",
+    )
     keep.add_argument("--validation_steps", type=int, default=500, help="optimization steps between validations")
     keep.add_argument(
         "--validation_num_inference_steps", type=int, nargs="+", default=[1, 4, 16], help="sampling steps to compare"
@@ -214,6 +220,7 @@ if __name__ == "__main__":
     parse_args()  # wrong arguments are refused here, before the slow imports
 
 import torch
+from tqdm import tqdm
 
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.data.sampling import step_generator
@@ -239,7 +246,7 @@ from diffusers_soundctm.training.preflight import (
 )
 from diffusers_soundctm.training.publish import publish
 from diffusers_soundctm.training.sharding import Networks, process_rows
-from diffusers_soundctm.training.validation import log_samples, make_samples
+from diffusers_soundctm.training.validation import TrajectoryValidation, log_samples, make_samples
 
 
 def last_layer(student: torch.nn.Module) -> torch.nn.Module:
@@ -251,6 +258,7 @@ class DistillationRecipe(Recipe):
     """SoundCTM distillation: consistency along the guided teacher's trajectories, and denoising."""
 
     loss_weight = 0.05
+    trajectories: TrajectoryValidation | None = None
 
     def setup(self) -> None:
         args, accelerator = self.args, self.accelerator
@@ -390,7 +398,8 @@ class DistillationRecipe(Recipe):
 
     def after_step(self, done: int) -> None:
         args = self.args
-        if not args.validation_prompts or done % args.validation_steps:
+        prompts = args.validation_prompts or args.validation_trajectory_prompts
+        if not prompts or done % args.validation_steps:
             return
         distilled = self.networks.whole_average()
         if self.accelerator.is_main_process:
@@ -400,7 +409,31 @@ class DistillationRecipe(Recipe):
                 print(f"Validation after step {done} failed ({type(error).__name__}: {error}). Training continues.")
 
     def validate(self, distilled: torch.nn.Module, done: int) -> None:
-        """Generate the validation prompts with the EMA, for files and trackers."""
+        """Generate the validation prompts with the EMA, and compare it with the teacher, for files and trackers."""
+        if self.args.validation_trajectory_prompts:
+            self.compare_with_teacher(distilled, done)
+        if self.args.validation_prompts:
+            self.generate(distilled, done)
+
+    def compare_with_teacher(self, distilled: torch.nn.Module, done: int) -> None:
+        args = self.args
+        if self.trajectories is None:
+            self.trajectories = TrajectoryValidation(
+                self.teacher,
+                args.validation_trajectory_prompts,
+                self.data.latent_shape,
+                (args.omega_min + args.omega_max) / 2,
+                args.num_samples / args.sampling_rate,
+                Path(args.cache_dir or self.output_dir / "cache"),
+                args.seed,
+                self.accelerator.device,
+            )
+        values = self.trajectories(distilled)
+        tqdm.write(f"step {done}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
+        for tracker in self.accelerator.trackers:
+            tracker.log(values, step=done)
+
+    def generate(self, distilled: torch.nn.Module, done: int) -> None:
         args, folder = self.args, self.output_dir / "samples" / f"step-{done}"
         pipe = self.pipeline(distilled).to(self.accelerator.device)
         omega = (args.omega_min + args.omega_max) / 2
@@ -411,7 +444,9 @@ class DistillationRecipe(Recipe):
     def finish(self) -> dict[str, object]:
         if self.teacher.can_decode and not self.args.lora_rank:
             self.pipeline(self.distilled).save_pretrained(self.output_dir)
-        return {"clips": len(self.data), "seconds_in_solver": round(self.seconds_in_solver)}
+        skipped = self.data.skipped if isinstance(self.data, WaveformData) else None
+        counts = {} if skipped is None else {"clips_read": skipped.seen, "clips_skipped": skipped.reasons}
+        return {"clips": len(self.data), **counts, "seconds_in_solver": round(self.seconds_in_solver)}
 
     def publish(self, record: dict[str, object]) -> None:
         if self.args.push_to_hub:

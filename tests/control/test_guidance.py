@@ -264,7 +264,7 @@ def test_unusable_objectives_are_named(pipe, objective, message):
 
 
 def test_a_scale_that_points_away_from_the_goal_is_named(pipe):
-    with pytest.raises(ValueError, match="`scale` is -1"):
+    with pytest.raises(ValueError, match="`scale` returned -1"):
         final(pipe, callback_on_step_end=LossGuidance(target(0.0), scale=lambda sigma: -1.0))
 
 

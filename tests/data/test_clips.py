@@ -101,7 +101,16 @@ def test_a_missing_split_is_named_with_those_there_are(tmp_path):
         load_clips(folder, split="validation")
 
 
-def test_labels_wordings_and_max_samples_from_a_saved_data_set(tmp_path):
+def test_folders_without_sounds_or_metadata_are_refused_with_the_remedy(tmp_path):
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"is an empty folder; put audio files and a metadata\.csv"):
+        load_clips(str(tmp_path))
+    soundfile.write(tmp_path / "a.wav", tone(440), RATE)
+    with pytest.raises(ValueError, match=r"audio files but no metadata\.csv; add one with the columns"):
+        load_clips(str(tmp_path))
+
+
+def test_labels_captions_and_max_samples_from_a_saved_data_set(tmp_path):
     from datasets import Audio, Dataset, DatasetDict
 
     paths = []

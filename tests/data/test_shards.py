@@ -1,11 +1,12 @@
 """Precomputed shards: the same batches as from memory, whatever happens in between."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from batches import SAMPLES, assert_same_batch, batch_of, settings_of
+from batches import SAMPLES, assert_same_batch, batch_of, rewrite, settings_of, write_tars
 from safetensors.torch import load_file
 
 from diffusers_soundctm.data.shards import ShardedData, ShardEncoder, count_skipped
@@ -169,3 +170,17 @@ def test_a_data_set_without_a_usable_clip_is_refused(audioldm, tmp_path):
     with pytest.raises(ValueError, match=r"no clip that can be used: .*0\.flac is silent"):
         precompute(tmp_path / "latents", dataset_name=data, teacher_model=audioldm)
     assert not (tmp_path / "latents" / "latents.json").exists()
+
+
+def test_bad_members_of_tars_are_skipped_and_kept_with_the_shards(audioldm, tmp_path):
+    tars = write_tars(tmp_path)
+    rewrite(Path(tars[0]), lambda name, old: b"{not json" if name == "01.json" else old)
+    rewrite(Path(tars[1]), lambda name, old: b"no audio" if name == "12.flac" else old)
+    argv = ["--dataset_name=webdataset", "--data_files", *tars, "--audio_column=flac", "--caption_column=json.caption",
+            f"--teacher_model={audioldm}", f"--num_samples={SAMPLES}", "--shard_size=4",
+            f"--output_dir={tmp_path / 'latents'}"]  # fmt: skip
+    load("precompute").main(argv)
+    index = json.loads((tmp_path / "latents" / "latents.json").read_text())
+    assert (index["seen"], index["shards"]) == (6, [3, 1])
+    assert [reason.split(" ")[0] for reason in index["skipped"]] == [f"{tars[0]}/01.flac", f"{tars[1]}/12.flac"]
+    assert "damaged member .json" in index["skipped"][0] and "cannot be decoded" in index["skipped"][1]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusers_soundctm.data.sampling import clip_indices, step_generator
 from diffusers_soundctm.distillation.noise_levels import (
     denoising_sigmas,
     heun_step_counts,
@@ -92,20 +91,6 @@ def test_reused_trajectories_keep_the_law_of_fresh_ones():
         assert indices[2].max() == 11
     torch.testing.assert_close(fresh.double().mean(1), reused.double().mean(1), atol=0.2, rtol=0)
     torch.testing.assert_close(fresh.double().cov(), reused.double().cov(), atol=0.7, rtol=0.1)
-
-
-def test_every_epoch_sees_every_clip_once():
-    batches = [clip_indices(10, 4, step, seed=3) for step in range(5)]
-    stream = torch.cat(batches)
-    assert sorted(stream[:10].tolist()) == sorted(stream[10:].tolist()) == list(range(10))
-    assert stream[:10].tolist() != stream[10:].tolist()
-    assert torch.equal(clip_indices(10, 4, 3, seed=3), batches[3])
-
-
-def test_generators_of_steps_and_streams_differ():
-    draws = {(step, stream): torch.rand((), generator=step_generator(0, step, stream)).item()
-             for step in range(4) for stream in range(2)}  # fmt: skip
-    assert len(set(draws.values())) == len(draws)
 
 
 def test_lognormal_sigmas_are_stratified():

@@ -1,6 +1,5 @@
-"""Teacher features, distances, the moving average, and the objective's switches."""
+"""Teacher features, distances, and the objective's switches."""
 
-import copy
 import dataclasses
 import itertools
 
@@ -8,14 +7,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from diffusers_soundctm import CTMUNet2DConditionModel, preconditioning
+from diffusers_soundctm import preconditioning
 from diffusers_soundctm.distillation import TeacherFeatures, feature_distance
 from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_loss, output_distance
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump, micro_batches
 from diffusers_soundctm.preconditioning import denoised
-from diffusers_soundctm.training.ema import ema_copy, ema_update
+from diffusers_soundctm.training.ema import ema_copy
 
 EDM = Preconditioning()
 
@@ -128,7 +127,7 @@ def test_denoising_can_be_left_out(networks, batch):
 
 
 def test_a_target_solved_to_s_is_compared_as_it_is(networks, batch):
-    """G(z, s, s) = z: the loss is that of u = s, and the moving average is not asked."""
+    """G(z, s, s) = z: the loss is that of u = s, and the EMA is not needed."""
     exact = dataclasses.replace(batch[0], solved_sigma=batch[0].target_sigma)
     wanted = objective(networks)(exact).consistency
     calls = []
@@ -173,19 +172,6 @@ def test_feature_distance_ignores_scale_and_keeps_the_batch_apart():
     b = torch.stack([a[0], -a[1]])
     torch.testing.assert_close(feature_distance([a], [7 * b]), torch.tensor([0.0, 4 / 5]), rtol=1e-5, atol=1e-6)
     assert feature_distance([a.bfloat16(), a], [b.bfloat16(), b]).dtype == torch.float32
-
-
-def test_moving_average(tiny_pipeline):
-    model = tiny_pipeline("embedded").unet
-    average = ema_copy(model)
-    before = copy.deepcopy(average.state_dict())
-    for parameter in model.parameters():
-        parameter.data += 1
-    ema_update(average, model, 0.9)
-    assert isinstance(average, CTMUNet2DConditionModel) and not average.training
-    for name, parameter in average.named_parameters():
-        torch.testing.assert_close(parameter, before[name] + 0.1, rtol=0, atol=1e-5)
-        assert not parameter.requires_grad
 
 
 def test_output_distance_is_the_error_of_the_networks_output(networks, batch):

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
-from transformers import ClapTextConfig
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from transformers import ClapTextConfig, T5Config, T5Model
 
 import golden
 from diffusers_soundctm import AudioDiTModel, CTMScheduler, SoundCTMPipeline
@@ -127,7 +127,7 @@ def test_denoiser_is_the_original_schedulers_estimate(original, teacher):
 
 
 @torch.no_grad()
-def test_zero_initialised_student_starts_at_the_teacher(teacher):
+def test_zero_initialized_student_equals_the_teacher(teacher):
     z, sigma = latents(teacher, 2), torch.tensor([2.0, 0.3])
     kwargs = condition(teacher, PROMPTS[:2])
     expected = Denoiser(teacher.network, teacher.preconditioning)(z, sigma, **kwargs)
@@ -330,3 +330,24 @@ def test_a_damaged_component_is_named(original, tmp_path, damage, name):
         next(part.glob("*config.json")).write_bytes(damage or b"null")
     with pytest.raises((OSError, ValueError), match=rf"{part.name}|prediction_type"):
         load_teacher(folder)
+
+
+@torch.no_grad()
+def test_an_edm_teacher_takes_a_t5_that_was_saved_with_its_decoder(tiny_pipeline, tmp_path):
+    """The released 16 kHz teacher: an EDM UNet with FLAN-T5 from a folder of its own."""
+    pipe = tiny_pipeline("tango")
+    network = UNet2DConditionModel.from_config(
+        {k: v for k, v in pipe.unet.config.items() if not k.startswith("_") and k != "prediction_type"}
+    )
+    network.save_pretrained(tmp_path / "teacher" / "unet")
+    pipe.scheduler.save_pretrained(tmp_path / "teacher" / "scheduler")
+    pipe.vae.save_pretrained(tmp_path / "vae")
+    T5Model(T5Config(**{**pipe.text_encoder.config.to_dict(), "is_encoder_decoder": True})).save_pretrained(
+        tmp_path / "text"
+    )
+    pipe.tokenizer.save_pretrained(tmp_path / "text")
+    teacher = load_teacher(tmp_path / "teacher", vae=tmp_path / "vae", text_encoder=tmp_path / "text")
+    assert type(teacher.components["text_encoder"]).__name__ == "T5EncoderModel"
+    kwargs = condition(teacher, PROMPTS[:2])
+    z, sigma = noise(2, 8, 8, 16), torch.tensor([2.0, 0.3])
+    assert Denoiser(teacher.network, teacher.preconditioning)(z, sigma, **kwargs).isfinite().all()

@@ -113,7 +113,7 @@ def test_an_unknown_target_of_score_matching_is_refused(stream):
 
 
 @pytest.mark.parametrize("reuse", [1, REUSE])
-def test_score_matching_can_be_held_to_the_guided_teacher(stream, reuse):
+def test_score_matching_can_be_trained_against_the_guided_teacher(stream, reuse):
     stream = stream(reuse=reuse, denoising_target="teacher")
     triples, noisy = stream.at(4 * reuse)
     point = noisy.clean + per_sample(noisy.sigma, noisy.noise) * noisy.noise

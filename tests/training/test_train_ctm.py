@@ -96,6 +96,18 @@ def test_what_captions_alone_cannot_do_is_refused(wrong, named, inputs, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_trajectories_are_compared_with_the_teachers_while_training(inputs, tmp_path, capsys):
+    given = {**inputs, "validation_trajectory_prompts": ["rain", "a dog barks"], "validation_steps": 2}
+    distil(tmp_path / "watched", **given, max_train_steps=4, report_to="tensorboard")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.split(":")[0] for line in lines] == ["step 2", "step 4"]
+    assert all(name in line for line in lines for name in ("distance/1 steps", "distance/16 steps", "effective_guid"))
+    distil(tmp_path / "plain", **inputs, max_train_steps=4)
+    watched, plain = (load_file(tmp_path / run / WEIGHTS) for run in ("watched", "plain"))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(watched[name], tensor, rtol=0, atol=0)
+
+
 def test_a_guided_run_against_clips_says_what_it_loses(inputs, tmp_path, capsys):
     distil(tmp_path / "clips", **inputs, denoising_target="data")
     assert "many steps lose guidance" in " ".join(capsys.readouterr().out.split())

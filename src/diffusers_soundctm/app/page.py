@@ -154,7 +154,7 @@ class Page:
         triggers = [*submits, self.draft.click, self.examples.load_input_event.then]
         outputs = [self.draft_message, self.drafts]
         self._on(triggers, self.handlers.draft, fields, outputs, trigger_mode="multiple")
-        self._clear_errors([field.input for field in fields], [self.draft_message])
+        self._clear_errors([field.change for field in fields], [self.draft_message])
 
     def _refine_tab(self) -> None:
         with gr.Tab("Refine"):
@@ -217,11 +217,11 @@ class Page:
                 steps = gr.Radio(STEPS, value=8, label="Steps", scale=4, min_width=200)
                 seed = gr.Number(0, label="Seed", scale=1, min_width=90)
             fill = gr.Button("Fill the marked part", variant="primary", elem_id="fill")
-            changes = [self.fill_prompt.input, seed.input]
+            changes = [self.fill_prompt.change, seed.change]
             self._tool(fill, self.handlers.fill, [self.fill_prompt, marked, steps, seed], [*changes, marked.input])
             more = gr.Slider(0.5, 5, 2, step=0.1, label="Seconds to add")
             extend = gr.Button("Continue", elem_id="continue")
-            self._tool(extend, self.handlers.extend, [self.fill_prompt, more, steps, seed], [*changes, more.input])
+            self._tool(extend, self.handlers.extend, [self.fill_prompt, more, steps, seed], [*changes, more.change])
             outputs = [file_message, self.current, self.player]
             self.uploads = self._on([file.upload], self.handlers.upload, file, outputs)
             self._clear_errors([file.clear], [file_message])

@@ -18,6 +18,7 @@ from .skipped import SkippedClips
 
 SILENCE_PEAK = 1e-3
 _CACHE_FORMAT = 1
+_AUDIO = {".wav", ".flac", ".ogg", ".mp3"}
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def open_dataset(dataset: str, split: str) -> Any:
         split: Split to open.
 
     Raises:
-        ValueError: The folder is empty, its metadata is malformed, or there is no such split.
+        ValueError: The folder is empty, its metadata is missing or malformed, or there is no such split.
     """
     from datasets import DatasetDict, get_dataset_split_names, load_dataset, load_from_disk
 
@@ -185,13 +186,18 @@ def open_dataset(dataset: str, split: str) -> Any:
         if split not in splits:
             raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(splits)}.")
         return splits[split]
-    if folder.is_dir() and not any(folder.iterdir()):
-        raise ValueError(f"`dataset` {dataset!r} is an empty folder; put audio files and a metadata.csv into it.")
     metadata = metadata_files(folder)
     if split in metadata:
         return _audio_folder(metadata[split])
     if metadata:
         raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(metadata)}.")
+    suffixes = {file.suffix.lower() for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")}
+    if folder.is_dir() and not suffixes:
+        raise ValueError(f"`dataset` {dataset!r} is an empty folder; put audio files and a metadata.csv into it.")
+    if suffixes & _AUDIO and ".parquet" not in suffixes:
+        raise ValueError(
+            f"Data set {dataset!r} has audio files but no metadata.csv; add one with the columns file_name and caption."
+        )
     available = get_dataset_split_names(str(dataset))
     if split not in available:
         raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {available}.")

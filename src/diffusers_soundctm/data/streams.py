@@ -264,6 +264,11 @@ class WaveformData:
 
         return batch
 
+    @property
+    def skipped(self) -> SkippedClips | None:
+        """The counts of the clips that a stream skipped; None for clips in memory."""
+        return self.source.skipped if isinstance(self.source, StreamSource) else None
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the counts of skipped clips of a stream."""
         return self.source.state_dict() if isinstance(self.source, StreamSource) else {}

@@ -24,7 +24,8 @@ _FREE = {
     "max_skipped_steps",
     # Memory, reports and uploads.
     "gradient_accumulation_steps", "gradient_checkpointing", "checkpointing_steps", "checkpoints_total_limit",
-    "report_to", "tracker_project_name", "validation_prompts", "validation_steps", "validation_num_inference_steps",
+    "report_to", "tracker_project_name", "validation_prompts", "validation_trajectory_prompts",
+    "validation_steps", "validation_num_inference_steps",
     "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_license",
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Validation during training: generated audio as files and spectrograms, also for experiment trackers."""
+"""Validation during training: generated audio, and how close the student is to its teacher's trajectories."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,70 @@ from typing import Any
 import torch
 
 from .. import audio
+from ..data.prompts import embed_captions
+from ..distillation.denoisers import Denoiser
+from ..distillation.diagnostics import TrajectoryComparison, solve_teacher
+
+
+class TrajectoryValidation:
+    """Compares a student with its teacher's own solutions for a few prompts. The teacher solves them once.
+
+    Args:
+        teacher: The `Teacher`, its network on `device`.
+        prompts: Prompts, best ones that training does not draw.
+        latent_shape: Shape of one latent, such as (C, time, width).
+        guidance_scale: ω.
+        audio_length_in_s: Length of the waveforms in seconds, for a conditioning that needs it.
+        cache_dir: Folder for the embeddings of the prompts.
+        seed: Seed of the noise.
+        device: Where the networks run.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        prompts: Sequence[str],
+        latent_shape: Sequence[int],
+        guidance_scale: float,
+        audio_length_in_s: float,
+        cache_dir: Path,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        table = embed_captions(
+            teacher.conditioning,
+            [[prompt] for prompt in prompts],
+            cache_dir,
+            device=device,
+            audio_length_in_s=audio_length_in_s,
+        )
+        indices = torch.tensor([caption for (caption,) in table.captions])
+        pairs = torch.cat([indices, torch.zeros_like(indices)])
+        noise = torch.randn(len(prompts), *latent_shape, generator=torch.Generator().manual_seed(seed))
+        settings = teacher.scheduler.config
+        self.preconditioning = teacher.preconditioning
+        self.guidance_scale = guidance_scale
+        self.solution = solve_teacher(
+            teacher.network,
+            teacher.preconditioning,
+            noise.to(device),
+            teacher.conditioning.network_kwargs(*table.embeds(indices, device)),
+            teacher.conditioning.network_kwargs(*table.embeds(pairs, device)),
+            guidance_scale,
+            settings.sigma_min,
+            settings.sigma_max,
+            settings.rho,
+        )
+
+    def __call__(self, student: torch.nn.Module, step_counts: Sequence[int] = (1, 4, 16)) -> dict[str, float]:
+        """Return the distances to the solutions by number of steps, and the effective guidance by noise level."""
+        comparison = TrajectoryComparison(step_counts, (self.guidance_scale,))
+        comparison.add(Denoiser(student, self.preconditioning), self.solution)
+        guidance = comparison.effective_guidance.items()
+        return {
+            **{f"distance/{count} steps": value for count, value in comparison.distance.items()},
+            **{f"effective_guidance/sigma {sigma:.3g}": value for (_, sigma), value in guidance},
+        }
 
 
 def make_samples(

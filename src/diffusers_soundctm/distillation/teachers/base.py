@@ -78,7 +78,7 @@ class TeacherFamily:
         network = load_component(cls.network, cls.network_class, cls.network_folder(folder))
         components = {}
         for name, kind in cls.parts.items():
-            source = Path(given.get(name) or folder / name)
+            source = given.get(name) or folder / name
             if not given.get(name) and not source.is_dir():
                 if name in cls.optional:
                     continue
@@ -111,20 +111,22 @@ def class_name(config: Mapping[str, Any]) -> str | None:
     return name[-1] if isinstance(name, list) else name
 
 
-def load_component(name: str, kind: str, source: Path) -> Any:
-    """Load a component of class `kind` from its folder, models in float32.
+def load_component(name: str, kind: str, source: str | os.PathLike) -> Any:
+    """Load a component of class `kind` from its folder or a Hub id, models in float32.
 
     A folder with nothing but float16 weights is read too.
 
     Raises:
-        OSError: The folder is damaged.
+        OSError: The component is missing or damaged.
     """
+    folder = Path(source)
     try:
-        if name == "vocoder" and class_name(read_json(source / "config.json")) == "ISTFTVocoder":
+        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+        if name == "vocoder" and class_name(config) == "ISTFTVocoder":
             kind = "diffusers_soundctm.ISTFTVocoder"
-        weights = [file.name for file in source.glob("*.safetensors")]
+        weights = [file.name for file in folder.glob("*.safetensors")]
         only_half = weights and all(".fp16." in weight for weight in weights)
-        component = _class(kind).from_pretrained(source, **({"variant": "fp16"} if only_half else {}))
+        component = _class(kind).from_pretrained(str(source), **({"variant": "fp16"} if only_half else {}))
     except Exception as error:  # a damaged file can fail in any of the libraries that read it
         raise OSError(
             f"The {name} in {source} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); download or copy "
