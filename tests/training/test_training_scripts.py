@@ -299,16 +299,6 @@ def test_values_of_the_file_become_what_the_command_line_gives(tmp_path):
     assert unet == {"in_channels": 8}
 
 
-@pytest.mark.parametrize("file", sorted((SCRIPTS / "configs" / "embedded").glob("*.yaml")), ids=lambda file: file.stem)
-def test_recipes_are_read(file, tmp_path):
-    script = {"autoencoder": "train_autoencoder", "vocoder": "train_vocoder", "teacher": "train_teacher"}.get(
-        file.stem.split("_")[0], "train_ctm"
-    )
-    needed = {"train_ctm": {"teacher_model"}, "train_teacher": {"vae", "text_encoder", "initial_unet"}}
-    names = {"dataset_name", "output_dir", *needed.get(script, ())}
-    load(script).parse_args([f"--config={file}", *(f"--{name}=given" for name in sorted(names))])
-
-
 def test_processes_share_a_batch():
     processes = [SimpleNamespace(num_processes=3, process_index=index) for index in range(3)]
     assert [list(range(6))[process_rows(6, process)] for process in processes] == [[0, 1], [2, 3], [4, 5]]
