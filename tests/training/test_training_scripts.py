@@ -1,4 +1,4 @@
-"""Both training scripts on a tiny model: what they write, and that stopping changes nothing."""
+"""train_teacher.py and train_ctm.py on a tiny model: what they write, and that stopping changes nothing."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ from training_inputs import write_dataset
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 STEPS = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "mixed_precision": "no"}
-# The checkpoint after step 3 falls into the middle of a trajectory that serves steps 2 and 3.
+# The checkpoint after step 3 lies in the middle of a trajectory that serves steps 2 and 3.
 STUDENT = {**STEPS, "num_scales": 4, "trajectory_reuse": 2, "ema_decay": 0.9, "learning_rate": 1e-3}
 
 
