@@ -586,7 +586,7 @@ def test_shortcuts_are_shown(open_page):
 
 @pytest.mark.parametrize("name", ["app", "app-dark", "app-phone"])
 def test_readme_pictures(name, open_page):
-    """`SCREENSHOTS=docs pytest -m slow tests/app/test_browser.py -k readme` takes the pictures of the README."""
+    """`SCREENSHOTS=docs/images pytest -m slow tests/app/test_browser.py -k readme` takes the pictures of the README."""
     page = open_page(390 if name == "app-phone" else 1280, name == "app-dark")
     draft(page, seed=232871)
     page.get_by_role("button", name="Advanced").click()
