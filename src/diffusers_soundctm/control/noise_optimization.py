@@ -97,8 +97,7 @@ def optimize_noise(
         best, losses = _minimize(optimizer, decode, objective, num_iterations, patience, progress_bar)
     if optimizer.num_skipped:
         logger.warning(
-            f"The gradient of {name_of(objective)} was not finite {optimizer.num_skipped} times. Those steps were "
-            "skipped."
+            f"{optimizer.num_skipped} steps were skipped: the gradient of {name_of(objective)} was not finite."
         )
     return (best, losses) if return_losses else best
 
