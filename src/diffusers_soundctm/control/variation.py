@@ -115,7 +115,9 @@ class PromptMorph(PipelineCallback):
         model_input = scheduler.scale_model_input(sample, timestep)
         from_here, to_there = (
             scheduler.jump(
-                pipeline.predict(model_input, timestep, target_sigma, positive, here.negative),
+                pipeline.predict(
+                    model_input, timestep, target_sigma, here.guidance_scale, here.nu, positive, here.negative
+                ),
                 sample,
                 scheduler.sigmas[step_index],
                 target_sigma,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -41,6 +42,7 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
     """
 
     __module__ = "diffusers_soundctm"
+    config: Any  # diffusers gives it no useful type
 
     @register_to_config
     def __init__(

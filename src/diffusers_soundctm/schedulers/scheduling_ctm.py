@@ -4,6 +4,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
@@ -92,6 +93,7 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
     """
 
     __module__ = "diffusers_soundctm"
+    config: Any  # diffusers gives it no useful type
     _compatibles = ["EulerDiscreteScheduler"]  # noqa: RUF012 (ConfigMixin's own name and type)
     order = 1
 
