@@ -31,7 +31,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_command() -> None:
     """The command that this process was started with."""
     script = Path(sys.argv[0])
-    print(f"\n`python {script.parent.name}/{script.name} {shlex.join(sys.argv[1:])}` (results are kept in docs/results.md)\n")
+    print(f"\n`python {script.parent.name}/{script.name} {shlex.join(sys.argv[1:])}`")
+    print("Results that were kept are in docs/results.md.\n")
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -5,7 +5,8 @@ batch of sounds is kept under --output by weights, setting, prompt and seeds (no
 another folder): a run that was stopped continues, tables and the figure share their sounds, and processes that were
 given different --labels or --only can fill one folder before a last one makes all tables.
 
-    python benchmarks/control.py --dataset data --cache runs/embeddings --output runs/control --figure docs/images/control.png
+    python benchmarks/control.py --dataset data --cache runs/embeddings --output runs/control \
+        --figure docs/images/control.png
 """
 
 import argparse

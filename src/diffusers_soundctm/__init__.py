@@ -1,5 +1,7 @@
 """SoundCTM for diffusers: one step for a draft, 2 to 16 deterministic steps for the same sound, better."""
 
+from typing import TYPE_CHECKING
+
 from .lazy import lazy_exports
 from .version import __version__
 
@@ -19,5 +21,17 @@ _PUBLIC = {
 # diffusers looks a component's base class up in the module that `model_index.json` records, which is this one.
 _DIFFUSERS_BASES = dict.fromkeys(("ConfigMixin", "DiffusionPipeline", "ModelMixin", "SchedulerMixin"), "diffusers")
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
-__getattr__, __dir__ = lazy_exports(__name__, _PUBLIC | _DIFFUSERS_BASES)
+if TYPE_CHECKING:  # the same names, for type checkers
+    from .models.autoencoder_dac import AutoencoderDAC as AutoencoderDAC
+    from .models.embeddings import CTMTimestepEmbedding as CTMTimestepEmbedding
+    from .models.stable_audio_ctm import CTMStableAudioDiTModel as CTMStableAudioDiTModel
+    from .models.transformer_ctm import AudioDiTModel as AudioDiTModel
+    from .models.transformer_ctm import CTMAudioDiTModel as CTMAudioDiTModel
+    from .models.unet_2d_condition_ctm import CTMUNet2DConditionModel as CTMUNet2DConditionModel
+    from .models.unet_audioldm2_ctm import CTMAudioLDM2UNet2DConditionModel as CTMAudioLDM2UNet2DConditionModel
+    from .models.vocoder import ISTFTVocoder as ISTFTVocoder
+    from .pipelines.pipeline_soundctm import SoundCTMPipeline as SoundCTMPipeline
+    from .schedulers.scheduling_ctm import CTMScheduler as CTMScheduler
+else:
+    __all__ = ["__version__", *sorted(_PUBLIC)]
+    __getattr__, __dir__ = lazy_exports(__name__, _PUBLIC | _DIFFUSERS_BASES)

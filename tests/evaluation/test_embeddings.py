@@ -57,7 +57,7 @@ def test_silence_is_finite(aisfx):
 
 
 def test_bad_waveforms_are_named(aisfx):
-    with pytest.raises(ValueError, match=r"give \(N, samples\)"):
+    with pytest.raises(ValueError, match=r"pass \(N, samples\)"):
         aisfx.embed(np.zeros(RATE, np.float32), RATE)
     with pytest.raises(ValueError, match=r"at least 0.2 s"):
         aisfx.embed(np.zeros((1, 100), np.float32), RATE)

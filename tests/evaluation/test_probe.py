@@ -66,9 +66,9 @@ def test_bad_arguments():
         LinearProbe.fit(x, ["dog"] * len(x))
     with pytest.raises(ValueError, match="120 `embeddings` but 119 `labels`"):
         LinearProbe.fit_each(x, [[label] for label in labels[1:]])
-    with pytest.raises(ValueError, match=r"\['dog'\]; a probe needs at least two"):
+    with pytest.raises(ValueError, match=r"\['dog'\]; pass at least two"):
         LinearProbe.fit_each(x, [["dog"]] * len(x))
-    with pytest.raises(ValueError, match="All `labels` hold 'dog'"):
+    with pytest.raises(ValueError, match="All `labels` contain 'dog'"):
         LinearProbe.fit_each(x, [["dog", "rain"], *[["dog"]] * (len(x) - 1)])
-    with pytest.raises(ValueError, match="give a list of class names"):
+    with pytest.raises(ValueError, match="pass a list of class names"):
         LinearProbe.fit_each(x, labels)

@@ -227,6 +227,6 @@ def test_publishing_is_checked_before_training(monkeypatch, tmp_path):
     args = {"push_to_hub": True, "hub_model_id": "a/b/c", "hub_token": None, "hub_license": None}
     args |= {"teacher_model": str(tmp_path), "output_dir": "out"}
     problems = publish.publishing_problems(SimpleNamespace(**args))
-    assert [any(word in problem for problem in problems) for word in ("malformed", "token", "licence")] == [True] * 3
+    assert [any(word in problem for problem in problems) for word in ("malformed", "token", "license")] == [True] * 3
     args |= {"hub_model_id": "a/b", "hub_token": "hf_x", "hub_license": "mit"}
     assert publish.publishing_problems(SimpleNamespace(**args)) == []

@@ -78,6 +78,9 @@ def test_components_have_a_library_and_a_class(folder):
         ("text_encoder/config.json", {"architectures": ["evil.Model"]}, "not a plain name"),
         ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "code of its own"),
         ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}, "code of its own"),
+        ("text_encoder/config.json", {"text_config": {"auto_map": {"AutoModel": "evil.Model"}}}, "code of its own"),
+        ("text_encoder/config.json", {"_attn_implementation": "evil/kernel"}, "not a plain name"),
+        ("text_encoder/config.json", {"attn_implementation": {"text": "evil/kernel"}}, "not a plain name"),
         ("scheduler/scheduler_config.json", {"_class_name": "a.b"}, "not a plain name"),
     ],
 )
@@ -85,6 +88,11 @@ def test_configurations_of_components_name_no_code(file, change, match, folder):
     (folder / file).with_name("evil.py").write_text(EVIL)
     edit(folder / file, **change)
     refused(folder, match)
+
+
+def test_words_of_a_vocabulary_are_no_names(folder):
+    (folder / "tokenizer" / "vocab.json").write_text('{"architectures": 1, "auto_map": 2}')
+    hub.check_folder(folder)
 
 
 def test_a_component_that_is_passed_may_be_recorded_by_any_name(folder, tiny_pipeline):

@@ -349,6 +349,18 @@ def test_callback_can_change_the_prompt(pipe):
     assert not torch.allclose(changed, latents_of(pipe, num_inference_steps=2))
 
 
+@pytest.mark.parametrize("name", ["attention_mask", "negative_attention_mask"])
+def test_callback_can_change_the_masks(embedded, name):
+    def hide_all_but_one(pipe, step, timestep, tensors):
+        return {name: torch.arange(tensors[name].shape[1]).expand_as(tensors[name]) < 1}
+
+    settings = {"num_inference_steps": 2, "nu": 1.5, "negative_prompt": "wind and rain"}
+    changed = latents_of(
+        embedded, callback_on_step_end=hide_all_but_one, callback_on_step_end_tensor_inputs=[name], **settings
+    )
+    assert not torch.allclose(changed, latents_of(embedded, **settings))
+
+
 def test_every_callback_tensor_can_be_asked_for(pipe):
     seen = {}
 
@@ -565,7 +577,7 @@ AUDIO = {"initial_audio_waveforms": np.zeros(1600), "initial_audio_sampling_rate
         ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 0, 16)}),
         ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(())}),
         ("prompt_embeds", {"prompt": None, "prompt_embeds": np.zeros((1, 3, 16))}),
-        ("prompt_embeds` holds NaN", {"prompt": None, "prompt_embeds": torch.full((1, 3, 16), float("nan"))}),
+        ("prompt_embeds` contains NaN", {"prompt": None, "prompt_embeds": torch.full((1, 3, 16), float("nan"))}),
         ("negative_prompt_embeds", {"negative_prompt_embeds": torch.zeros(3, 3, 16), "nu": 0.5}),
         ("mask", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 16), "attention_mask": torch.ones(1, 4)}),
         ("mask", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 16), "attention_mask": np.ones((1, 3))}),

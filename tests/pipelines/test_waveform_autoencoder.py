@@ -87,7 +87,7 @@ def test_lengths(pipe, caplog):
     assert pipe("rain", audio_length_in_s=0.33, output_type="latent").audios.shape == (1, 6, 17)
     assert not caplog.records
     assert pipe("rain", audio_length_in_s=2.0).audios.shape == (1, 1, 32000)
-    assert "2.00 s long and the model was trained with 1.28 s" in caplog.text
+    assert "2.00 s long, and the model was trained on 1.28 s" in caplog.text
 
 
 def test_latents_are_checked(pipe, official):

@@ -1,4 +1,4 @@
-"""train_ctm.py: any family in, a pipeline out; its options; and what it refuses before the first step."""
+"""train_ctm.py: every family becomes a pipeline; its options; what it refuses before the first step."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def dataset(training_inputs):
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory, tiny_pipeline):
-    """`teachers(family)` → folder of a tiny teacher, made when first asked for."""
+    """`teachers(family)` → folder of a tiny teacher, made at the first call."""
     root = tmp_path_factory.mktemp("teachers")
 
     def folder(family):
@@ -262,7 +262,7 @@ def test_an_adapter_turns_the_teacher_into_its_soundctm(inputs, tmp_path):
         assert torch.equal(tensor, trained[name]), name
 
 
-# accelerate keeps FSDP for GPUs, torch does not: here this CPU counts as one.
+# accelerate allows FSDP only on GPUs, torch also on CPUs: here the CPU passes for a GPU.
 FSDP_ON_CPU = """
 import runpy, sys
 from accelerate import state
@@ -279,7 +279,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def distil_on_two_processes(configuration, output_dir, **given):
-    """The script as `accelerate launch --config_file configuration` starts it, on two CPU processes over gloo."""
+    """Run the script with `accelerate launch --config_file configuration`, on two CPU processes over gloo."""
     file = SCRIPTS / "configs" / "accelerate" / f"{configuration}.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2",
               "--main_process_port", "0"]  # fmt: skip

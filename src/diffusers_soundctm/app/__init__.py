@@ -3,6 +3,8 @@
 Only `api`, `components`, `handlers`, `launching` and `page` require gradio.
 """
 
+from typing import TYPE_CHECKING
+
 from ..lazy import lazy_exports
 
 _PUBLIC = {
@@ -16,5 +18,15 @@ _PUBLIC = {
     "render": ".rendering",
 }
 
-__all__ = sorted(_PUBLIC)
-__getattr__, __dir__ = lazy_exports(__name__, _PUBLIC)
+if TYPE_CHECKING:  # the same names, for type checkers
+    from .code_export import python_code as python_code
+    from .launching import build_app as build_app
+    from .launching import launch as launch
+    from .recipe import Recipe as Recipe
+    from .rendering import Cancelled as Cancelled
+    from .rendering import render as render
+    from .studio import Studio as Studio
+    from .studio import Take as Take
+else:
+    __all__ = sorted(_PUBLIC)
+    __getattr__, __dir__ = lazy_exports(__name__, _PUBLIC)

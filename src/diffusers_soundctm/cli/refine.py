@@ -55,7 +55,6 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(draft)
     model = hub.model_to_load(settings["model"], draft, passed=arguments.model)
     dtype = arguments.dtype or settings["dtype"]
-    print(f"{draft} was made with the model {settings['model']!r}; refining it with {model}.")
     pipe = load_pipeline(model, dtype, arguments.device)
     options = {
         "num_inference_steps": arguments.steps,
@@ -75,7 +74,8 @@ def run(arguments: argparse.Namespace) -> None:
         moved = f"drift {drift(recorded, waveform.mean(dim=0), pipe.sampling_rate).item():.3f} (0 is the same sound)"
     except ValueError:
         moved = "too short or too quiet to measure the drift"
-    print(f"{path}: {arguments.steps} steps from the noise of {draft}, {moved}")
+    models = f"made with the model {settings['model']!r}, refined with {model!r}"
+    print(f"{path}: {arguments.steps} steps from the noise of {draft} ({models}), {moved}")
 
 
 def read_settings(draft: Path) -> dict[str, Any]:

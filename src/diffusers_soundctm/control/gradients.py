@@ -1,5 +1,6 @@
 """Building blocks of guidance and noise optimization: the look-ahead by a learned jump, and an objective's gradient."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ class LookAhead:
     """ẑ_0 = G(z_t, t, σ_min): the student's estimate of the final latents, by one differentiable jump.
 
     Args:
-        pipe: its ω and ν are those of the running (or last) call.
-        positive, negative: embeddings and mask, as `encode_prompt` returns them; `negative` is None for ν = 1.
+        pipe: The pipeline.
+        guidance_scale: ω.
+        nu: ν.
+        positive: Embeddings and mask of the prompt, from `encode_prompt`.
+        negative: Embeddings and mask of the negative prompt. They are ignored for ν = 1.
     """
 
     tensor_inputs: ClassVar = (
@@ -32,14 +36,17 @@ class LookAhead:
     )
 
     pipe: SoundCTMPipeline
+    guidance_scale: float
+    nu: float
     positive: Conditions
-    negative: Conditions | None
+    negative: tuple[torch.Tensor | None, torch.Tensor | None]
 
     @classmethod
     def of_call(cls, pipe: SoundCTMPipeline, tensors: Mapping[str, torch.Tensor | None]) -> "LookAhead":
-        """The look-ahead of a running call, from the `tensor_inputs` that its callbacks get."""
-        negative = None if pipe.nu == 1 else (tensors["negative_prompt_embeds"], tensors["negative_attention_mask"])
-        return cls(pipe, (tensors["prompt_embeds"], tensors["attention_mask"]), negative)
+        """The look-ahead of a running call, from the pipeline and the `tensor_inputs` that its callbacks get."""
+        positive = tensors["prompt_embeds"], tensors["attention_mask"]
+        negative = tensors["negative_prompt_embeds"], tensors["negative_attention_mask"]
+        return cls(pipe, pipe.guidance_scale, pipe.nu, positive, negative)
 
     def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Compute ẑ_0, float32.
@@ -52,7 +59,9 @@ class LookAhead:
         scheduler = self.pipe.scheduler
         sigma_min = torch.as_tensor(scheduler.config.sigma_min, dtype=torch.float32, device=sample.device)
         model_input = scheduler.scale_model_input(sample, timestep)
-        model_output = self.pipe.predict(model_input, timestep, sigma_min, self.positive, self.negative)
+        model_output = self.pipe.predict(
+            model_input, timestep, sigma_min, self.guidance_scale, self.nu, self.positive, self.negative
+        )
         return scheduler.jump(model_output, sample, sigma, sigma_min)
 
 
@@ -98,9 +107,16 @@ def per_sample_norm(values: torch.Tensor) -> torch.Tensor:
     return values.flatten(1).norm(dim=1).reshape(-1, *[1] * (values.ndim - 1))
 
 
+# How many running blocks of `frozen` hold each weight; threads may share a pipeline.
+_holders: dict[torch.nn.Parameter, int] = {}
+_holders_lock = threading.Lock()
+
+
 @contextmanager
 def frozen(pipe: SoundCTMPipeline) -> Iterator[None]:
     """Disable the gradients of all weights, so that the backward pass keeps no activations for them.
+
+    They are enabled again when the last of the running blocks ends.
 
     Raises:
         RuntimeError: `torch.inference_mode` is enabled, in which nothing can be differentiated.
@@ -110,11 +126,18 @@ def frozen(pipe: SoundCTMPipeline) -> Iterator[None]:
             "Control needs gradients; call it outside `torch.inference_mode()`. `torch.no_grad()` works."
         )
     networks = (network for network in pipe.components.values() if isinstance(network, torch.nn.Module))
-    weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
+    weights = [weight for network in networks for weight in network.parameters()]
+    with _holders_lock:
+        weights = [weight for weight in weights if weight.requires_grad or weight in _holders]
+        for weight in weights:
+            _holders[weight] = _holders.get(weight, 0) + 1
+            weight.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in weights:
-            weight.requires_grad_(True)
+        with _holders_lock:
+            for weight in weights:
+                _holders[weight] -= 1
+                if _holders[weight] == 0:
+                    del _holders[weight]
+                    weight.requires_grad_(True)

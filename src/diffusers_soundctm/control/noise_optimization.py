@@ -39,10 +39,10 @@ def optimize_noise(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Optimize the starting noise with Adam, for each waveform on its own: ε ← argmin L(Dec(G(σ_max·ε, σ_max, σ_min))).
 
-    The noise is projected back onto the Gaussian sphere, ‖ε‖ ≈ √d, after each step, so that it keeps the level that the
-    network is told. Adam has one second moment per waveform, so that steps follow the gradient and change the noise as
-    little as possible. With one per coordinate, the noise would leave its distribution, and sampling in more than one
-    step would lose the result. Each iteration costs one forward and backward pass of the network and the decoder.
+    The noise is projected back onto the Gaussian sphere, ‖ε‖ ≈ √d, after each step, so that its level remains σ_max.
+    Adam has one second moment per waveform, so that steps follow the gradient and change the noise as little as
+    possible. With one per coordinate, the noise would leave its distribution, and sampling in more than one step would
+    lose the result. Each iteration costs one forward and backward pass of the network and the decoder.
 
     Args:
         pipe: The pipeline.
@@ -75,7 +75,7 @@ def optimize_noise(
         >>> audio = pipe("rain on a tin roof", latents=latents, num_inference_steps=16).audios[0]
     """
     _check_arguments(objective, num_iterations, patience, learning_rate)
-    look_ahead, start, num_samples = _call_once(
+    look_ahead, start = _call_once(
         pipe,
         prompt,
         audio_length_in_s=audio_length_in_s,
@@ -86,18 +86,18 @@ def optimize_noise(
         generator=generator,
         latents=latents,
     )
-    sigma, timestep = pipe.scheduler.sigmas[0], pipe.scheduler.timesteps[0]
+    call = look_ahead.pipe
+    sigma, timestep = call.scheduler.sigmas[0], call.scheduler.timesteps[0]
 
     def decode(noise: torch.Tensor) -> Sound:
-        return Sound.of_latents(pipe, look_ahead(sigma * noise, sigma, timestep), num_samples, checkpointing)
+        return Sound.of_latents(pipe, look_ahead(sigma * noise, sigma, timestep), call.num_samples, checkpointing)
 
     optimizer = _SphericalAdam(start / sigma, learning_rate)
     with frozen(pipe), pipe.progress_bar(total=num_iterations) as progress_bar:
         best, losses = _minimize(optimizer, decode, objective, num_iterations, patience, progress_bar)
     if optimizer.num_skipped:
         logger.warning(
-            f"The gradient of {name_of(objective)} was not finite {optimizer.num_skipped} times. Those steps were "
-            "skipped."
+            f"{optimizer.num_skipped} steps were skipped: the gradient of {name_of(objective)} was not finite."
         )
     return (best, losses) if return_losses else best
 
@@ -172,12 +172,12 @@ def _check_arguments(objective: Callable, num_iterations: int, patience: int, le
         raise ValueError(f"`learning_rate` is {learning_rate}; pass a positive number, such as 0.02.")
 
 
-def _call_once(pipe: SoundCTMPipeline, prompt, **kwargs) -> tuple[LookAhead, torch.Tensor, int]:
-    """Check and prepare all inputs by a one-step call. Returns its look-ahead, its z_T and its number of samples."""
-    prepared: dict[str, torch.Tensor | None] = {}
+def _call_once(pipe: SoundCTMPipeline, prompt, **kwargs) -> tuple[LookAhead, torch.Tensor]:
+    """Check and prepare all inputs by a one-step call. Returns its look-ahead and its z_T."""
+    prepared: list[tuple[LookAhead, torch.Tensor]] = []
 
-    def keep(pipe, step, timestep, tensors):
-        prepared.update(tensors)
+    def keep(call, step, timestep, tensors):
+        prepared.append((LookAhead.of_call(call, tensors), tensors["previous_latents"]))
         return tensors
 
     pipe(
@@ -187,4 +187,4 @@ def _call_once(pipe: SoundCTMPipeline, prompt, **kwargs) -> tuple[LookAhead, tor
         callback_on_step_end_tensor_inputs=LookAhead.tensor_inputs,
         **kwargs,
     )
-    return LookAhead.of_call(pipe, prepared), prepared["previous_latents"], pipe.num_samples
+    return prepared[0]

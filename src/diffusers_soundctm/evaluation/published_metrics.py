@@ -251,7 +251,7 @@ def _files(folder: str | os.PathLike) -> dict[str, Path]:
 def _pairs(generated: Collection[str], other: Iterable[str], what: str = "reference") -> list[str]:
     missing = sorted(set(generated) - set(other))
     if missing:
-        raise ValueError(f"`{what}` lacks {missing[0]} of `generated` ({len(missing)} names are missing); add them.")
+        raise ValueError(f"`{what}` lacks {missing[0]} of `generated` ({len(missing)} missing); add them.")
     return sorted(generated)
 
 

@@ -17,6 +17,19 @@ REMOTE_CODE = (_TEMPLATES / "pipeline.py").read_text(encoding="utf-8").encode()
 # Code that Hugging Face Inference Endpoints run.
 HANDLER = (_TEMPLATES / "handler.py").read_text(encoding="utf-8").encode()
 
+# Keys of configurations that name classes, and those for which transformers loads compiled code from the Hub if the
+# name is a repo.
+_CLASS_KEYS = (
+    "_class_name",
+    "architectures",
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+)
+
 
 def check_index_names(index: Mapping[str, Any], file: Path, passed: Collection[str] = ()) -> None:
     """Check that `model_index.json` names components, libraries and classes by plain identifiers.
@@ -40,23 +53,30 @@ def check_index_names(index: Mapping[str, Any], file: Path, passed: Collection[s
         _check_names(value, name, file)
 
 
-def check_config_names(config: Mapping[str, Any], file: Path) -> None:
-    """Check that a component's configuration names classes by plain identifiers and refers to no code.
+def check_config_names(config: Any, file: Path) -> None:
+    """Check that a component's configuration, at any depth, names plain classes and refers to no code.
 
     Raises:
-        OSError: a name could lead to another module.
+        OSError: a name could lead to another module, or to a repo with code.
     """
-    for key in ("_class_name", "architectures"):
+    if isinstance(config, list):
+        for value in config:
+            check_config_names(value, file)
+    if not isinstance(config, dict):
+        return
+    for key in _CLASS_KEYS:
         _check_names(config.get(key), key, file)
     if config.get("auto_map"):
         raise OSError(
             f"{file} refers to code of its own (auto_map = {config['auto_map']!r}), which is not run; remove auto_map "
             "if you do not need it."
         )
+    for value in config.values():
+        check_config_names(value, file)
 
 
 def _check_names(value: Any, key: str, file: Path) -> None:
-    names = value if isinstance(value, list) else [value]
+    names = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
     for name in names:
         if name is not None and not (isinstance(name, str) and name.isidentifier()):
             raise OSError(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -33,14 +34,15 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
         latent_channels: Channels of the latents.
         sampling_rate: In Hz.
         scaling_factor: Factor of the normalized latents.
-        latents_mean: Mean of each channel. None stands for 0.
-        latents_std: Standard deviation of each channel. None stands for 1.
+        latents_mean: Mean of each channel. None means 0.
+        latents_std: Standard deviation of each channel. None means 1.
 
     Raises:
         ValueError: The ratios are odd or have different products.
     """
 
     __module__ = "diffusers_soundctm"
+    config: Any  # diffusers gives it no useful type
 
     @register_to_config
     def __init__(

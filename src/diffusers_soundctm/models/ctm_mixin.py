@@ -16,6 +16,7 @@ class FromTeacherMixin:
     """
 
     _new_parameters: tuple[str, ...] = ()
+    config: Any  # diffusers gives it no useful type
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:

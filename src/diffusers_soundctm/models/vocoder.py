@@ -1,6 +1,7 @@
 """A vocoder that predicts a complex spectrogram from a log-mel and inverts it."""
 
 import math
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -56,6 +57,7 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
     """
 
     __module__ = "diffusers_soundctm"
+    config: Any  # diffusers gives it no useful type
 
     @register_to_config
     def __init__(

@@ -1,4 +1,4 @@
-"""What a call of the pipeline may be given: all of it is checked, and named if it is wrong, before any work is done."""
+"""The arguments of a call: checked before any work is done, and converted."""
 
 import math
 import numbers
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers.utils import logging
 
-from .conditioning import PromptConditioning, is_transformer
+from .conditioning import PromptConditioning
 
 if TYPE_CHECKING:
     from .pipeline_soundctm import SoundCTMPipeline
@@ -42,12 +42,12 @@ def check_inputs(
     callback_on_step_end: Callable[..., dict] | None,
     callback_on_step_end_tensor_inputs: Sequence[str],
 ) -> None:
-    """Check the arguments of `SoundCTMPipeline.__call__`; warn of what is allowed but has no or a bad effect.
+    """Check the arguments of `SoundCTMPipeline.__call__`, and warn of those that have no effect or a bad one.
 
-    `sigmas` are checked by `CTMScheduler.set_timesteps`.
+    `sigmas` are checked by `CTMScheduler.make_schedule`.
 
     Raises:
-        ValueError, TypeError: naming argument, value and remedy.
+        ValueError, TypeError: an argument is wrong; the message names argument, value and remedy.
     """
     _check_prompts(
         pipe.conditioning,
@@ -58,6 +58,80 @@ def check_inputs(
         attention_mask,
         negative_attention_mask,
     )
+    _check_numbers(pipe, num_inference_steps, num_waveforms_per_prompt, guidance_scale, nu, gamma)
+    if negative_prompt is not None and nu == 1:
+        logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
+
+    _check_length(pipe, audio_length_in_s)
+    if output_type not in ("np", "pt", "latent"):
+        raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
+    if output_type != "latent" or latents is None or initial_audio_waveforms is not None:
+        _check_decoder(pipe)
+    if callback_on_step_end is not None and not callable(callback_on_step_end):
+        raise TypeError(f"`callback_on_step_end` is {callback_on_step_end!r}; pass a function or a `PipelineCallback`.")
+    unknown = set(callback_on_step_end_tensor_inputs) - set(pipe._callback_tensor_inputs)
+    if unknown:
+        raise ValueError(
+            f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; choose from {pipe._callback_tensor_inputs}."
+        )
+
+    prompts = num_prompts(prompt, prompt_embeds)
+    batch_size = prompts * num_waveforms_per_prompt
+    _check_generator(generator, batch_size)
+    if latents is not None:
+        _check_latents(pipe, latents, batch_size, audio_length_in_s, initial_audio_waveforms is not None)
+    _check_initial_audio(pipe, initial_audio_waveforms, initial_audio_sampling_rate, strength, sigmas, prompts)
+
+
+def num_prompts(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:
+    """Number of prompts of a call, from whichever of the two is given."""
+    if isinstance(prompt, str):
+        return 1
+    return len(prompt) if prompt is not None else prompt_embeds.shape[0]
+
+
+def num_samples(
+    pipe: "SoundCTMPipeline",
+    audio_length_in_s: float | None,
+    latents: torch.Tensor | None = None,
+    waveforms: torch.Tensor | np.ndarray | None = None,
+    sampling_rate: int | None = None,
+) -> int | None:
+    """Samples per waveform of a call; None if the pipeline has no decoder. Warns beyond the training length."""
+    if not pipe.has_decoder:
+        return None
+    if audio_length_in_s is None and latents is not None:
+        samples = latents.shape[2] * pipe.vae_scale_factor * pipe.hop_length
+    else:
+        if audio_length_in_s is None and waveforms is not None:
+            audio_length_in_s = min(waveforms.shape[-1] / sampling_rate, pipe.max_audio_length_in_s)
+        if audio_length_in_s is None:
+            audio_length_in_s = pipe.default_audio_length_in_s
+        samples = max(round(audio_length_in_s * pipe.sampling_rate), 1)
+    if pipe.denoiser.config.sample_size is not None:
+        seconds, trained = samples / pipe.sampling_rate, pipe.default_audio_length_in_s
+        if seconds > trained + 1 / pipe.sampling_rate:
+            logger.warning(
+                f"The audio will be {seconds:.2f} s long, and the model was trained on {trained:.2f} s; expect lower "
+                "quality, or pass a shorter `audio_length_in_s`."
+            )
+    return samples
+
+
+def as_batch(waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Initial audio of any accepted shape as a tensor (batch, channels, samples)."""
+    waveforms = _as_tensor(waveforms)
+    return waveforms.reshape({1: (1, 1, -1), 2: (len(waveforms), 1, -1)}.get(waveforms.ndim, waveforms.shape))
+
+
+def _as_tensor(waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
+    # torch refuses the negative strides of a reversed array.
+    return torch.as_tensor(np.ascontiguousarray(waveforms) if isinstance(waveforms, np.ndarray) else waveforms)
+
+
+def _check_numbers(
+    pipe: "SoundCTMPipeline", num_inference_steps, num_waveforms_per_prompt, guidance_scale, nu, gamma
+) -> None:
     for name, value in (
         ("num_inference_steps", num_inference_steps),
         ("num_waveforms_per_prompt", num_waveforms_per_prompt),
@@ -73,58 +147,25 @@ def check_inputs(
         low, high = pipe.config.guidance_scale_range
         if not low <= guidance_scale <= high:
             logger.warning(
-                f"`guidance_scale` is {guidance_scale}, outside [{low}, {high}], the range this model was trained "
-                "on; expect worse sounds."
+                f"`guidance_scale` is {guidance_scale}, outside [{low}, {high}], the range of this model's "
+                "training; expect lower quality."
             )
-    if negative_prompt is not None and nu == 1:
-        logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
 
-    if audio_length_in_s is not None:
-        longest = pipe.max_audio_length_in_s
-        if not (_is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= longest):
-            raise ValueError(
-                f"`audio_length_in_s` is {audio_length_in_s!r}; it must be more than 0 and at most {longest:g} seconds."
-            )
-    if output_type not in ("np", "pt", "latent"):
-        raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
-    if output_type != "latent" or latents is None or initial_audio_waveforms is not None:
-        for name in ("vae",) if pipe.encodes_waveforms else ("vae", "vocoder"):
-            if getattr(pipe, name) is None:
-                raise ValueError(
-                    f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`."
-                )
-    if callback_on_step_end is not None and not callable(callback_on_step_end):
-        raise TypeError(f"`callback_on_step_end` is {callback_on_step_end!r}; it must be a function, or None.")
-    unknown = set(callback_on_step_end_tensor_inputs) - set(pipe._callback_tensor_inputs)
-    if unknown:
+
+def _check_length(pipe: "SoundCTMPipeline", audio_length_in_s: float | None) -> None:
+    if audio_length_in_s is None:
+        return
+    longest = pipe.max_audio_length_in_s
+    if not (_is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= longest):
         raise ValueError(
-            f"`callback_on_step_end_tensor_inputs` has {sorted(unknown)}; choose from {pipe._callback_tensor_inputs}."
+            f"`audio_length_in_s` is {audio_length_in_s!r}; it must be more than 0 and at most {longest:g} seconds."
         )
 
-    prompts = num_prompts(prompt, prompt_embeds)
-    batch_size = prompts * num_waveforms_per_prompt
-    generators = generator if isinstance(generator, list) else [generator]
-    if generator is not None and not all(isinstance(one, torch.Generator) for one in generators):
-        raise TypeError(f"`generator` is {generator!r}; it must be a `torch.Generator` or a list of them.")
-    if isinstance(generator, list) and len(generator) != batch_size:
-        raise ValueError(
-            f"`generator` is a list of {len(generator)}, but the call makes {batch_size} sounds; pass one a sound."
-        )
-    if latents is not None:
-        _check_latents(pipe, latents, batch_size, audio_length_in_s, initial_audio_waveforms is not None)
-    _check_initial_audio(pipe, initial_audio_waveforms, initial_audio_sampling_rate, strength, sigmas, prompts)
 
-
-def num_prompts(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:
-    """How many prompts a call has; one of the two is given."""
-    if isinstance(prompt, str):
-        return 1
-    return len(prompt) if prompt is not None else prompt_embeds.shape[0]
-
-
-def as_tensor(waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Initial audio as a tensor; torch itself refuses the negative strides of a reversed array."""
-    return torch.as_tensor(np.ascontiguousarray(waveforms) if isinstance(waveforms, np.ndarray) else waveforms)
+def _check_decoder(pipe: "SoundCTMPipeline") -> None:
+    for name in ("vae",) if pipe.encodes_waveforms else ("vae", "vocoder"):
+        if getattr(pipe, name) is None:
+            raise ValueError(f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`.")
 
 
 def _check_prompts(
@@ -137,9 +178,10 @@ def _check_prompts(
     negative_attention_mask,
 ) -> None:
     if (prompt is None) == (prompt_embeds is None):
-        raise ValueError("Pass either `prompt` or `prompt_embeds`, one of the two.")
+        given = "neither" if prompt is None else "both"
+        raise ValueError(f"The call has {given} of `prompt` and `prompt_embeds`; pass one of them.")
     if negative_prompt is not None and negative_prompt_embeds is not None:
-        raise ValueError("Pass either `negative_prompt` or `negative_prompt_embeds`, not both.")
+        raise ValueError("The call has both `negative_prompt` and `negative_prompt_embeds`; pass one of them.")
     for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         if value is None or isinstance(value, str):
             continue
@@ -161,27 +203,38 @@ def _check_prompts(
     ):
         if embeds is None:
             if mask is not None:
-                raise ValueError(f"An attention mask needs the `{name}` it belongs to.")
+                raise ValueError(f"The call has an attention mask without `{name}`; pass both or neither.")
             continue
         shape = tuple(embeds.shape)
         expected = "(batch, tokens, width)" if conditioning.prompt_embeds_ndim == 3 else "(batch, width)"
         if len(shape) != conditioning.prompt_embeds_ndim or shape[-1] != conditioning.width:
-            raise ValueError(f"`{name}` has shape {shape}; expected {expected} with width {conditioning.width}.")
+            raise ValueError(f"`{name}` has shape {shape}; it must be {expected} with width {conditioning.width}.")
         if 0 in shape:
-            raise ValueError(f"`{name}` is empty, of shape {shape}; encode at least one prompt.")
+            raise ValueError(f"`{name}` has shape {shape}, which is empty; encode at least one prompt.")
         if not torch.isfinite(embeds).all():
-            raise ValueError(f"`{name}` holds NaN or infinite values; encode the prompt again, in float32.")
+            raise ValueError(f"`{name}` contains NaN or infinite values; encode the prompt again, in float32.")
         if mask is not None and tuple(mask.shape) != shape[:2]:
-            raise ValueError(f"The attention mask of `{name}` has shape {tuple(mask.shape)}; expected {shape[:2]}.")
+            raise ValueError(f"The attention mask of `{name}` has shape {tuple(mask.shape)}; it must be {shape[:2]}.")
     prompts = num_prompts(prompt, prompt_embeds)
     if isinstance(negative_prompt, list) and len(negative_prompt) != prompts:
         raise ValueError(
-            f"`negative_prompt` has {len(negative_prompt)} strings for {prompts} prompts; pass one string, or one a "
+            f"`negative_prompt` has {len(negative_prompt)} strings for {prompts} prompts; pass one string, or one per "
             "prompt."
         )
     if negative_prompt_embeds is not None and negative_prompt_embeds.shape[0] not in (1, prompts):
         raise ValueError(
-            f"`negative_prompt_embeds` has batch size {negative_prompt_embeds.shape[0]}; expected 1 or {prompts}."
+            f"`negative_prompt_embeds` has batch size {negative_prompt_embeds.shape[0]}; it must be 1 or {prompts}."
+        )
+
+
+def _check_generator(generator, batch_size: int) -> None:
+    generators = generator if isinstance(generator, list) else [generator]
+    if generator is not None and not all(isinstance(one, torch.Generator) for one in generators):
+        raise TypeError(f"`generator` is {generator!r}; it must be a `torch.Generator` or a list of them.")
+    if isinstance(generator, list) and len(generator) != batch_size:
+        raise ValueError(
+            f"`generator` is a list of {len(generator)}, but the call generates {batch_size} waveforms; pass one "
+            "generator per waveform."
         )
 
 
@@ -198,7 +251,7 @@ def _check_latents(
         if audio_length_in_s is None:
             time = "time"
     else:
-        time, *width = ("time",) if is_transformer(pipe.denoiser.config) else ("time", "width")
+        time, *width = ("time", "width") if pipe.transformer is None else ("time",)
     shape, expected = tuple(latents.shape), (batch_size, pipe.denoiser.config.in_channels, time, *width)
     fits = len(shape) == len(expected) and all(
         size > 0 and (size == wanted or isinstance(wanted, str)) for size, wanted in zip(shape, expected, strict=True)
@@ -206,21 +259,21 @@ def _check_latents(
     if not fits:
         raise ValueError(f"`latents` has shape {shape}; this call needs ({', '.join(map(str, expected))}).")
     if with_initial_audio:
-        # Its latents are of the UNet's multiple, which noise alone need not be.
-        needed = pipe.latent_shape(pipe._num_samples(audio_length_in_s, latents, None, None))
+        # The latents of encoded audio have a multiple of the UNet's downsampling, which noise alone need not have.
+        needed = pipe.latent_shape(num_samples(pipe, audio_length_in_s, latents))
         if shape[1:] != needed:
             raise ValueError(
                 f"`latents` has shape {shape}; with `initial_audio_waveforms` this call needs {(batch_size, *needed)}."
             )
     if not torch.isfinite(latents).all():
-        raise ValueError("`latents` holds NaN or infinite values; pass finite unit-variance noise.")
+        raise ValueError("`latents` contains NaN or infinite values; pass finite unit-variance noise.")
 
 
 def _check_initial_audio(pipe: "SoundCTMPipeline", waveforms, sampling_rate, strength, sigmas, prompts: int) -> None:
     if waveforms is None:
         if strength is not None or sampling_rate is not None:
             name = "strength" if strength is not None else "initial_audio_sampling_rate"
-            raise ValueError(f"`{name}` only makes sense with `initial_audio_waveforms`; pass both or neither.")
+            raise ValueError(f"`{name}` has no effect without `initial_audio_waveforms`; pass both or neither.")
         return
     if not isinstance(waveforms, (torch.Tensor, np.ndarray)):
         raise TypeError(
@@ -233,24 +286,24 @@ def _check_initial_audio(pipe: "SoundCTMPipeline", waveforms, sampling_rate, str
             f"`initial_audio_waveforms` has shape {shape}; it must be (samples,), (batch, samples) or "
             "(batch, channels, samples) and not empty."
         )
-    if not bool(torch.isfinite(as_tensor(waveforms)).all()):
-        raise ValueError("`initial_audio_waveforms` holds NaN or infinite values; pass finite samples in [-1, 1].")
+    if not bool(torch.isfinite(_as_tensor(waveforms)).all()):
+        raise ValueError("`initial_audio_waveforms` contains NaN or infinite values; pass finite samples in [-1, 1].")
     if len(shape) > 1 and shape[0] not in (1, prompts):
-        raise ValueError(f"`initial_audio_waveforms` has batch size {shape[0]}; expected 1 or {prompts}.")
+        raise ValueError(f"`initial_audio_waveforms` has batch size {shape[0]}; it must be 1 or {prompts}.")
     if not isinstance(sampling_rate, numbers.Integral) or sampling_rate <= 0:
         raise ValueError(
-            f"`initial_audio_sampling_rate` is {sampling_rate!r}; pass the samples a second of "
-            "`initial_audio_waveforms`, for example 44100."
+            f"`initial_audio_sampling_rate` is {sampling_rate!r}; pass the sampling rate of "
+            "`initial_audio_waveforms` in Hz, for example 44100."
         )
     if 2 * shape[-1] * pipe.sampling_rate < sampling_rate:
         raise ValueError(
-            f"`initial_audio_waveforms` has shape {shape}, at {sampling_rate} Hz less than a sample at the model's "
-            f"{pipe.sampling_rate} Hz; pass a longer sound."
+            f"`initial_audio_waveforms` has shape {shape}, which is less than one sample at the model's sampling rate "
+            f"({sampling_rate} → {pipe.sampling_rate} Hz); pass a longer waveform."
         )
     if strength is not None and not (_is_finite_number(strength) and 0 < strength <= 1):
-        raise ValueError(f"`strength` is {strength!r}; choose it in (0, 1], 1 forgets the initial sound.")
+        raise ValueError(f"`strength` is {strength!r}; choose it in (0, 1]; 1 ignores `initial_audio_waveforms`.")
     if strength is not None and sigmas is not None:
-        raise ValueError("`strength` and `sigmas` both choose the first noise level; pass one of them.")
+        raise ValueError("`strength` and `sigmas` both set the first noise level; pass one of them.")
 
 
 def _is_finite_number(value: Any) -> bool:

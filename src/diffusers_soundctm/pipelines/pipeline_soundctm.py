@@ -1,8 +1,8 @@
-"""Text to sound with a SoundCTM student: prompt → latents → a few jumps along the trajectory → mel → waveform."""
+"""Text to audio with a SoundCTM student: prompt → latents → jumps along the trajectory → mel → waveform."""
 
-import math
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,39 +14,41 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
-from .. import audio
-from ..data.latents import denormalize_latents, encode
 from ..preconditioning import karras_sigma
-from ..schedulers.scheduling_ctm import CTMScheduler
+from ..schedulers.scheduling_ctm import CTMSchedule, CTMScheduler
 from . import inputs
-from .conditioning import PromptConditioning, conditioning_for, is_transformer
+from .conditioning import is_transformer
+from .conditioning.base import pad_tokens
 from .loading import SoundCTMLoaderMixin
+from .prompts import PromptMixin
+from .waveforms import WaveformMixin
 
 logger = logging.get_logger(__name__)
 
-MAX_AUDIO_LENGTH_IN_S = 30.0
 DEFAULT_STRENGTH = 0.5
+_CONDITIONS = ("prompt_embeds", "attention_mask", "negative_prompt_embeds", "negative_attention_mask")
 
 
-class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
+class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, DiffusionPipeline):
     """Text-to-audio pipeline for SoundCTM students (arXiv 2405.18503) of AudioLDM, MusicLDM, AudioLDM2, Tango, Stable
-    Audio and the embedded model, and for the authors' own, 16 and 44.1 kHz.
+    Audio and the embedded model, and for the authors' own students at 16 and 44.1 kHz.
+
+    Components may be None for calls that do not need them. Threads may use one pipeline at the same time.
 
     Args:
-        vae: mel autoencoder; log-mels (B, 1, frames, n_mels) ↔ latents (B, C, time, width). Or one of waveforms, such
-            as `AutoencoderDAC` or Stable Audio's: (B, channels, samples) ↔ latents (B, C, time).
-        text_encoder: T5- or BERT-like encoder (cross-attention families), `ClapTextModelWithProjection` (AudioLDM and
-            44.1 kHz SoundCTM v1), `ClapTextModel` (v2) or `ClapModel` (MusicLDM, AudioLDM2).
-        tokenizer: its tokenizer.
-        unet: the student of a UNet teacher; it takes (s, ω) as `timestep_cond`. None for a transformer student.
+        vae: mel autoencoder, or waveform autoencoder such as `AutoencoderDAC` or Stable Audio's; see `WaveformMixin`.
+        text_encoder: T5- or BERT-like encoder (cross-attention), `ClapTextModelWithProjection` (AudioLDM and 44.1 kHz
+            SoundCTM v1), `ClapTextModel` (v2) or `ClapModel` (MusicLDM, AudioLDM2).
+        tokenizer: tokenizer of `text_encoder`.
+        unet: student of a UNet teacher; it takes (s, ω) as `timestep_cond`.
         scheduler: noise levels, targets and the jump.
-        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples); None with an autoencoder of waveforms.
-        guidance_scale_range: smallest and largest ω the student was distilled with; empty when unknown.
-        text_encoder_2, tokenizer_2, language_model: T5 and GPT-2 of AudioLDM2.
-        projection_model: AudioLDM2's of its two encoders, Stable Audio's of text and duration.
-        transformer: the student of a transformer teacher, in place of `unet`.
-
-    Components may be None for calls that do not need them.
+        vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples). None with a waveform autoencoder.
+        guidance_scale_range: smallest and largest ω that the student was distilled with; empty if unknown.
+        text_encoder_2: T5 encoder of AudioLDM2.
+        tokenizer_2: tokenizer of `text_encoder_2`.
+        projection_model: AudioLDM2's projection of its two text encoders, or Stable Audio's of text and duration.
+        language_model: GPT-2 of AudioLDM2.
+        transformer: student of a transformer teacher, in place of `unet`.
 
     Raises:
         ValueError: both `unet` and `transformer` are given.
@@ -67,14 +69,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         "projection_model",
         "language_model",
     ]
-    _callback_tensor_inputs = [  # noqa: RUF012
-        "latents",
-        "previous_latents",
-        "prompt_embeds",
-        "negative_prompt_embeds",
-        "attention_mask",
-        "negative_attention_mask",
-    ]
+    _callback_tensor_inputs = ["latents", "previous_latents", *_CONDITIONS]  # noqa: RUF012
+    _called: "SoundCTMPipeline | None" = None  # of a view that a callback gets: the pipeline that was called
 
     def __init__(
         self,
@@ -105,13 +101,13 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            transformer=transformer,
             scheduler=scheduler,
             vocoder=vocoder,
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
             projection_model=projection_model,
             language_model=language_model,
+            transformer=transformer,
         )
         self.register_to_config(guidance_scale_range=list(guidance_scale_range))
 
@@ -121,9 +117,10 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
 
         Args:
             components: at least `scheduler`, and `unet` or `transformer`. Any other component may be left out.
-            guidance_scale_range: smallest and largest ω the student was distilled with.
+            guidance_scale_range: smallest and largest ω that the student was distilled with.
         """
-        return cls(**dict.fromkeys(cls._optional_components) | components, guidance_scale_range=guidance_scale_range)
+        components = dict.fromkeys(cls._optional_components) | dict(components)
+        return cls(**components, guidance_scale_range=guidance_scale_range)
 
     @property
     def denoiser(self) -> ModelMixin | None:
@@ -132,176 +129,28 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float:
-        """ω of the running call."""
+        """ω of the last call."""
         return self._guidance_scale
 
     @property
     def nu(self) -> float:
-        """ν of the running call."""
+        """ν of the last call."""
         return self._nu
 
     @property
     def num_timesteps(self) -> int:
-        """Number of network steps of the last call."""
+        """Number of steps of the last call."""
         return self._num_timesteps
 
     @property
     def num_samples(self) -> int | None:
-        """Samples of each sound of the last call; None when the pipeline has no decoder."""
-        return self._samples
+        """Samples per waveform of the last call; None if the pipeline has no decoder."""
+        return self._num_samples
 
     @property
     def interrupt(self) -> bool:
-        """Set `_interrupt` to True in a callback to skip the remaining steps."""
+        """Whether a callback interrupted the last call, by setting `_interrupt` of the pipeline that it gets."""
         return self._interrupt
-
-    @property
-    def conditioning(self) -> PromptConditioning:
-        """How this model's family turns prompts into network arguments."""
-        return conditioning_for(
-            self.denoiser,
-            self.text_encoder,
-            self.tokenizer,
-            text_encoder_2=self.text_encoder_2,
-            tokenizer_2=self.tokenizer_2,
-            projection_model=self.projection_model,
-            language_model=self.language_model,
-        )
-
-    @property
-    def encodes_waveforms(self) -> bool:
-        """Whether the autoencoder reads and writes waveforms, without mels and a vocoder."""
-        return audio.is_waveform_autoencoder(self.vae)
-
-    @property
-    def has_decoder(self) -> bool:
-        """Whether latents can be made audible."""
-        return self.vae is not None and (self.vocoder is not None or self.encodes_waveforms)
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples a second of the generated waveforms."""
-        return (self.vae if self.encodes_waveforms else self.vocoder).config.sampling_rate
-
-    @property
-    def num_channels(self) -> int:
-        """Channels of the generated waveforms."""
-        return getattr(self.vae.config, "audio_channels", 1) if self.encodes_waveforms else 1
-
-    @property
-    def hop_length(self) -> int:
-        """Samples a mel frame, or a latent position of an autoencoder of waveforms."""
-        if self.encodes_waveforms:
-            return math.prod(self.vae.config.downsampling_ratios)
-        hop_length = getattr(self.vocoder.config, "hop_length", None)
-        return hop_length or math.prod(self.vocoder.config.upsample_rates)
-
-    @property
-    def vae_scale_factor(self) -> int:
-        """Mel frames (and mel bands) a latent position; 1 for an autoencoder of waveforms."""
-        return 1 if self.encodes_waveforms else 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def max_audio_length_in_s(self) -> float:
-        """Longest sound a call makes, in seconds: what the latents hold where their number is fixed.
-
-        Infinite where only the missing autoencoder knows how much they hold.
-        """
-        if not self.conditioning.needs_audio_length:
-            return MAX_AUDIO_LENGTH_IN_S
-        return self.default_audio_length_in_s if self.has_decoder else math.inf
-
-    @property
-    def default_audio_length_in_s(self) -> float:
-        """Length the network was trained with, from the denoiser's `config.sample_size`, in seconds.
-
-        Raises:
-            ValueError: the config has no `sample_size`, or the pipeline no decoder to say how long a latent lasts.
-        """
-        size = self.denoiser.config.sample_size
-        if not self.has_decoder:
-            raise ValueError(
-                "Without a decoder the pipeline does not know how long its sounds are; load the `vae` (and the "
-                "`vocoder`, if the model has one), or pass `audio_length_in_s`."
-            )
-        if size is None:
-            raise ValueError(
-                "The network's config has no `sample_size` to take a length from; pass `audio_length_in_s`."
-            )
-        time = size[0] if isinstance(size, (list, tuple)) else size
-        return time * self.vae_scale_factor * self.hop_length / self.sampling_rate
-
-    def latent_shape(self, num_samples: int) -> tuple[int, ...]:
-        """(C, time, width) of the latents for `num_samples` of sound, time rounded up to a multiple of the UNet's.
-
-        (C, time) for an autoencoder of waveforms. Stable Audio's time is always what it was trained with: it is told
-        where the sound ends.
-        """
-        if self.conditioning.needs_audio_length:
-            return self.denoiser.config.in_channels, self.denoiser.config.sample_size
-        frames = math.ceil(num_samples / self.hop_length)
-        if self.encodes_waveforms:
-            return self.denoiser.config.in_channels, frames
-        multiple = 2**self.denoiser.num_upsamplers
-        time = math.ceil(frames / self.vae_scale_factor / multiple) * multiple
-        return self.denoiser.config.in_channels, time, self.vocoder.config.model_in_dim // self.vae_scale_factor
-
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None,
-        device: torch.device | None = None,
-        num_waveforms_per_prompt: int = 1,
-        do_nu_sampling: bool = True,
-        negative_prompt: str | list[str] | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        negative_attention_mask: torch.Tensor | None = None,
-        audio_length_in_s: float | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Prompt and, for ν ≠ 1, negative prompt ("" by default), in one pass of the text encoder.
-
-        `audio_length_in_s`, by default what the network was trained with, is part of Stable Audio's condition.
-
-        Returns:
-            `(prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask)`: embeddings (B, L, width)
-            and boolean masks (B, L), or (B, width) and None for AudioLDM, B being prompts × waveforms, each prompt's
-            waveforms next to each other. The negative pair is None without `do_nu_sampling`.
-        """
-        device = device or self._execution_device
-        conditioning = self.conditioning
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""]
-
-        texts = [] if prompts is None else list(prompts)
-        encode_negatives = do_nu_sampling and negative_prompt_embeds is None
-        if encode_negatives:
-            texts += negatives
-        if texts:
-            if conditioning.needs_audio_length and audio_length_in_s is None:
-                audio_length_in_s = self.default_audio_length_in_s
-            embeds, mask = conditioning.encode(texts, device, audio_length_in_s)
-            if prompts is not None:
-                prompt_embeds = embeds[: len(prompts)]
-                attention_mask = None if mask is None else mask[: len(prompts)]
-            if encode_negatives:
-                negative_prompt_embeds = embeds[-len(negatives) :]
-                negative_attention_mask = None if mask is None else mask[-len(negatives) :]
-
-        batch_size = prompt_embeds.shape[0]
-        pairs = [(prompt_embeds, attention_mask)]
-        if do_nu_sampling:
-            pairs.append((negative_prompt_embeds, negative_attention_mask))
-        if conditioning.prompt_embeds_ndim == 3:
-            length = max(embeds.shape[1] for embeds, _ in pairs)
-            pairs = [_pad_tokens(embeds, mask, length) for embeds, mask in pairs]
-
-        encoded = []
-        for embeds, mask in pairs:
-            repeats = num_waveforms_per_prompt * (batch_size // embeds.shape[0])
-            embeds = embeds.to(device, self.denoiser.dtype).repeat_interleave(repeats, dim=0)
-            encoded += [embeds, None if mask is None else mask.to(device, torch.bool).repeat_interleave(repeats, dim=0)]
-        return tuple(encoded) if do_nu_sampling else (*encoded, None, None)
 
     def prepare_latents(
         self,
@@ -312,49 +161,26 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         latents: torch.Tensor | None = None,
         initial_latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """z at noise level `sigma`: σ·ε, plus the latents of a sound to start from; float32 (B, C, time, width).
+        """Prepare the latents at the first noise level, z = z_0 + σ·ε, float32.
 
-        `latents` is ε, of unit variance, drawn from `generator` when it is None.
+        Args:
+            shape: shape of the latents, (B, C, time, width) or (B, C, time).
+            sigma: noise level σ, a scalar tensor.
+            device: device of the result.
+            generator: source of ε: one generator, or one per waveform.
+            latents: ε, of unit variance, in place of noise drawn from `generator`.
+            initial_latents: z_0 of audio to start from; 0 by default.
         """
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         latents = latents.to(device, torch.float32) * sigma.to(device)
         return latents if initial_latents is None else initial_latents + latents
 
-    def encode_audio(
-        self, waveforms: torch.Tensor, sampling_rate: int, num_samples: int, device: torch.device | None = None
-    ) -> torch.Tensor:
-        """Latents z_0 (B, C, time, width), float32, of waveforms (B, channels, samples).
-
-        The sound is mixed to mono, resampled, scaled to the peak the models were trained with, cut or padded with
-        silence to `num_samples` (at the model's rate) and to the end of the last latent position. An autoencoder of
-        waveforms gets its own number of channels and the level as it is.
-        """
-        device = device or self._execution_device
-        length = self.latent_shape(num_samples)[1] * self.vae_scale_factor * self.hop_length
-        waveforms = audio.match_channels(waveforms.float(), self.num_channels)
-        waveforms = audio.resample(waveforms, sampling_rate, self.sampling_rate)[..., :num_samples]
-        waveforms = torch.nn.functional.pad(waveforms, (0, length - waveforms.shape[-1]))
-        front_end = None if self.encodes_waveforms else audio.LogMel.for_vocoder(self.vocoder.config)
-        return encode(self.vae, waveforms.to(device), front_end)
-
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (B, C, time, width) → log-mels (B, 1, frames, n_mels); differentiable.
-
-        From an autoencoder of waveforms, (B, C, time) → (B, channels, samples).
-        """
-        decoded = self.vae.decode(denormalize_latents(self.vae, latents).to(self.vae.dtype)).sample
-        return decoded.float() if self.encodes_waveforms else decoded
-
-    def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
-        """Log-mels (B, 1, frames, n_mels) → waveforms (B, 1, samples), float32; differentiable."""
-        return self.vocoder(mel_spectrogram.squeeze(1)).float()[:, None]
-
     def check_inputs(self, **arguments: Any) -> None:
-        """Raise `ValueError` or `TypeError`, naming argument, value and remedy, before any work is done.
+        """Check the arguments of a call before any work is done; see `inputs.check_inputs`.
 
-        Args:
-            arguments: those of a call, see `inputs.check_inputs`.
+        Raises:
+            ValueError, TypeError: the message names argument, value and remedy.
         """
         inputs.check_inputs(self, **arguments)
 
@@ -383,45 +209,75 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> AudioPipelineOutput | tuple:
-        """Generate sounds.
+    ) -> AudioPipelineOutput:
+        """Generate audio from text.
 
         Args:
-            prompt: what to hear, one string or a list.
-            audio_length_in_s: seconds of sound, in (0, 30] (Stable Audio: up to what it was trained with); by default
-                what the network was trained with, or the length of `initial_audio_waveforms` or `latents`. Longer than
-                in training gives a warning.
-            num_inference_steps: jumps, 1 to 16 are useful; with γ = 0 more steps refine the same sound.
-            guidance_scale: ω, the teacher's guidance strength the student imitates; outside
-                `config.guidance_scale_range` a warning is given.
-            nu: ν, mixes the conditional and the unconditional student, F = F_∅ + ν·(F_c − F_∅); 1 needs one network
-                evaluation a step, any other value a batch of two.
-            gamma: γ in [0, 1], 0 deterministic, 1 re-noises at every step like a consistency model.
-            negative_prompt: takes the place of the empty prompt ∅ in the ν mix.
-            num_waveforms_per_prompt: sounds a prompt.
-            sigmas: own noise levels, decreasing, n + 1 values for n steps; replaces `num_inference_steps`.
-            generator: one for the whole batch, or a list with one a sound, which makes each sound the same alone or in
-                any batch.
-            latents: starting noise of unit variance (B, C, time, width); its scaling to the first level is done here.
-            prompt_embeds, negative_prompt_embeds: outputs of `encode_prompt` in place of the prompts.
-            attention_mask, negative_attention_mask: their masks (B, L), True for tokens to use.
-            initial_audio_waveforms: sounds to start from, (samples,), (batch, samples) or (batch, channels, samples).
-            initial_audio_sampling_rate: their samples a second.
-            strength: share of the Karras curve walked from its noisy end, in (0, 1]; 1 starts at σ_max, 0.5 (the
-                default) keeps the outline of the initial sound.
-            output_type: "np" or "pt" for waveforms, float32 (B, channels, samples) within ±1 (a sound whose
-                peaks exceed it is scaled down as a whole), or "latent" for z_0.
-            return_dict: False for a plain tuple.
-            callback_on_step_end: `callback(pipe, step, timestep, tensors) → tensors` after each step.
-            callback_on_step_end_tensor_inputs: which tensors it gets: `latents`; `previous_latents`, which the step
-                started from; `prompt_embeds`, `negative_prompt_embeds`, `attention_mask` and `negative_attention_mask`,
-                None where the call has none. Changes to `latents` and the embeddings are taken over.
+            prompt (`str` or `list[str]`, *optional*):
+                Description of the audio, or one per result. Pass either `prompt` or `prompt_embeds`.
+            audio_length_in_s (`float`, *optional*):
+                Length of the audio in seconds, in (0, 30], or for Stable Audio up to its training length. Defaults to
+                the length of `initial_audio_waveforms` or `latents`, else to the training length. A longer length
+                gives a warning.
+            num_inference_steps (`int`, defaults to 1):
+                Number of steps, each one jump of the student. 1 to 16 are useful. With `gamma=0`, more steps refine
+                the same result.
+            guidance_scale (`float`, defaults to 3.5):
+                ω, the guidance strength of the teacher that the student imitates. Values outside
+                `pipe.config.guidance_scale_range` give a warning.
+            nu (`float`, defaults to 1.0):
+                ν, weight of the conditional student against the unconditional one, F = F_∅ + ν·(F_c − F_∅). At 1 the
+                network evaluates one batch per step, at other values a batch twice as large.
+            gamma (`float`, defaults to 0.0):
+                γ in [0, 1], the amount of fresh noise per step: 0 is deterministic, 1 is the sampler of consistency
+                models.
+            negative_prompt (`str` or `list[str]`, *optional*):
+                Replaces the empty prompt ∅ in the ν mix. Has no effect at `nu=1`.
+            num_waveforms_per_prompt (`int`, defaults to 1):
+                Number of waveforms per prompt.
+            sigmas (`Sequence[float]`, *optional*):
+                Decreasing noise levels, n + 1 values for n steps, within the scheduler's `sigma_min` and `sigma_max`.
+                Replaces `num_inference_steps`.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Source of the noise. Pass one generator per waveform to make each result independent of the batch.
+            latents (`torch.Tensor`, *optional*):
+                Starting noise of unit variance, of shape `(batch, *pipe.latent_shape(num_samples))`. It is scaled to
+                the first noise level here.
+            prompt_embeds (`torch.Tensor`, *optional*):
+                Prompt embeddings from `encode_prompt`, (batch, tokens, width) or (batch, width), in place of `prompt`.
+            negative_prompt_embeds (`torch.Tensor`, *optional*):
+                The same in place of `negative_prompt`; a batch of 1 serves all prompts.
+            attention_mask (`torch.Tensor`, *optional*):
+                Mask of `prompt_embeds`, (batch, tokens), True for tokens to attend to.
+            negative_attention_mask (`torch.Tensor`, *optional*):
+                Mask of `negative_prompt_embeds`.
+            initial_audio_waveforms (`torch.Tensor` or `np.ndarray`, *optional*):
+                Audio to start from, of shape (samples,), (batch, samples) or (batch, channels, samples), full scale 1.
+            initial_audio_sampling_rate (`int`, *optional*):
+                Sampling rate of `initial_audio_waveforms`, in Hz.
+            strength (`float`, *optional*, defaults to 0.5):
+                Fraction of the noise schedule that is applied to `initial_audio_waveforms`, in (0, 1]. 1.0 ignores
+                the input, 0.5 keeps its outline.
+            output_type (`str`, defaults to `"np"`):
+                `"np"` or `"pt"` for waveforms within ±1, float32 of shape (batch, channels, samples): a waveform whose
+                peak exceeds 1 is scaled down as a whole. `"latent"` for the latents z_0.
+            return_dict (`bool`, defaults to `True`):
+                Whether to return an `AudioPipelineOutput` instead of a tuple.
+            callback_on_step_end (`Callable`, `PipelineCallback` or `MultiPipelineCallbacks`, *optional*):
+                Called after each step as `callback(pipe, step, timestep, tensors)`, and returns the tensors that it
+                changed in a dictionary. `pipe` is a view of this pipeline with the state of this call: its properties,
+                and the noise levels of its `scheduler`. Setting `pipe._interrupt = True` ends the call.
+            callback_on_step_end_tensor_inputs (`Sequence[str]`, defaults to `("latents",)`):
+                Tensors that the callback gets: `latents`; `previous_latents`, from which the step started;
+                `prompt_embeds`, `negative_prompt_embeds`, `attention_mask` and `negative_attention_mask`, which are
+                None if the call has none. All of them but `previous_latents` can be changed.
 
         Returns:
-            `AudioPipelineOutput` with `.audios`, or a tuple of it.
+            `AudioPipelineOutput` or `tuple`: the audio in `.audios`, or as the only entry of a tuple.
 
         Raises:
-            ValueError, TypeError: an argument is wrong; the message names it.
+            ValueError: an argument is wrong; the message names it.
+            TypeError: an argument has the wrong type; the message names it.
 
         Example:
             >>> from diffusers_soundctm import SoundCTMPipeline
@@ -455,28 +311,19 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        num_samples = self._samples = self._num_samples(
-            audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
+        num_samples = inputs.num_samples(
+            self, audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
-        self._warn_of_length(num_samples)
-        self._guidance_scale, self._nu, self._interrupt = guidance_scale, nu, False
         device = self._execution_device
-        batch_size = inputs.num_prompts(prompt, prompt_embeds) * num_waveforms_per_prompt
 
         # 1. Noise levels
         if initial_audio_waveforms is not None and sigmas is None:
-            strength = DEFAULT_STRENGTH if strength is None else strength
-            positions = torch.linspace(1 - strength, 1, num_inference_steps + 1, dtype=torch.float64)
-            curve = self.scheduler.config
-            sigmas = karras_sigma(positions, curve.sigma_min, curve.sigma_max, curve.rho)
-        self.scheduler.set_timesteps(
-            num_inference_steps if sigmas is None else None, device=device, gamma=gamma, sigmas=sigmas
-        )
-        timesteps, target_sigmas = self.scheduler.timesteps, self.scheduler.target_sigmas
-        self._num_timesteps = len(timesteps)
+            sigmas = self._last_levels(num_inference_steps, DEFAULT_STRENGTH if strength is None else strength)
+        schedule = self.scheduler.make_schedule(num_inference_steps if sigmas is None else None, device, gamma, sigmas)
+        call = self._begin_call(schedule, guidance_scale, nu, num_samples)
 
         # 2. Prompt
-        prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask = self.encode_prompt(
+        encoded = self.encode_prompt(
             prompt,
             device,
             num_waveforms_per_prompt,
@@ -488,127 +335,114 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, DiffusionPipeline):
             negative_attention_mask,
             audio_length_in_s if num_samples is None else num_samples / self.sampling_rate,
         )
+        conditions = dict(zip(_CONDITIONS, encoded, strict=True))
 
         # 3. Latents
+        batch_size = len(encoded[0])
         initial_latents = None
         if initial_audio_waveforms is not None:
-            waveforms = inputs.as_tensor(initial_audio_waveforms)
-            shape = {1: (1, 1, -1), 2: (waveforms.shape[0], 1, -1)}.get(waveforms.ndim, waveforms.shape)
-            initial_latents = self.encode_audio(
-                waveforms.reshape(shape), initial_audio_sampling_rate, num_samples, device
-            )
-            initial_latents = initial_latents.repeat_interleave(batch_size // initial_latents.shape[0], dim=0)
+            waveforms = inputs.as_batch(initial_audio_waveforms)
+            initial_latents = self.encode_audio(waveforms, initial_audio_sampling_rate, num_samples, device)
+            initial_latents = initial_latents.repeat_interleave(batch_size // len(initial_latents), dim=0)
         shape = (batch_size, *self.latent_shape(num_samples)) if latents is None else latents.shape
-        latents = self.prepare_latents(shape, self.scheduler.sigmas[0], device, generator, latents, initial_latents)
+        latents = self.prepare_latents(shape, schedule.sigmas[0], device, generator, latents, initial_latents)
 
         # 4. Jumps from each noise level to the next
-        with self.progress_bar(total=len(timesteps)) as progress_bar:
-            for i, timestep in enumerate(timesteps):
-                if self.interrupt:
-                    continue
+        with self.progress_bar(total=len(schedule)) as progress_bar:
+            for i, timestep in enumerate(schedule.timesteps):
+                model_input = self.scheduler.scale_model_input(latents, timestep)
+                target_sigma = schedule.target_sigmas[i]
+                embeds, mask, *negative = conditions.values()
                 model_output = self.predict(
-                    self.scheduler.scale_model_input(latents, timestep),
-                    timestep,
-                    target_sigmas[i],
-                    (prompt_embeds, attention_mask),
-                    None if nu == 1 else (negative_prompt_embeds, negative_attention_mask),
+                    model_input, timestep, target_sigma, guidance_scale, nu, (embeds, mask), negative
                 )
                 previous_latents = latents
-                latents = self.scheduler.step(model_output, timestep, latents, generator=generator).prev_sample
+                latents = self.scheduler.step_at(schedule, i, model_output, latents, generator).prev_sample
 
                 if callback_on_step_end is not None:
-                    tensors = {
-                        "latents": latents,
-                        "previous_latents": previous_latents,
-                        "prompt_embeds": prompt_embeds,
-                        "negative_prompt_embeds": negative_prompt_embeds,
-                        "attention_mask": attention_mask,
-                        "negative_attention_mask": negative_attention_mask,
-                    }
+                    tensors = {"latents": latents, "previous_latents": previous_latents, **conditions}
                     tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    outputs = callback_on_step_end(self, i, timestep, tensors) or {}
-                    latents = outputs.get("latents", latents)
-                    prompt_embeds = outputs.get("prompt_embeds", prompt_embeds)
-                    negative_prompt_embeds = outputs.get("negative_prompt_embeds", negative_prompt_embeds)
+                    changed = callback_on_step_end(call, i, timestep, tensors) or {}
+                    latents = changed.get("latents", latents)
+                    conditions = {name: changed.get(name, value) for name, value in conditions.items()}
                 progress_bar.update()
+                if call.interrupt:
+                    break
+        call._called._interrupt = call.interrupt
 
         # 5. Waveforms
-        audios = latents
-        if output_type != "latent":
-            audios = self.decode_latents(latents)
-            if not self.encodes_waveforms:
-                audios = self.mel_spectrogram_to_waveform(audios)
-            audios = audios[..., :num_samples]
-            # Within full scale, as the tanh of AudioLDM's vocoders and the clamp of image pipelines see to.
-            audios = audio.limit_peak(audios.flatten(1)).reshape(audios.shape)
-            if output_type == "np":
-                audios = audios.cpu().numpy()
+        audios = latents if output_type == "latent" else self.latents_to_waveform(latents, num_samples)
+        if output_type == "np":
+            audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
-        return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+        # A tuple is typed as the output, which can be indexed alike: a union would hide `audios` from type checkers.
+        return AudioPipelineOutput(audios) if return_dict else cast(AudioPipelineOutput, (audios,))
 
-    def _num_samples(self, audio_length_in_s, latents, waveforms, sampling_rate) -> int | None:
-        """Samples of sound a call makes; None when there is no decoder, so that it does not matter."""
-        if not self.has_decoder:
-            return None
-        if audio_length_in_s is None and latents is not None:
-            return latents.shape[2] * self.vae_scale_factor * self.hop_length
-        if audio_length_in_s is None and waveforms is not None:
-            audio_length_in_s = min(waveforms.shape[-1] / sampling_rate, self.max_audio_length_in_s)
-        if audio_length_in_s is None:
-            audio_length_in_s = self.default_audio_length_in_s
-        return max(round(audio_length_in_s * self.sampling_rate), 1)
+    def _last_levels(self, num_inference_steps: int, strength: float) -> torch.Tensor:
+        """n + 1 noise levels over the last `strength` of the Karras curve."""
+        config = self.scheduler.config
+        positions = torch.linspace(1 - strength, 1, num_inference_steps + 1, dtype=torch.float64)
+        return karras_sigma(positions, config.sigma_min, config.sigma_max, config.rho)
 
-    def _warn_of_length(self, num_samples: int | None) -> None:
-        if num_samples is None or self.denoiser.config.sample_size is None:
-            return
-        seconds, trained = num_samples / self.sampling_rate, self.default_audio_length_in_s
-        if seconds > trained + 1 / self.sampling_rate:
-            logger.warning(
-                f"The sound will be {seconds:.2f} s long and the model was trained with {trained:.2f} s; expect worse "
-                "sounds, or pass a shorter `audio_length_in_s`."
-            )
+    def _begin_call(
+        self, schedule: CTMSchedule, guidance_scale: float, nu: float, num_samples: int | None
+    ) -> "SoundCTMPipeline":
+        """Make the view of the pipeline that callbacks get: a shallow copy that holds the state of one call.
+
+        The call itself reads its own variables, so that calls in other threads and calls inside a callback do not
+        disturb it. The pipeline's own properties, which diffusers' contract requires, report the last call.
+        """
+        call = copy.copy(self)
+        vars(call)["scheduler"] = copy.copy(self.scheduler)  # an assignment would also look up its class, which is slow
+        call._called = self._called or self
+        for pipe in (call._called, call):
+            pipe.scheduler.set_schedule(schedule)
+            pipe._num_timesteps, pipe._num_samples = len(schedule), num_samples
+            pipe._guidance_scale, pipe._nu, pipe._interrupt = guidance_scale, nu, False
+        return call
 
     def predict(
         self,
         model_input: torch.Tensor,
         timestep: torch.Tensor,
         target_sigma: torch.Tensor,
+        guidance_scale: float,
+        nu: float,
         positive: tuple[torch.Tensor, torch.Tensor | None],
-        negative: tuple[torch.Tensor, torch.Tensor | None] | None,
+        negative: Sequence[torch.Tensor | None],
     ) -> torch.Tensor:
-        """F, float32: one network call; given a negative branch, of both halves, mixed as F_∅ + ν·(F_c − F_∅).
+        """Predict F with one call of the network; for ν ≠ 1 on both halves, mixed as F_∅ + ν·(F_c − F_∅).
 
-        G is affine in F, so mixing here equals mixing the jumps. ω and ν are those of the running (or last) call.
+        The jump G is affine in F, so that mixing F equals mixing jumps.
 
         Args:
-            model_input: c_in(t)·z_t, (B, C, time, width).
-            timestep, target_sigma: c_noise(t) and s, scalar tensors.
-            positive, negative: embeddings and mask, as `encode_prompt` returns them.
+            model_input: c_in(t)·z_t, (B, C, time, width) or (B, C, time).
+            timestep: c_noise(t), a scalar tensor.
+            target_sigma: s, a scalar tensor.
+            guidance_scale: ω.
+            nu: ν.
+            positive: embeddings and mask of the prompt, as `encode_prompt` returns them.
+            negative: embeddings and mask of the negative prompt; not used at ν = 1.
+
+        Returns:
+            F, float32, of the shape of `model_input`.
         """
         embeds, mask = positive
-        if negative is not None:
+        if nu != 1:
             model_input = torch.cat([model_input, model_input])
             if negative[0].shape[1] != embeds.shape[1]:
                 length = max(negative[0].shape[1], embeds.shape[1])
-                negative, (embeds, mask) = _pad_tokens(*negative, length), _pad_tokens(embeds, mask, length)
+                negative, (embeds, mask) = pad_tokens(*negative, length), pad_tokens(embeds, mask, length)
             embeds = torch.cat([negative[0], embeds])
             mask = None if mask is None else torch.cat([negative[1], mask])
-        timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, self.guidance_scale)])
+        timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, guidance_scale)])
         model_output = self.denoiser(
             model_input.to(self.denoiser.dtype),
             timestep,
             timestep_cond=timestep_cond.expand(model_input.shape[0], 2),
             **self.conditioning.network_kwargs(embeds, mask),
         ).sample.float()
-        if negative is None:
+        if nu == 1:
             return model_output
         unconditional, conditional = model_output.chunk(2)
-        return unconditional + self.nu * (conditional - unconditional)
-
-
-def _pad_tokens(embeds: torch.Tensor, mask: torch.Tensor | None, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token embeddings (B, L, width) and their mask, padded to `length` tokens that are masked out."""
-    if mask is None:
-        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-    missing = length - embeds.shape[1]
-    return torch.nn.functional.pad(embeds, (0, 0, 0, missing)), torch.nn.functional.pad(mask.bool(), (0, missing))
+        return unconditional + nu * (conditional - unconditional)

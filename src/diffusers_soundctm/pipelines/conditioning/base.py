@@ -1,5 +1,6 @@
 """The interface that every kind of conditioning implements, and what they share."""
 
+import threading
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ logger = logging.get_logger(__name__)
 
 # A tokenizer without a limit of its own reports a huge number. No text encoder of these families reads more than this.
 MAX_TOKENS = 512
+# A fast tokenizer keeps truncation and padding as state, and fails if two threads set them at once.
+_TOKENIZING = threading.Lock()
 
 
 class PromptConditioning:
@@ -101,7 +104,8 @@ def tokenize(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, both integer (B, L). Warns when a prompt is cut."""
     max_length = min(tokenizer.model_max_length, MAX_TOKENS)
-    tokens = tokenizer(prompts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    with _TOKENIZING:
+        tokens = tokenizer(prompts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
     for prompt, encoding in zip(prompts, tokens.encodings or (), strict=False):  # a slow tokenizer has no encodings
         if encoding.overflowing:
             logger.warning(f"The text encoder reads {max_length} tokens; the end of {prompt!r} is ignored.")
@@ -127,3 +131,11 @@ def sentence_embedding(hidden_states: torch.Tensor, attention_mask: torch.Tensor
     weights = weights[..., None].float()
     mean = (hidden_states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
     return F.normalize(mean, dim=-1).to(hidden_states.dtype)
+
+
+def pad_tokens(embeds: torch.Tensor, mask: torch.Tensor | None, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad token embeddings (B, L, width) and their mask to `length` tokens, which are masked out."""
+    if mask is None:
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+    missing = length - embeds.shape[1]
+    return F.pad(embeds, (0, 0, 0, missing)), F.pad(mask.bool(), (0, missing))

@@ -1,0 +1,110 @@
+"""From prompts to the tensors that condition the denoiser."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .conditioning import PromptConditioning, conditioning_for
+from .conditioning.base import pad_tokens
+
+
+class PromptMixin:
+    """The part of the pipeline that knows the text encoders."""
+
+    if TYPE_CHECKING:  # of the pipeline
+        denoiser: Any
+        text_encoder: Any
+        tokenizer: Any
+        text_encoder_2: Any
+        tokenizer_2: Any
+        projection_model: Any
+        language_model: Any
+        default_audio_length_in_s: float
+        _execution_device: torch.device
+
+    @property
+    def conditioning(self) -> PromptConditioning:
+        """How prompts condition the denoiser.
+
+        Raises:
+            ValueError: the pipeline has no denoiser.
+        """
+        if self.denoiser is None:
+            raise ValueError("The pipeline has no student; load `unet` or `transformer`.")
+        return conditioning_for(
+            self.denoiser,
+            self.text_encoder,
+            self.tokenizer,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer_2=self.tokenizer_2,
+            projection_model=self.projection_model,
+            language_model=self.language_model,
+        )
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None,
+        device: torch.device | None = None,
+        num_waveforms_per_prompt: int = 1,
+        do_nu_sampling: bool = True,
+        negative_prompt: str | list[str] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        negative_attention_mask: torch.Tensor | None = None,
+        audio_length_in_s: float | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Encode the prompt and, for ν ≠ 1, the negative prompt, in one pass of the text encoder.
+
+        Args:
+            prompt: one prompt or a list; None with `prompt_embeds`.
+            device: device of the result and of the text encoder.
+            num_waveforms_per_prompt: waveforms per prompt.
+            do_nu_sampling: whether to encode the negative prompt.
+            negative_prompt: one for all prompts, or one per prompt; "" by default.
+            prompt_embeds: earlier result for `prompt`.
+            negative_prompt_embeds: earlier result for `negative_prompt`.
+            attention_mask: mask of `prompt_embeds`.
+            negative_attention_mask: mask of `negative_prompt_embeds`.
+            audio_length_in_s: length in seconds that Stable Audio is conditioned on; by default what it was trained
+                with.
+
+        Returns:
+            `(prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask)`: embeddings (B, L, width)
+            and boolean masks (B, L), or (B, width) and None for AudioLDM. B is prompts × waveforms per prompt, with
+            the waveforms of a prompt next to each other. The negative pair is None without `do_nu_sampling`.
+        """
+        device = device or self._execution_device
+        conditioning = self.conditioning
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""]
+
+        texts = [] if prompts is None else list(prompts)
+        encode_negatives = do_nu_sampling and negative_prompt_embeds is None
+        if encode_negatives:
+            texts += negatives
+        if texts:
+            if conditioning.needs_audio_length and audio_length_in_s is None:
+                audio_length_in_s = self.default_audio_length_in_s
+            embeds, mask = conditioning.encode(texts, device, audio_length_in_s)
+            if prompts is not None:
+                prompt_embeds = embeds[: len(prompts)]
+                attention_mask = None if mask is None else mask[: len(prompts)]
+            if encode_negatives:
+                negative_prompt_embeds = embeds[-len(negatives) :]
+                negative_attention_mask = None if mask is None else mask[-len(negatives) :]
+
+        batch_size = prompt_embeds.shape[0]
+        pairs = [(prompt_embeds, attention_mask)]
+        if do_nu_sampling:
+            pairs.append((negative_prompt_embeds, negative_attention_mask))
+        if conditioning.prompt_embeds_ndim == 3:
+            length = max(embeds.shape[1] for embeds, _ in pairs)
+            pairs = [pad_tokens(embeds, mask, length) for embeds, mask in pairs]
+
+        encoded = []
+        for embeds, mask in pairs:
+            repeats = num_waveforms_per_prompt * (batch_size // embeds.shape[0])
+            embeds = embeds.to(device, self.denoiser.dtype).repeat_interleave(repeats, dim=0)
+            encoded += [embeds, None if mask is None else mask.to(device, torch.bool).repeat_interleave(repeats, dim=0)]
+        return tuple(encoded) if do_nu_sampling else (*encoded, None, None)
