@@ -87,9 +87,10 @@ def c_out(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) -
 def c_noise(sigma: Sigma, prediction_type: str = "edm", log_sigmas: torch.Tensor | None = None) -> torch.Tensor:
     """The network's `timestep` at noise level t, in the shape of `sigma`.
 
-    For "edm" it is ln(t)/4, for "flow" t/(1+t) and for "inverted_flow" 1/(1+t). Otherwise it is the fractional step τ of the VP teacher at noise level t, by linear
-    interpolation in `log_sigmas`. Noise levels beyond the table are clamped to its ends. Without a table, the teacher
-    was trained on continuous noise levels, and the timestep is the angle (2/π)·atan t in (0, 1).
+    For "edm" it is ln(t)/4, for "flow" t/(1+t) and for "inverted_flow" 1/(1+t). Otherwise it is the fractional step τ
+    of the VP teacher at noise level t, by linear interpolation in `log_sigmas`. Noise levels beyond the table are
+    clamped to its ends. Without a table, the teacher was trained on continuous noise levels, and the timestep is the
+    angle (2/π)·atan t in (0, 1).
 
     Args:
         sigma: t, scalar or (B,).

@@ -186,7 +186,9 @@ def test_a_student_learns_the_exact_jump(kind, held_to_teacher):
     levels = grid.sigmas[:, None].expand(-1, batch)
     network, student = ClosedFormNetwork(trained), SmallStudent()
     average = ema_copy(student)
-    objective = CTMObjective(Denoiser(student, trained), Denoiser(average, trained), None, student.layers[-1], distance="l2")
+    objective = CTMObjective(
+        Denoiser(student, trained), Denoiser(average, trained), None, student.layers[-1], distance="l2"
+    )
     optimizer = torch.optim.Adam(student.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
     generator = torch.Generator().manual_seed(0)

@@ -73,8 +73,8 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
     All arithmetic is in float32, whatever the dtype of network and sample, see `preconditioning`.
 
     Args:
-        sigma_min: Lowest noise level. None means 0.002 with "edm", else for the lower end of the teacher's table.
-        sigma_max: Highest noise level. None means 80 with "edm", else for the upper end of the teacher's table. A flow
+        sigma_min: Lowest noise level. None means 0.002 with "edm", else the lower end of the teacher's table.
+        sigma_max: Highest noise level. None means 80 with "edm", else the upper end of the teacher's table. A flow
             teacher has no table: pass both. Its own highest level, time 1, is σ = ∞; at a finite `sigma_max`, the
             share of the latents in the noise is 1/`sigma_max`.
         sigma_data: Standard deviation of clean latents. Only "edm" uses it.
