@@ -13,13 +13,13 @@ import diffusers_soundctm
 SOURCE = Path(diffusers_soundctm.__file__).parent
 USE = """
 from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
-from diffusers_soundctm.control import LossGuidance
+from diffusers_soundctm.control import IntensityObjective, LossGuidance
 
 pipe = SoundCTMPipeline.from_embedded()
 reveal_type(pipe)
 reveal_type(SoundCTMPipeline.from_pretrained("folder"))
 reveal_type(pipe.scheduler)
-reveal_type(LossGuidance(abs))
+reveal_type(LossGuidance(IntensityObjective({0: -30.0})))
 pipe("rain").audios[0]
 """
 MISSPELT = """
