@@ -1,4 +1,4 @@
-"""Runs of `training/train_ctm.py` on tiny things, in this process or in one of their own."""
+"""Runs of the training scripts on tiny inputs, in this process or in a subprocess."""
 
 import importlib.util
 import os
@@ -52,7 +52,7 @@ def distil(output_dir, **given) -> Path:
 
 
 def start(output_dir, prologue: str = "", **given) -> subprocess.Popen:
-    """The script in a process of its own, which runs `prologue` first."""
+    """Start train_ctm.py in a subprocess, after the code `prologue`."""
     code = (
         f"import runpy, sys\n{prologue}\nsys.argv = ['train_ctm.py', *sys.argv[1:]]\n"
         f"runpy.run_path({str(SCRIPTS / 'train_ctm.py')!r}, run_name='__main__')"
@@ -69,7 +69,7 @@ def start(output_dir, prologue: str = "", **given) -> subprocess.Popen:
 
 
 def signalled(step_generator: Callable, step: int) -> Callable:
-    """`sampling.step_generator`, but that a SIGTERM comes at the beginning of that step, counted from 0."""
+    """A `sampling.step_generator` that sends SIGTERM at the beginning of `step`, counted from 0."""
 
     def generator(seed, number, *given, **more):
         if number == step:

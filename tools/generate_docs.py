@@ -236,7 +236,8 @@ def _entries(text: str) -> dict[str, str]:
     entries: dict[str, str] = {}
     names: list[str] = []
     for line in text.splitlines():
-        match = re.match(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*): ?(.*)", line)
+        # Either Google's `name: description` or diffusers' `name (`type`, *optional*):`, whose types are annotations.
+        match = re.match(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \(.*\))?: ?(.*)", line)
         if match:
             names = [name.lstrip("*") for name in match[1].split(", ")]
             entries |= dict.fromkeys(names, match[2])

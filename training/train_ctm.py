@@ -210,7 +210,7 @@ def captions_problem(args: argparse.Namespace) -> str | None:
         return "--captions needs trajectories from pure noise: pass --trajectory_reuse 2 or more"
     if args.denoising_target == "data" and args.denoising_weight > 0:
         return "--denoising_target data needs clips; with --captions, pass --denoising_target teacher"
-    for name in ("mix_rate", "streaming", "data_files", "max_train_samples"):
+    for name in ("mix_rate", "sample_posterior", "streaming", "data_files", "max_train_samples"):
         if getattr(args, name):
             return f"--{name} needs clips; leave it out with --captions"
     return None

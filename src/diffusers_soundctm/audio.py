@@ -41,7 +41,7 @@ def mel_filterbank(
         n_fft: Length of the Fourier transform, in samples.
         n_mels: Number of mel bands.
         fmin: Lower edge of the lowest band, in Hz.
-        fmax: Upper edge of the highest band, in Hz. None stands for half the sampling rate.
+        fmax: Upper edge of the highest band, in Hz. None means half the sampling rate.
     """
     return torch.from_numpy(_filterbank(sampling_rate, n_fft, n_mels, fmin, fmax)).float()
 
@@ -57,7 +57,7 @@ def mel_settings(vocoder_config: Mapping[str, Any] | Any | None) -> dict[str, An
 
     Args:
         vocoder_config: Configuration of an `ISTFTVocoder` or a `SpeechT5HifiGan`, as a mapping or as the model's
-            `config`. None stands for the 16 kHz AudioLDM vocoder.
+            `config`. None means the 16 kHz AudioLDM vocoder.
 
     Raises:
         ValueError: The configuration has no `n_fft`, and AudioLDM has no front end of its sampling rate and hop length.
@@ -91,7 +91,7 @@ class LogMel(torch.nn.Module):
         hop_length: Samples per mel frame.
         n_mels: Number of mel bands.
         fmin: Lower edge of the lowest band, in Hz.
-        fmax: Upper edge of the highest band, in Hz. None stands for half the sampling rate.
+        fmax: Upper edge of the highest band, in Hz. None means half the sampling rate.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class LogMel(torch.nn.Module):
         """The front end of the mels that a vocoder reads, see `mel_settings`.
 
         Args:
-            vocoder_config: Configuration of a vocoder. None stands for the 16 kHz AudioLDM vocoder.
+            vocoder_config: Configuration of a vocoder. None means the 16 kHz AudioLDM vocoder.
 
         Raises:
             ValueError: The configuration has no `n_fft`, and AudioLDM has no front end of its sampling rate and hop

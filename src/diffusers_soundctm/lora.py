@@ -26,7 +26,7 @@ def add_lora(student: torch.nn.Module, rank: int, alpha: float | None = None) ->
     Args:
         student: The student, which is changed.
         rank: Rank of the updates, 1 or more.
-        alpha: Scale of the updates. None stands for `rank`.
+        alpha: Scale of the updates. None means `rank`.
 
     Returns:
         The parameters to train: those of the LoRA, and of the embeddings of s and ω.
@@ -84,7 +84,7 @@ def load_lora(
     Args:
         student: The student, which is changed.
         source: A file, a folder or a Hub id.
-        adapter_name: Name of the adapter in peft. None stands for peft's default.
+        adapter_name: Name of the adapter in peft. None means peft's default.
         download: Arguments of the download, such as `revision`, `token` and `cache_dir`.
 
     Raises:

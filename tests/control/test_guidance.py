@@ -47,7 +47,7 @@ def gaussian(pipe, monkeypatch):
     """A pipeline whose student is exact for latents N(0, σ_data²): G(z, t, s) = z·c_in(t)/c_in(s)."""
     kind = pipe.scheduler.config.prediction_type, pipe.scheduler.config.sigma_data
 
-    def predict(model_input, timestep, target_sigma, positive, negative):
+    def predict(model_input, timestep, target_sigma, *condition):
         sigma = (4 * timestep).exp()
         ratio = target_sigma / sigma
         denoised = (c_in(sigma, *kind) / c_in(target_sigma, *kind) - ratio) / (1 - ratio)
@@ -218,6 +218,20 @@ def test_several_at_once_and_weights_come_back(pipe):
     both = final(pipe, callback_on_step_end=callbacks, num_inference_steps=2)
     assert not torch.equal(both, final(pipe, callback_on_step_end=LossGuidance(quiet), num_inference_steps=2))
     assert all(weight.requires_grad for weight in pipe.denoiser.parameters())
+
+
+def test_an_objective_may_call_the_pipeline(pipe):
+    plain = target(-6.0)
+
+    def nested(sound):
+        final(pipe, prompt="wind", num_inference_steps=2, guidance_scale=1.0, gamma=0.5)
+        return plain(sound)
+
+    expected, result = (
+        final(pipe, nu=1.5, guidance_scale=2.0, callback_on_step_end=LossGuidance(objective))
+        for objective in (plain, nested)
+    )
+    assert torch.equal(result, expected)
 
 
 def test_fifty_calls_leave_nothing_behind(pipe):

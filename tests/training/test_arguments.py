@@ -22,7 +22,7 @@ REQUIRED = {
     "train_vocoder": {"dataset_name": "d"},
     "precompute": {"dataset_name": "d", "teacher_model": "t"},
 }
-TRAINING = [script for script in REQUIRED if script.startswith("train_")]
+TRAINING = [script for script in REQUIRED if script.startswith("train_")]  # with the arguments of optimization
 
 
 def argv(script, output_dir, **given):
@@ -92,7 +92,7 @@ def test_every_schedule_can_be_built(scheduler):
     assert get_scheduler(scheduler, optimizer, num_warmup_steps=2, num_training_steps=10).get_last_lr()[0] >= 0
 
 
-@pytest.mark.parametrize("script", TRAINING)
+@pytest.mark.parametrize("script", REQUIRED)
 def test_wrong_arguments_need_no_torch(script, tmp_path):
     code = (
         "import runpy, sys\n"
@@ -102,10 +102,10 @@ def test_wrong_arguments_need_no_torch(script, tmp_path):
         f"sys.argv = ['{script}.py', *sys.argv[1:]]\n"
         f"runpy.run_path({str(SCRIPTS / f'{script}.py')!r}, run_name='__main__')"
     )
-    command = [sys.executable, "-c", code, *argv(script, tmp_path / "run", learning_rate="inf")]
+    command = [sys.executable, "-c", code, *argv(script, tmp_path / "run", num_samples="0")]
     ended = subprocess.run(command, env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True)
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.strip().splitlines()[-1].endswith("--learning_rate is inf; give a number in [0, 1]")
+    assert ended.stderr.strip().splitlines()[-1].endswith("--num_samples is 0; give a finite number of at least 1")
 
 
 def ours():
@@ -139,6 +139,7 @@ PUBLISHED = {
     "denoising_target": ("data", "data", "release"),
     "adaptive_weight": (True, True, "release"),
     "branch_init": ("reference", "reference", "release"),
+    "sample_posterior": (True, True, "release"),
     "mix_rate": (0.25, 3 / (21 + 3), "release"),
     "train_batch_size": (8 * (6 + 2), 8 * (21 + 3), "release"),
     "max_train_steps": (30000, 30000, "release"),

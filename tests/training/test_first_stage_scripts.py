@@ -1,4 +1,4 @@
-"""The autoencoder's and the vocoder's training scripts, tiny: what they write, and that stopping changes nothing."""
+"""train_autoencoder.py and train_vocoder.py on tiny models: what they write, and that stopping changes nothing."""
 
 import importlib.util
 import json
@@ -108,7 +108,7 @@ def test_vocoder_learns_from_reconstructions_too(training_inputs, finished, tmp_
 
 
 def test_vocoder_goes_on_from_a_finished_one(training_inputs, finished, tmp_path):
-    """At a learning rate that moves nothing it is the one it started from, whatever sizes are the defaults."""
+    """With a tiny learning rate the vocoder stays as it was, and its sizes replace the arguments."""
     start = finished["vocoder"] / "vocoder"
     shapes = dict.fromkeys(SIZES["vocoder"], 32) | {"num_layers": 2, "adversarial_start": 0}
     train(training_inputs, "vocoder", tmp_path, initial_vocoder=start, learning_rate=1e-12, **shapes)
@@ -129,7 +129,7 @@ EVERY_LOSS = {"autoencoder": {}, "vocoder": {"adversarial_start": 0}}
 
 
 def poison(monkeypatch, loss, *calls):
-    """Let these calls of the function `loss` be NaN, with gradients that are."""
+    """Make these calls of the function `loss` return NaN, with NaN gradients."""
     healthy, calls_so_far = getattr(first_stage_losses, loss), count()
     monkeypatch.setattr(
         first_stage_losses, loss, lambda *given: healthy(*given) * (math.nan if next(calls_so_far) in calls else 1.0)

@@ -1,4 +1,4 @@
-"""Training that is stopped, killed, poisoned or out of disk: what is left, and that it goes on as if never stopped."""
+"""Training that is stopped, killed, poisoned or out of disk: what is left, and that resuming loses nothing."""
 
 import errno
 import json
@@ -48,7 +48,7 @@ def assert_same(weights, others):
 
 
 def test_a_signal_writes_a_checkpoint_and_ends_well(inputs, uninterrupted, tmp_path, monkeypatch):
-    """The first signal comes in the middle of step 2, as the cluster would send it."""
+    """The signal arrives in the middle of step 2."""
     module = load("train_ctm")
     at, seen = module.TripleStream.at, []
 
@@ -65,7 +65,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_well(inputs, uninterrupted, tmp_p
     monkeypatch.undo()
     resumed = distil(tmp_path, **inputs, **RUN, resume_from_checkpoint="latest")
     assert_same(load_file(resumed / WEIGHTS), uninterrupted)
-    # only so many are kept
+    # two are kept
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-6", "checkpoint-9"}
 
 
@@ -82,7 +82,7 @@ def test_a_signalled_process_exits_with_0(inputs, tmp_path, number):
     assert "Stopped by a signal" in output
 
 
-# Where a process kills itself, as the power would: between steps, and inside writing a checkpoint or the model.
+# Where a process kills itself: between steps, and while it writes a checkpoint or the model.
 KILL_POINTS = {
     "in a step": "import diffusers_soundctm.distillation.trajectories as m; f = m.TripleStream.at\n"
     "def at(self, step):\n    kill() if step == 7 else None\n    return f(self, step)\nm.TripleStream.at = at",
@@ -223,7 +223,7 @@ def test_older_checkpoints_and_those_of_another_precision_go_on(tmp_path):
 
 
 def scheduled(rate, done):
-    """(optimizer, scheduler) after `done` steps of a learning rate that halves with each."""
+    """Optimizer and scheduler after `done` steps, with a learning rate that halves in each."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
     for _ in range(done):
@@ -246,7 +246,7 @@ def test_a_resumed_run_has_the_learning_rate_it_is_given(tmp_path, rate):
 
 
 def test_checkpoints_already_there_need_no_room(tmp_path, monkeypatch):
-    """A checkpoint of 16 kB; three of them are on the disk at once."""
+    """A checkpoint has 16 kB, and three of them are on disk at once."""
     teacher = SimpleNamespace(network=torch.nn.Linear(1000, 1, bias=False))
     args = SimpleNamespace(output_dir=str(tmp_path), checkpoints_total_limit=2)
     free = {"free": 20_000}

@@ -20,9 +20,11 @@ class LookAhead:
     """ẑ_0 = G(z_t, t, σ_min): the student's estimate of the final latents, by one differentiable jump.
 
     Args:
-        pipe: the pipeline.
-        guidance_scale, nu: ω and ν.
-        positive, negative: embeddings and mask, as `encode_prompt` returns them; `negative` is not used for ν = 1.
+        pipe: The pipeline.
+        guidance_scale: ω.
+        nu: ν.
+        positive: Embeddings and mask of the prompt, from `encode_prompt`.
+        negative: Embeddings and mask of the negative prompt. They are ignored for ν = 1.
     """
 
     tensor_inputs: ClassVar = (

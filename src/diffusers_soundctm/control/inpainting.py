@@ -101,7 +101,7 @@ def inpaint(
         sampling_rate: Of the waveforms, in Hz. They are resampled to the model's rate.
         spans: (start, end) pairs in seconds to generate.
         audio_length_in_s: Duration of the result in seconds. What exceeds the waveforms is generated as their
-            continuation. None stands for the duration of the waveforms.
+            continuation. None means the duration of the waveforms.
         num_inference_steps: Number of steps.
         seam_scale: `scale` of a `LossGuidance` that pulls the rest towards a fit with the known latents. 0 disables it
             and needs no gradients.

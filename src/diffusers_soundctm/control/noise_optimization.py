@@ -39,10 +39,10 @@ def optimize_noise(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Optimize the starting noise with Adam, for each waveform on its own: ε ← argmin L(Dec(G(σ_max·ε, σ_max, σ_min))).
 
-    The noise is projected back onto the Gaussian sphere, ‖ε‖ ≈ √d, after each step, so that it keeps the level that the
-    network is told. Adam has one second moment per waveform, so that steps follow the gradient and change the noise as
-    little as possible. With one per coordinate, the noise would leave its distribution, and sampling in more than one
-    step would lose the result. Each iteration costs one forward and backward pass of the network and the decoder.
+    The noise is projected back onto the Gaussian sphere, ‖ε‖ ≈ √d, after each step, so that its level remains σ_max.
+    Adam has one second moment per waveform, so that steps follow the gradient and change the noise as little as
+    possible. With one per coordinate, the noise would leave its distribution, and sampling in more than one step would
+    lose the result. Each iteration costs one forward and backward pass of the network and the decoder.
 
     Args:
         pipe: The pipeline.
@@ -97,8 +97,7 @@ def optimize_noise(
         best, losses = _minimize(optimizer, decode, objective, num_iterations, patience, progress_bar)
     if optimizer.num_skipped:
         logger.warning(
-            f"The gradient of {name_of(objective)} was not finite {optimizer.num_skipped} times. Those steps were "
-            "skipped."
+            f"{optimizer.num_skipped} steps were skipped: the gradient of {name_of(objective)} was not finite."
         )
     return (best, losses) if return_losses else best
 

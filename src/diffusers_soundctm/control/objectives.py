@@ -100,7 +100,7 @@ class CurveObjective(Objective):
 
     def __init__(self, curve: Curve, smoothing: float = 0.2):
         if not 0 <= smoothing < float("inf"):
-            raise ValueError(f"`smoothing` is {smoothing}; give a width in seconds, 0 for none.")
+            raise ValueError(f"`smoothing` is {smoothing}; pass a width in seconds, 0 for none.")
         self.smoothing = smoothing
         self.curve = TargetCurve(curve, self._check)
 

@@ -75,7 +75,7 @@ class PromptMorph(PipelineCallback):
     Args:
         prompt: c′, the prompt at the end, one for all or one per prompt of the call.
         start_in_s: Time in seconds until which w is 0.
-        end_in_s: Time in seconds from which w is 1. None stands for the end of the audio.
+        end_in_s: Time in seconds from which w is 1. None means the end of the audio.
 
     Raises:
         ValueError: The times do not satisfy 0 ≤ start_in_s < end_in_s. At the first step: the number of prompts does

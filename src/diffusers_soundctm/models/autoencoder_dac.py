@@ -34,8 +34,8 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
         latent_channels: Channels of the latents.
         sampling_rate: In Hz.
         scaling_factor: Factor of the normalized latents.
-        latents_mean: Mean of each channel. None stands for 0.
-        latents_std: Standard deviation of each channel. None stands for 1.
+        latents_mean: Mean of each channel. None means 0.
+        latents_std: Standard deviation of each channel. None means 1.
 
     Raises:
         ValueError: The ratios are odd or have different products.

@@ -89,7 +89,7 @@ def data_settings(args: argparse.Namespace) -> Any:
     """
     from ..data.sources import DataSettings
 
-    names = ("streaming", "data_files", "stream_buffer_size", "mix_rate", "captions")
+    names = ("streaming", "data_files", "stream_buffer_size", "mix_rate", "sample_posterior", "captions")
     return DataSettings(
         args.dataset_name,
         args.num_samples,
@@ -137,6 +137,12 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         "--data_files", nargs="+", help="files of the data set builder, for example the tar files of webdataset"
     )
     data.add_argument("--stream_buffer_size", type=int, default=1000, help="rows in the buffer that shuffles a stream")
+    data.add_argument(
+        "--sample_posterior",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="encode clips to samples of the autoencoder's posterior, drawn for every batch, instead of its mode",
+    )
     data.add_argument(
         "--mix_rate", type=float, default=0.0, help="fraction of clips that are mixed with another; captions are joined"
     )

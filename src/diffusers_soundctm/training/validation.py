@@ -17,7 +17,7 @@ class TrajectoryValidation:
 
     Args:
         teacher: The `Teacher`, its network on `device`.
-        prompts: Prompts, best ones that training does not draw.
+        prompts: Prompts, preferably ones that training does not draw.
         latent_shape: Shape of one latent, such as (C, time, width).
         guidance_scale: ω.
         audio_length_in_s: Length of the waveforms in seconds, for a conditioning that needs it.
