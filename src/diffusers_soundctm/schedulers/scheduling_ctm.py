@@ -73,8 +73,8 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
     All arithmetic is in float32, whatever the dtype of network and sample, see `preconditioning`.
 
     Args:
-        sigma_min: Lowest noise level. None means 0.002 with "edm", else for the lower end of the teacher's table.
-        sigma_max: Highest noise level. None means 80 with "edm", else for the upper end of the teacher's table.
+        sigma_min: Lowest noise level. None means 0.002 with "edm", else the lower end of the teacher's table.
+        sigma_max: Highest noise level. None means 80 with "edm", else the upper end of the teacher's table.
         sigma_data: Standard deviation of clean latents. Only "edm" uses it.
         rho: Curvature ρ of the Karras noise levels.
         prediction_type: What the network's output F is: "edm", or "epsilon", "v_prediction" or "sample" of a
