@@ -285,7 +285,7 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         found = (self.timesteps == torch.as_tensor(timestep).to(self.timesteps)).nonzero()
         if len(found) == 0:
             raise ValueError(f"`timestep` {timestep} is not in this schedule; pass one of `scheduler.timesteps`.")
-        return found[0].item()
+        return int(found[0])
 
     def step_at(
         self,
