@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-FAMILIES = ("audioldm", "musicldm", "audioldm2", "tango", "stable_audio")
+FAMILIES = ("audioldm", "musicldm", "audioldm2", "tango", "stable_audio", "stable_audio_3")
 BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
 STABLE_AUDIO_SCHEDULER = {
     "_class_name": "CosineDPMSolverMultistepScheduler",
@@ -191,12 +191,70 @@ def _stable_audio(tiny_pipeline):
     )
 
 
+def _stable_audio_3(tiny_pipeline):
+    from diffusers import (
+        AutoencoderSAME,
+        FlowMatchEulerDiscreteScheduler,
+        StableAudio3DiTModel,
+        StableAudio3DurationEmbedder,
+        StableAudio3Pipeline,
+    )
+    from transformers import T5GemmaConfig, T5GemmaEncoderModel
+
+    tokenizer = tiny_pipeline("tango").tokenizer
+    tokenizer.padding_side = "left"  # as Gemma's
+    encoder = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+        "query_pre_attn_scalar": 4,
+    }
+    config = T5GemmaConfig(encoder=encoder, decoder=encoder, is_encoder_decoder=False, vocab_size=len(tokenizer))
+    vae = AutoencoderSAME(
+        patch_size=8,
+        encoder_channels=8,
+        encoder_c_mults=(2,),
+        encoder_strides=(4,),
+        encoder_transformer_depths=(1,),
+        latent_dim=4,
+        dim_heads=8,
+    )
+    transformer = StableAudio3DiTModel(
+        io_channels=4,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        cond_token_dim=8,
+        global_cond_dim=8,
+        local_add_cond_dim=5,
+        timestep_features_dim=16,
+        ff_mult=2,
+        num_memory_tokens=3,
+    )
+    torch.nn.init.normal_(transformer.prompt_padding_embedding)
+    # Like a trained network, it is smooth in time: without the upper of its 8 frequencies, 0.5 to 10000.
+    transformer.to_timestep_embed[0].weight.data.unflatten(1, (2, 8))[:, :, 3:] = 0
+    return StableAudio3Pipeline(
+        vae=vae.eval(),
+        text_encoder=T5GemmaEncoderModel(config).eval(),
+        tokenizer=tokenizer,
+        duration_embedder=StableAudio3DurationEmbedder(output_dim=8, fourier_dim=16, max_freq=100.0).eval(),
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1),
+    )
+
+
 _MAKERS = {
     "audioldm": _audioldm,
     "musicldm": _musicldm,
     "audioldm2": _audioldm2,
     "tango": _tango,
     "stable_audio": _stable_audio,
+    "stable_audio_3": _stable_audio_3,
 }
 
 

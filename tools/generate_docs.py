@@ -30,6 +30,7 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
             "diffusers_soundctm:CTMUNet2DConditionModel",
             "diffusers_soundctm:CTMAudioLDM2UNet2DConditionModel",
             "diffusers_soundctm:CTMStableAudioDiTModel",
+            "diffusers_soundctm:CTMStableAudio3DiTModel",
             "diffusers_soundctm:CTMAudioDiTModel",
             "diffusers_soundctm:AudioDiTModel",
             "diffusers_soundctm:CTMTimestepEmbedding",
@@ -70,7 +71,8 @@ METHODS = {
     ],
     "CTMScheduler": ["set_timesteps", "scale_model_input", "step", "jump", "denoised"],
     "CTMUNet2DConditionModel": [], "CTMAudioLDM2UNet2DConditionModel": [], "CTMTimestepEmbedding": ["forward"],
-    "CTMStableAudioDiTModel": ["forward"], "CTMAudioDiTModel": ["forward"], "AudioDiTModel": ["forward"],
+    "CTMStableAudioDiTModel": ["forward"], "CTMStableAudio3DiTModel": ["forward"],
+    "CTMAudioDiTModel": ["forward"], "AudioDiTModel": ["forward"],
     "AutoencoderDAC": ["encode", "decode"], "ISTFTVocoder": ["forward", "match"], "ClapEmbedding": ["text", "__call__"],
 }  # fmt: skip
 # What an argument means wherever its docstring does not say more.

@@ -28,6 +28,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     # The teacher's pipeline has these.
     parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None)
     parser.add_argument("--teacher_model", default=..., help="folder or Hub id of the teacher's pipeline")
+    parser.add_argument(
+        "--allow_distilled_teacher",
+        action="store_true",
+        help="accept a teacher that is distilled already, whose trajectories are not those of its data",
+    )
     parser.add_argument("--split", default="train", help="split of the data set")
     parser.add_argument("--streaming", action="store_true", help="read rows from the Hub as they are needed")
     parser.add_argument(
@@ -136,7 +141,12 @@ def main(argv: list[str] | None = None) -> None:
     if is_precomputed(args.output_dir):
         raise ValueError(f"--output_dir {args.output_dir} is complete; give another folder to encode something else.")
     processes = PartialState(timeout=timedelta(days=1))  # processes wait for the last shard
-    teacher = load_teacher(args.teacher_model, vae=args.vae, text_encoder=args.text_encoder)
+    teacher = load_teacher(
+        args.teacher_model,
+        allow_distilled=args.allow_distilled_teacher,
+        vae=args.vae,
+        text_encoder=args.text_encoder,
+    )
     check_length(args, teacher)
     with locked(args.output_dir) if processes.is_main_process else nullcontext():
         with processes.main_process_first():

@@ -44,6 +44,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--captions", help="text file, one caption per line: distill from captions and noise alone, without audio"
     )
     parser.add_argument("--teacher_model", default=..., help="folder or Hub id of the teacher's pipeline")
+    parser.add_argument(
+        "--allow_distilled_teacher",
+        action="store_true",
+        help="accept a teacher that is distilled already, whose trajectories are not those of its data",
+    )
     parser.add_argument("--vocoder", help="folder of the vocoder, if the teacher has none")
     add_stream_arguments(parser)
     add_objective_arguments(parser)
@@ -232,6 +237,7 @@ from diffusers_soundctm.distillation.objective import CTMObjective, micro_batche
 from diffusers_soundctm.distillation.teachers import load_teacher
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.lora import add_lora, save_lora
+from diffusers_soundctm.pipelines.conditioning import latent_channels
 from diffusers_soundctm.preconditioning import karras_sigmas
 from diffusers_soundctm.training.checkpoints import save_model
 from diffusers_soundctm.training.identity import data_fingerprint, weights_fingerprint
@@ -263,7 +269,11 @@ class DistillationRecipe(Recipe):
     def setup(self) -> None:
         args, accelerator = self.args, self.accelerator
         self.teacher = load_teacher(
-            args.teacher_model, vae=args.vae, text_encoder=args.text_encoder, vocoder=args.vocoder
+            args.teacher_model,
+            allow_distilled=args.allow_distilled_teacher,
+            vae=args.vae,
+            text_encoder=args.text_encoder,
+            vocoder=args.vocoder,
         )
         self.folder = self.teacher.family.network
         args.sampling_rate = args.sampling_rate or self.teacher.sampling_rate
@@ -272,9 +282,9 @@ class DistillationRecipe(Recipe):
         student = self.teacher.student(args.branch_init, args.initial_unet)
         with accelerator.main_process_first():
             self.data = distillation_data(
-                data_settings(args), self.teacher.encoders, self.teacher.network.config.in_channels, accelerator.device
+                data_settings(args), self.teacher.encoders, latent_channels(self.teacher.network.config), accelerator.device
             )
-        if not self.teacher.conditioning.needs_audio_length:
+        if not self.teacher.conditioning.fixed_length:
             student.register_to_config(sample_size=self.data.latent_shape[1])
         if args.gradient_checkpointing:
             student.enable_gradient_checkpointing()

@@ -236,8 +236,15 @@ def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
 
 
 def is_waveform_autoencoder(vae: torch.nn.Module | None) -> bool:
-    """Whether an autoencoder encodes waveforms (`AutoencoderDAC`, `AutoencoderOobleck`) instead of mels."""
-    return vae is not None and "downsampling_ratios" in vae.config
+    """Whether an autoencoder encodes waveforms (`AutoencoderDAC`, `AutoencoderOobleck`, `AutoencoderSAME`), not mels."""
+    return vae is not None and ("downsampling_ratios" in vae.config or "encoder_strides" in vae.config)
+
+
+def waveform_hop_length(config: Any) -> int:
+    """Samples per latent position of an autoencoder of waveforms, by its configuration."""
+    if "encoder_strides" in config:  # AutoencoderSAME
+        return config["patch_size"] * math.prod(config["encoder_strides"])
+    return math.prod(config["downsampling_ratios"])
 
 
 def read_audio(path: str | os.PathLike, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:

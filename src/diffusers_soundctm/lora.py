@@ -16,7 +16,7 @@ from . import hub
 from .files import save_safetensors
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+TARGETS = ("to_q", "to_k", "to_v", "to_qkv", "to_kv", "to_out.0")
 _CONFIG = "lora_adapter_metadata"
 
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from transformers import ClapTextConfig, T5Config, T5Model
 
 import golden
@@ -25,6 +25,7 @@ from tiny_teachers import BETAS, FAMILIES, STABLE_AUDIO_SCHEDULER, make_teacher,
 CPU = torch.device("cpu")
 PROMPTS = ["rain on a tin roof", "a dog barks", ""]
 SECONDS = 0.02
+TRANSFORMERS = ("stable_audio", "stable_audio_3")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -66,6 +67,17 @@ def test_prompts_are_encoded_as_the_original_does(original, teacher):
         torch.testing.assert_close(kwargs["encoder_hidden_states"], generated)
         torch.testing.assert_close(kwargs["encoder_hidden_states_1"], embeds)
         assert torch.equal(kwargs["encoder_attention_mask_1"], mask.bool())
+    elif family == "stable_audio_3":
+        embeds, mask = pipe.encode_prompt(PROMPTS[0], CPU, 1)
+        duration = pipe.encode_duration(SECONDS, CPU, 1, 1)
+        embeds, mask = pipe.prepare_cross_attention(embeds, mask, duration)
+        # The original pads on the left; the network does not tell positions apart.
+        torch.testing.assert_close(
+            kwargs["encoder_hidden_states"][kwargs["encoder_attention_mask"]], embeds[mask.bool()]
+        )
+        assert kwargs["encoder_attention_mask"].shape == mask.shape
+        torch.testing.assert_close(kwargs["global_hidden_states"], duration)
+        torch.testing.assert_close(condition(teacher, [""])["global_hidden_states"], duration)
     elif family == "tango":
         tokens = pipe["tokenizer"](PROMPTS[:1], return_tensors="pt")
         torch.testing.assert_close(kwargs["encoder_hidden_states"], pipe["text_encoder"](**tokens).last_hidden_state)
@@ -111,6 +123,14 @@ def test_denoiser_is_the_original_schedulers_estimate(original, teacher):
             rotary_embedding=get_1d_rotary_pos_embed(4, 41, use_real=True, repeat_interleave_real=False),
         ).sample
         expected = z / (sigma**2 + 1) - sigma / (sigma**2 + 1).sqrt() * output
+    elif family == "stable_audio_3":
+        time = torch.tensor([0.8])
+        x = latents(teacher, 1)
+        embeds, mask = pipe.encode_prompt(PROMPTS[0], CPU, 1)
+        duration = pipe.encode_duration(SECONDS, CPU, 1, 1)
+        context, mask = pipe.prepare_cross_attention(embeds, mask, duration)
+        velocity = pipe.transformer(x, time, context, duration, mask).sample
+        sigma, z, expected = time / (1 - time), x / (1 - time), x - time * velocity
     else:
         unet = pipe["unet"] if isinstance(pipe, dict) else pipe.unet
         scheduler = pipe["scheduler"] if isinstance(pipe, dict) else pipe.scheduler
@@ -156,7 +176,7 @@ def test_features_and_guidance_reach_every_family(teacher):
 
 
 def test_noise_levels_are_the_teachers_own(original, teacher):
-    expected = {"audioldm": (0.039, 82), "tango": (0.029, 14.6), "stable_audio": (0.01, 500)}
+    expected = {"audioldm": (0.039, 82), "tango": (0.029, 14.6), "stable_audio": (0.01, 500), "stable_audio_3": (0.01, 493)}
     lowest, highest = expected.get(original[0], (0.039, 82))
     assert teacher.scheduler.config.sigma_min == pytest.approx(lowest, rel=0.05)
     assert teacher.scheduler.config.sigma_max == pytest.approx(highest, rel=0.05)
@@ -174,9 +194,9 @@ def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path
         generator = torch.Generator().manual_seed(0)
         sounds.append(each(PROMPTS[:2], num_inference_steps=2, nu=1.5, generator=generator, output_type="pt").audios)
     torch.testing.assert_close(*sounds)
-    stereo = original[0] == "stable_audio"
-    assert loaded.sampling_rate == (44100 if stereo else 16000)
-    assert sounds[0].shape == ((2, 2, 40 * 32) if stereo else (2, 1, 16 * 4 * 160))
+    assert loaded.sampling_rate == (44100 if original[0] in TRANSFORMERS else 16000)
+    shapes = {"stable_audio": (2, 2, 40 * 32), "stable_audio_3": (2, 2, 108 * 32)}
+    assert sounds[0].shape == shapes.get(original[0], (2, 1, 16 * 4 * 160))
     assert sounds[0].isfinite().all() and sounds[0].std() > 0
     assert loaded("rain", audio_length_in_s=0.02).audios.shape[-1] == round(0.02 * loaded.sampling_rate)
 
@@ -186,11 +206,17 @@ def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
     pipe = SoundCTMPipeline.from_components(teacher.parts(teacher.student()))
     sound = 0.3 * noise(1, 2, 1280)
     z = pipe.encode_audio(sound, pipe.sampling_rate, 1280)
-    if original[0] != "stable_audio":
+    if original[0] not in TRANSFORMERS:
         assert z.shape == (1, 8, 2, 16)
         return
-    torch.testing.assert_close(z, original[2].vae.encode(sound).latent_dist.mode())
+    encoded = original[2].vae.encode(sound)
+    torch.testing.assert_close(z, encoded.latents if original[0] == "stable_audio_3" else encoded.latent_dist.mode())
     torch.testing.assert_close(pipe.decode_latents(z), original[2].vae.decode(z).sample)
+    if original[0] == "stable_audio_3":
+        assert pipe.max_audio_length_in_s == 384
+        with pytest.raises(ValueError, match=r"audio_length_in_s.*at most 384"):
+            pipe("rain", audio_length_in_s=385.0)
+        return
     with pytest.raises(ValueError, match=r"audio_length_in_s.*at most 0\.029"):
         pipe("rain", audio_length_in_s=1.0)
 
@@ -214,7 +240,8 @@ def test_a_student_is_no_teacher(teacher, tmp_path):
 @pytest.mark.parametrize(
     "config, complaint",
     [
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow-matching"),
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "flow-matching"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift_late": 2.0}, r"unknown settings \(shift_late\)"),
         (
             {"_class_name": "DPMSolverMultistepScheduler", **BETAS, "prediction_type": "flow_prediction"},
             "flow-matching",
@@ -227,6 +254,27 @@ def test_a_student_is_no_teacher(teacher, tmp_path):
 def test_unsupported_schedulers_are_refused(config, complaint):
     with pytest.raises(ValueError, match=complaint):
         scheduler_of(config)
+
+
+@pytest.mark.parametrize(("inverted", "kind"), [(False, "flow"), (True, "inverted_flow")])
+def test_flow_schedulers_tell_the_direction_of_time(inverted, kind):
+    given = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True, invert_sigmas=inverted)
+    config = scheduler_of({**given.config, "_class_name": "FlowMatchEulerDiscreteScheduler"}).config
+    assert config.prediction_type == kind
+    assert [config.sigma_min, config.sigma_max] == pytest.approx([0.01, math.exp(6.2)])
+
+
+def test_distilled_flow_teachers_are_refused(tmp_path, tiny_pipeline):
+    make_teacher("stable_audio_3", tmp_path, tiny_pipeline)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"stochastic_sampling": True}))
+    with pytest.raises(ValueError, match=r"distilled already.*stable-audio-3-medium-base, or pass --allow_distilled"):
+        load_teacher(tmp_path)
+    assert load_teacher(tmp_path, allow_distilled=True).scheduler.config.prediction_type == "flow"
+    file.write_text(json.dumps(config | {"num_train_timesteps": 1000}))
+    with pytest.raises(ValueError, match="`num_train_timesteps` 1000.*set it to 1"):
+        load_teacher(tmp_path)
 
 
 def test_edm_schedulers_of_diffusers_are_read():
@@ -322,7 +370,7 @@ def test_a_teacher_with_float16_weights_alone_is_read_in_float32(original, tmp_p
 def test_a_damaged_component_is_named(original, tmp_path, damage, name):
     folder = tmp_path / "copy"
     shutil.copytree(original[1], folder)
-    part = folder / (("transformer" if original[0] == "stable_audio" else "unet") if name == "network" else name)
+    part = folder / (("transformer" if original[0] in TRANSFORMERS else "unet") if name == "network" else name)
     if damage is None and name != "scheduler":
         weights = next(part.glob("*.safetensors"))
         weights.write_bytes(weights.read_bytes()[:-100])

@@ -13,6 +13,7 @@ KINDS = {
     "audioldm2": "audioldm2",
     "tango": "cross_attention",
     "stable_audio": "stable_audio",
+    "stable_audio_3": "stable_audio_3",
 }
 
 

@@ -77,7 +77,7 @@ def _sound(recipe: Recipe) -> list[str]:
         return [*lines, "sound = sound[0]"]
     if recipe.loop:
         # A model that is conditioned on the length would end the sound there. A loop fills the whole window instead.
-        length = f"None if pipe.conditioning.needs_audio_length else {recipe.duration!r}"
+        length = f"None if pipe.conditioning.fixed_length else {recipe.duration!r}"
         arguments |= {"audio_length_in_s": length}
         arguments |= {"output_type": '"latent"', "callback_on_step_end": "CircularTime()"}
         lines += _call("z_0 = pipe(", repr(recipe.prompt), arguments, ").audios")

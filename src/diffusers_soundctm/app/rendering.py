@@ -134,7 +134,7 @@ def _render_from_source(
 
 
 def _render_loop(pipe: SoundCTMPipeline, recipe: Recipe, observer: Observer, call: dict[str, Any]) -> torch.Tensor:
-    if pipe.conditioning.needs_audio_length:
+    if pipe.conditioning.fixed_length:
         # A model that is conditioned on the length would end the sound there. A loop fills the whole window instead.
         call = call | {"audio_length_in_s": None}
     callbacks = MultiPipelineCallbacks([CircularTime(), observer])

@@ -41,8 +41,12 @@ def encode(
     if not is_waveform_autoencoder(vae):
         front_end = LogMel.for_vocoder(None) if front_end is None else front_end
         waveforms = front_end.to(waveforms.device)(peak_normalize(waveforms.mean(dim=1)))[:, None]
-    posterior = vae.encode(waveforms.to(vae.dtype)).latent_dist
-    latents = posterior.mode() if noise is None else posterior.mean + posterior.std * noise
+    encoded = vae.encode(waveforms.to(vae.dtype))
+    if "latents" in encoded:  # AutoencoderSAME has no posterior
+        latents = encoded.latents
+    else:
+        posterior = encoded.latent_dist
+        latents = posterior.mode() if noise is None else posterior.mean + posterior.std * noise
     return normalize_latents(vae, latents.float())
 
 

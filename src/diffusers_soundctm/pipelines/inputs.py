@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers.utils import logging
 
-from .conditioning import PromptConditioning
+from .conditioning import PromptConditioning, latent_channels
 
 if TYPE_CHECKING:
     from .pipeline_soundctm import SoundCTMPipeline
@@ -243,7 +243,7 @@ def _check_latents(
 ) -> None:
     if not isinstance(latents, torch.Tensor):
         raise TypeError(f"`latents` is a {type(latents).__name__}; pass a tensor of unit-variance noise.")
-    if pipe.conditioning.needs_audio_length:
+    if pipe.conditioning.fixed_length:
         _, time, *width = pipe.latent_shape(1)
     elif pipe.has_decoder:
         samples = 1 if audio_length_in_s is None else round(audio_length_in_s * pipe.sampling_rate)
@@ -252,7 +252,7 @@ def _check_latents(
             time = "time"
     else:
         time, *width = ("time", "width") if pipe.transformer is None else ("time",)
-    shape, expected = tuple(latents.shape), (batch_size, pipe.denoiser.config.in_channels, time, *width)
+    shape, expected = tuple(latents.shape), (batch_size, latent_channels(pipe.denoiser.config), time, *width)
     fits = len(shape) == len(expected) and all(
         size > 0 and (size == wanted or isinstance(wanted, str)) for size, wanted in zip(shape, expected, strict=True)
     )

@@ -68,7 +68,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         """
         from ..distillation.teachers import load_teacher
 
-        teacher = load_teacher(name_or_folder)
+        teacher = load_teacher(name_or_folder, allow_distilled=True)  # refused in training, not here
         return cls.from_components(teacher.parts(teacher.student(branch_init).eval()))
 
     def load_lora_weights(

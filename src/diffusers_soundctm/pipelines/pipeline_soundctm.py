@@ -48,6 +48,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         projection_model: AudioLDM2's projection of its two text encoders, or Stable Audio's of text and duration.
         language_model: GPT-2 of AudioLDM2.
         transformer: student of a transformer teacher, in place of `unet`.
+        duration_embedder: Stable Audio 3's embedding of the length.
 
     Raises:
         ValueError: both `unet` and `transformer` are given.
@@ -56,7 +57,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
     config: Any  # diffusers gives it no useful type
     scheduler: CTMScheduler
     model_cpu_offload_seq = (
-        "text_encoder->text_encoder_2->projection_model->language_model->unet->transformer->vae->vocoder"
+        "text_encoder->text_encoder_2->projection_model->language_model->duration_embedder->unet->transformer->vae->vocoder"
     )
     _optional_components = [  # noqa: RUF012
         "unet",
@@ -69,6 +70,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         "tokenizer_2",
         "projection_model",
         "language_model",
+        "duration_embedder",
     ]
     _callback_tensor_inputs = ["latents", "previous_latents", *_CONDITIONS]  # noqa: RUF012
     _called: "SoundCTMPipeline | None" = None  # of a view that a callback gets: the pipeline that was called
@@ -87,6 +89,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         projection_model: ModelMixin | None = None,
         language_model: PreTrainedModel | None = None,
         transformer: ModelMixin | None = None,
+        duration_embedder: ModelMixin | None = None,
     ):
         super().__init__()
         if unet is not None and transformer is not None:
@@ -108,6 +111,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             tokenizer_2=tokenizer_2,
             projection_model=projection_model,
             language_model=language_model,
+            duration_embedder=duration_embedder,
             transformer=transformer,
         )
         self.register_to_config(guidance_scale_range=list(guidance_scale_range))

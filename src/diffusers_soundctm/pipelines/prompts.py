@@ -19,6 +19,7 @@ class PromptMixin:
         tokenizer_2: Any
         projection_model: Any
         language_model: Any
+        duration_embedder: Any
         default_audio_length_in_s: float
         _execution_device: torch.device
 
@@ -39,6 +40,7 @@ class PromptMixin:
             tokenizer_2=self.tokenizer_2,
             projection_model=self.projection_model,
             language_model=self.language_model,
+            duration_embedder=self.duration_embedder,
         )
 
     def encode_prompt(

@@ -7,7 +7,7 @@ import torch
 
 from .. import audio
 from ..data.latents import denormalize_latents, encode
-from .conditioning import PromptConditioning
+from .conditioning import PromptConditioning, latent_channels
 
 MAX_AUDIO_LENGTH_IN_S = 30.0
 
@@ -50,7 +50,7 @@ class WaveformMixin:
     def hop_length(self) -> int:
         """Samples per mel frame, or per latent position of a waveform autoencoder."""
         if self.encodes_waveforms:
-            return math.prod(self.vae.config.downsampling_ratios)
+            return audio.waveform_hop_length(self.vae.config)
         hop_length = getattr(self.vocoder.config, "hop_length", None)
         return hop_length or math.prod(self.vocoder.config.upsample_rates)
 
@@ -63,11 +63,12 @@ class WaveformMixin:
     def max_audio_length_in_s(self) -> float:
         """Longest waveform that a call generates, in seconds.
 
-        It is 30 s, or for a model with a fixed number of latent positions (Stable Audio) their duration. It is infinite
-        if the autoencoder, which defines that duration, is missing.
+        It is 30 s, or what the model's condition can express if that is a length (Stable Audio 3), or for a model with
+        a fixed number of latent positions (Stable Audio) their duration. It is infinite if the autoencoder, which
+        defines that duration, is missing.
         """
-        if not self.conditioning.needs_audio_length:
-            return MAX_AUDIO_LENGTH_IN_S
+        if not self.conditioning.fixed_length:
+            return self.conditioning.max_audio_length_in_s or MAX_AUDIO_LENGTH_IN_S
         return self.default_audio_length_in_s if self.has_decoder else math.inf
 
     @property
@@ -98,8 +99,8 @@ class WaveformMixin:
             (C, time, width), time rounded up to a multiple that the UNet can downsample, or (C, time) for a waveform
             autoencoder. The time of Stable Audio is fixed: the model is conditioned on the duration instead.
         """
-        channels = self.denoiser.config.in_channels
-        if self.conditioning.needs_audio_length:
+        channels = latent_channels(self.denoiser.config)
+        if self.conditioning.fixed_length:
             return channels, self.denoiser.config.sample_size
         frames = math.ceil(num_samples / self.hop_length)
         if self.encodes_waveforms:

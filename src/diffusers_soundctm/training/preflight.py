@@ -142,10 +142,16 @@ def _length_problems(args: argparse.Namespace, teacher: Teacher) -> list[str]:
             f"{multiple} latent positions of {unit} samples. Give {groups} × {unit * multiple} = "
             f"{groups * unit * multiple}."
         )
-    if teacher.conditioning.needs_audio_length and positions and positions > teacher.network.config.sample_size:
+    if teacher.conditioning.fixed_length and positions and positions > teacher.network.config.sample_size:
         problems.append(
             f"--num_samples {args.num_samples} is {positions} latent positions; this teacher supports at most "
             f"{teacher.network.config.sample_size}."
+        )
+    longest = teacher.conditioning.max_audio_length_in_s
+    if longest is not None and args.num_samples > longest * teacher.sampling_rate:
+        problems.append(
+            f"--num_samples {args.num_samples} is {args.num_samples / teacher.sampling_rate:.1f} s; this teacher "
+            f"supports at most {longest:g} s."
         )
     return problems
 

@@ -13,24 +13,30 @@ from .base import Teacher, TeacherFamily, class_name
 from .edm import EDM
 from .musicldm import MusicLDM
 from .stable_audio import StableAudio
+from .stable_audio_3 import StableAudio3
 from .tango import Tango
 
 __all__ = ["FAMILIES", "Teacher", "TeacherFamily", "load_teacher", "recognize"]
 
-FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, AudioDiT, EDM)
+FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, StableAudio3, AudioDiT, EDM)
 
 
-def load_teacher(name_or_folder: str | os.PathLike, **given: str | os.PathLike | None) -> Teacher:
+def load_teacher(
+    name_or_folder: str | os.PathLike, *, allow_distilled: bool = False, **given: str | os.PathLike | None
+) -> Teacher:
     """Load a teacher in float32 on the CPU.
 
     Args:
         name_or_folder: Folder or Hub id of a diffusers pipeline of one of `FAMILIES`, or a folder that
             `training/train_teacher.py` wrote.
+        allow_distilled: Whether to accept a checkpoint that is distilled already. It samples in few stochastic steps,
+            with its guidance baked in, so its velocity does not describe the trajectories of its data.
         given: Folders of components that the teacher lacks, or that replace its own: `vae`, `text_encoder` (with its
             tokenizer) and `vocoder`.
 
     Raises:
-        ValueError: The family or the scheduler is not supported, or a component is missing.
+        ValueError: The family or the scheduler is not supported, a component is missing, or the checkpoint is a
+            distilled one.
         OSError: There is no such folder or repo, or a file is damaged.
     """
     folder = Path(name_or_folder)
@@ -39,7 +45,7 @@ def load_teacher(name_or_folder: str | os.PathLike, **given: str | os.PathLike |
     family = recognize(folder)
     if given.get("text_encoder"):
         given["tokenizer"] = given["text_encoder"]
-    return family.load(folder, given)
+    return family.load(folder, given, allow_distilled)
 
 
 def recognize(folder: str | os.PathLike) -> type[TeacherFamily]:

@@ -16,18 +16,29 @@ from typing import Any, ClassVar
 
 import torch
 
+from ...audio import waveform_hop_length
 from ...data.encoders import Encoders
 from ...files import read_json
 from ...models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ...pipelines.conditioning import PromptConditioning, conditioning_for
-from ...preconditioning import PREDICTION_TYPES
+from ...preconditioning import FLOW_TYPES, PREDICTION_TYPES
 from ...schedulers.scheduling_ctm import CTMScheduler
 from ..denoisers import Preconditioning
 
 # A teacher on continuous noise levels was trained on all of them, though its own sampler goes from 0.3 straight to 0.
 # At this level the noise is 40 dB below the latents.
 CONTINUOUS_SIGMA_MIN = 0.01
+# A flow teacher's highest level, time 1, is σ = ∞. Stable Audio 3 lays its levels out from a log-SNR ln((1−f)/f) of −6.2
+# at time f, which is ln σ = 6.2: f = 0.998, where the share of the latents in the noise is 1/σ = 0.2 %.
+FLOW_SIGMA_MAX = math.exp(6.2)
 DEFAULT_NUM_SAMPLES = 81920
+# Settings of a flow scheduler that move where its own sampler's levels lie, and not what a level means.
+_FLOW_LAYOUT = {
+    "shift", "use_dynamic_shifting", "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len",
+    "shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "time_shift_type",
+}  # fmt: skip
+_FLOW_SETTINGS = {"num_train_timesteps", "invert_sigmas", "stochastic_sampling"}
+_VP_TYPES = tuple(kind for kind in PREDICTION_TYPES if kind not in ("edm", *FLOW_TYPES))
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
 
 
@@ -42,6 +53,7 @@ class TeacherFamily:
         network_class: Class of the network, "library.Class".
         student_class: The network's SoundCTM student.
         conditioning: Kind of conditioning, a key of `pipelines.conditioning.CONDITIONINGS`.
+        base_model: Hub id of the checkpoint to use in place of a distilled one.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
@@ -56,6 +68,7 @@ class TeacherFamily:
     network_class = "diffusers.UNet2DConditionModel"
     student_class: ClassVar[type] = CTMUNet2DConditionModel
     conditioning = "cross_attention"
+    base_model: ClassVar[str | None] = None
 
     @classmethod
     def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -67,14 +80,24 @@ class TeacherFamily:
         return class_name(configs.get("model_index", {})) in cls.pipelines
 
     @classmethod
-    def load(cls, folder: Path, given: Mapping[str, str | os.PathLike | None]) -> "Teacher":
+    def load(
+        cls, folder: Path, given: Mapping[str, str | os.PathLike | None], allow_distilled: bool = False
+    ) -> "Teacher":
         """Load the teacher in `folder`, with the folders `given` in place of some of its components.
 
         Raises:
-            ValueError: A component is missing, or the scheduler is not supported.
+            ValueError: A component is missing, the scheduler is not supported, or the checkpoint is a distilled one
+                and `allow_distilled` is False.
             OSError: A component is damaged.
         """
-        scheduler = scheduler_of(read_json(folder / "scheduler" / "scheduler_config.json"))
+        config = cls.scheduler_config(folder)
+        if config.get("stochastic_sampling") and not allow_distilled:
+            base = f" {cls.base_model}" if cls.base_model else ""
+            raise ValueError(
+                f"`teacher_model` {str(folder)!r} is distilled already: its scheduler has `stochastic_sampling`. Use "
+                f"the base model{base}, or pass --allow_distilled_teacher."
+            )
+        scheduler = cls.read_scheduler(config)
         network = load_component(cls.network, cls.network_class, cls.network_folder(folder))
         components = {}
         for name, kind in cls.parts.items():
@@ -86,6 +109,16 @@ class TeacherFamily:
                 raise ValueError(f"`teacher_model` {str(folder)!r} has no {name}; {remedy}.")
             components[name] = load_component(name, kind, source)
         return Teacher(cls, network, scheduler, components)
+
+    @classmethod
+    def scheduler_config(cls, folder: Path) -> dict[str, Any]:
+        """Content of the teacher's `scheduler_config.json`."""
+        return read_json(folder / "scheduler" / "scheduler_config.json")
+
+    @classmethod
+    def read_scheduler(cls, config: Mapping[str, Any]) -> CTMScheduler:
+        """The teacher's noise levels and prediction type, see `scheduler_of`."""
+        return scheduler_of(config)
 
     @classmethod
     def network_folder(cls, folder: Path) -> Path:
@@ -153,10 +186,12 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
     name, prediction_type = class_name(config) or "", config.get("prediction_type", "epsilon")
     if name == "CTMScheduler":
         return CTMScheduler.from_config(config)
+    if name == "FlowMatchEulerDiscreteScheduler":
+        return _flow_scheduler(config)
     if "FlowMatch" in name or "flow" in prediction_type or config.get("use_flow_sigmas"):
         raise ValueError(
-            f"The teacher's scheduler is a flow-matching one ({name}, prediction_type {prediction_type!r}), which is "
-            "not supported; choose an EDM teacher or a variance-preserving one (epsilon, v_prediction, sample)."
+            f"The teacher's scheduler is a flow-matching one ({name}, prediction_type {prediction_type!r}); of these, "
+            "FlowMatchEulerDiscreteScheduler is supported. Save the teacher with it."
         )
     if name.startswith("CosineDPMSolver") and prediction_type == "v_prediction" and config.get("sigma_data") == 1:
         # By name: diffusers' configurations forget what is passed by position.
@@ -168,7 +203,7 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
         )
     if name.startswith("EDM") and prediction_type == "epsilon":
         return CTMScheduler(**{key: config[key] for key in ("sigma_min", "sigma_max", "sigma_data", "rho")})
-    if "beta_schedule" not in config or prediction_type not in PREDICTION_TYPES[1:]:
+    if "beta_schedule" not in config or prediction_type not in _VP_TYPES:
         raise ValueError(
             f"The teacher's scheduler {name} with prediction_type {prediction_type!r} is not supported; choose a "
             "teacher with an EDM scheduler, or with one that has betas and predicts epsilon, v_prediction or sample."
@@ -179,6 +214,21 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
             "choose a teacher without it."
         )
     return CTMScheduler(prediction_type=prediction_type, **{key: config[key] for key in _BETAS if key in config})
+
+
+def _flow_scheduler(config: Mapping[str, Any]) -> CTMScheduler:
+    unknown = sorted(key for key in config if key[0] != "_" and key not in _FLOW_LAYOUT | _FLOW_SETTINGS)
+    if unknown:
+        raise ValueError(
+            f"The teacher's FlowMatchEulerDiscreteScheduler has unknown settings ({', '.join(unknown)}), which may "
+            "change its noise levels; update diffusers-soundctm, or remove them if they do not."
+        )
+    return CTMScheduler(
+        sigma_min=CONTINUOUS_SIGMA_MIN,
+        sigma_max=FLOW_SIGMA_MAX,
+        prediction_type="inverted_flow" if config.get("invert_sigmas") else "flow",
+        beta_schedule=None,
+    )
 
 
 @dataclass
@@ -246,7 +296,7 @@ class Teacher:
         """
         vae = self.components["vae"].config
         if self.encodes_waveforms:
-            unit, multiple = math.prod(vae.downsampling_ratios), 1
+            unit, multiple = waveform_hop_length(vae), 1
         else:
             unit = self.encoders.front_end.hop_length * 2 ** (len(vae.block_out_channels) - 1)
             multiple = 2 ** (len(self.network.config.block_out_channels) - 1)
@@ -255,7 +305,7 @@ class Teacher:
     @property
     def default_num_samples(self) -> int:
         """Length of a training clip by the network's configuration; 5.12 s for mel networks that do not tell it."""
-        size = self.network.config.sample_size
+        size = self.network.config.get("sample_size")
         return size * self.latent_positions(0)[2] if isinstance(size, int) else DEFAULT_NUM_SAMPLES
 
     def student(self, branch_init: str = "reference", initial_unet: str | os.PathLike | None = None) -> torch.nn.Module:

@@ -15,8 +15,9 @@ from .class_label import ClassLabelConditioning
 from .cross_attention import CrossAttentionConditioning
 from .sentence_token import SentenceTokenConditioning
 from .stable_audio import StableAudioConditioning
+from .stable_audio_3 import StableAudio3Conditioning
 
-__all__ = ["CONDITIONINGS", "PromptConditioning", "conditioning_for", "infer_conditioning", "is_transformer"]
+__all__ = ["CONDITIONINGS", "PromptConditioning", "conditioning_for", "infer_conditioning", "is_transformer", "latent_channels"]
 
 # The value of `conditioning` in a student's config → how it is conditioned.
 CONDITIONINGS: dict[str, type[PromptConditioning]] = {
@@ -25,6 +26,7 @@ CONDITIONINGS: dict[str, type[PromptConditioning]] = {
     "cross_attention": CrossAttentionConditioning,
     "sentence_token": SentenceTokenConditioning,
     "stable_audio": StableAudioConditioning,
+    "stable_audio_3": StableAudio3Conditioning,
 }
 
 
@@ -40,8 +42,8 @@ def conditioning_for(
         network: a teacher or a student, compiled or not. The kind is `conditioning` of its config, else
             `infer_conditioning` of it.
         text_encoder, tokenizer: without them, only `network_kwargs` of the result can be used.
-        components: `text_encoder_2`, `tokenizer_2`, `projection_model` and `language_model` of the families that have
-            them.
+        components: `text_encoder_2`, `tokenizer_2`, `projection_model`, `language_model` and `duration_embedder` of
+            the families that have them.
 
     Raises:
         ValueError: the config names an unknown kind.
@@ -67,6 +69,8 @@ def infer_conditioning(network: ModelMixin) -> str:
         return "audioldm2"
     if "StableAudioNetwork" in classes:
         return "stable_audio"
+    if "StableAudio3Network" in classes:
+        return "stable_audio_3"
     if is_transformer(network.config):
         return "sentence_token"
     widths = network.config.cross_attention_dim
@@ -76,4 +80,9 @@ def infer_conditioning(network: ModelMixin) -> str:
 
 def is_transformer(config: FrozenDict) -> bool:
     """Whether a config is a transformer's, over latents (B, C, time), not a UNet's, over (B, C, time, width)."""
-    return "cross_attention_input_dim" in config
+    return "block_out_channels" not in config
+
+
+def latent_channels(config: FrozenDict) -> int:
+    """Number of channels of the latents that a network with this config works on."""
+    return config["io_channels"] if "io_channels" in config else config["in_channels"]

@@ -26,18 +26,23 @@ class PromptConditioning:
     Args:
         config: configuration of the network.
         text_encoder, tokenizer: the prompt's encoder. Without them, only `network_kwargs` can be used.
-        text_encoder_2, tokenizer_2, projection_model, language_model: further components of some families.
+        text_encoder_2, tokenizer_2, projection_model, language_model, duration_embedder: further components of some
+            families.
 
     Attributes:
         prompt_embeds_ndim: number of dimensions of the embeddings that `encode` returns: 3 for (B, L, width), 2 for
             (B, width).
         width: their last dimension.
         needs_audio_length: whether `encode` requires `audio_length_in_s`.
+        fixed_length: whether the number of latent positions is fixed, so that shorter audio is a condition alone.
+        max_audio_length_in_s: longest audio that the condition can express, in seconds; None if it has no limit.
     """
 
     prompt_embeds_ndim: int
     width: int
     needs_audio_length = False
+    fixed_length = False
+    max_audio_length_in_s: float | None = None
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class PromptConditioning:
         tokenizer_2: PreTrainedTokenizerBase | None = None,
         projection_model: ModelMixin | None = None,
         language_model: PreTrainedModel | None = None,
+        duration_embedder: ModelMixin | None = None,
     ):
         self.config = config
         self.text_encoder = text_encoder
@@ -56,11 +62,14 @@ class PromptConditioning:
         self.tokenizer_2 = tokenizer_2
         self.projection_model = projection_model
         self.language_model = language_model
+        self.duration_embedder = duration_embedder
 
     @property
     def models(self) -> list[torch.nn.Module]:
         """The networks that encode prompts, the text encoder first."""
-        parts = (self.text_encoder, self.text_encoder_2, self.projection_model, self.language_model)
+        parts = (
+            self.text_encoder, self.text_encoder_2, self.projection_model, self.language_model, self.duration_embedder
+        )  # fmt: skip
         return [part for part in parts if part is not None]
 
     def encode(
@@ -99,12 +108,14 @@ class PromptConditioning:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[str], device: torch.device
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], device: torch.device, max_length: int = MAX_TOKENS
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both integer (B, L). Warns when a prompt is cut."""
-    max_length = min(tokenizer.model_max_length, MAX_TOKENS)
+    """Token ids and attention mask, both integer (B, L). Warns when a prompt is cut to `max_length` tokens."""
+    max_length = min(tokenizer.model_max_length, max_length)
     with _TOKENIZING:
-        tokens = tokenizer(prompts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        tokens = tokenizer(
+            prompts, padding=True, truncation=True, max_length=max_length, return_tensors="pt", padding_side="right"
+        )
     for prompt, encoding in zip(prompts, tokens.encodings or (), strict=False):  # a slow tokenizer has no encodings
         if encoding.overflowing:
             logger.warning(f"The text encoder reads {max_length} tokens; the end of {prompt!r} is ignored.")

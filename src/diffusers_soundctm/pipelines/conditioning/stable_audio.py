@@ -16,6 +16,7 @@ class StableAudioConditioning(PromptConditioning):
 
     prompt_embeds_ndim = 3
     needs_audio_length = True
+    fixed_length = True
 
     @property
     def width(self) -> int:
