@@ -282,7 +282,10 @@ class DistillationRecipe(Recipe):
         student = self.teacher.student(args.branch_init, args.initial_unet)
         with accelerator.main_process_first():
             self.data = distillation_data(
-                data_settings(args), self.teacher.encoders, latent_channels(self.teacher.network.config), accelerator.device
+                data_settings(args),
+                self.teacher.encoders,
+                latent_channels(self.teacher.network.config),
+                accelerator.device,
             )
         if not self.teacher.conditioning.fixed_length:
             student.register_to_config(sample_size=self.data.latent_shape[1])

@@ -236,7 +236,7 @@ def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
 
 
 def is_waveform_autoencoder(vae: torch.nn.Module | None) -> bool:
-    """Whether an autoencoder encodes waveforms (`AutoencoderDAC`, `AutoencoderOobleck`, `AutoencoderSAME`), not mels."""
+    """Whether an autoencoder encodes waveforms (`AutoencoderDAC`, `AutoencoderOobleck`, `AutoencoderSAME`)."""
     return vae is not None and ("downsampling_ratios" in vae.config or "encoder_strides" in vae.config)
 
 

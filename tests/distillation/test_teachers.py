@@ -176,7 +176,12 @@ def test_features_and_guidance_reach_every_family(teacher):
 
 
 def test_noise_levels_are_the_teachers_own(original, teacher):
-    expected = {"audioldm": (0.039, 82), "tango": (0.029, 14.6), "stable_audio": (0.01, 500), "stable_audio_3": (0.01, 493)}
+    expected = {
+        "audioldm": (0.039, 82),
+        "tango": (0.029, 14.6),
+        "stable_audio": (0.01, 500),
+        "stable_audio_3": (0.01, 493),
+    }
     lowest, highest = expected.get(original[0], (0.039, 82))
     assert teacher.scheduler.config.sigma_min == pytest.approx(lowest, rel=0.05)
     assert teacher.scheduler.config.sigma_max == pytest.approx(highest, rel=0.05)
@@ -273,7 +278,7 @@ def test_distilled_flow_teachers_are_refused(tmp_path, tiny_pipeline):
         load_teacher(tmp_path)
     assert load_teacher(tmp_path, allow_distilled=True).scheduler.config.prediction_type == "flow"
     file.write_text(json.dumps(config | {"num_train_timesteps": 1000}))
-    with pytest.raises(ValueError, match="`num_train_timesteps` 1000.*set it to 1"):
+    with pytest.raises(ValueError, match=r"`num_train_timesteps` 1000.*set it to 1"):
         load_teacher(tmp_path)
 
 

@@ -156,7 +156,7 @@ class CTMStableAudio3DiTModel(StableAudio3Network, PeftAdapterMixin):
 
 
 class _FeaturesOnce(StableAudio3ExpoFourierFeatures):
-    """φ of noise levels (B,). Features are returned unchanged: the stock forward passes them again, (B, 1, features)."""
+    """φ of noise levels (B,). Features (B, 1, width), which the stock forward passes again, become (B, width)."""
 
     def forward(self, timestep: torch.Tensor) -> torch.Tensor:
         return timestep[:, 0] if timestep.ndim == 3 else super().forward(timestep)

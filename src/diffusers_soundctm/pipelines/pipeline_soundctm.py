@@ -58,7 +58,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
     config: Any  # diffusers gives it no useful type
     scheduler: CTMScheduler
     model_cpu_offload_seq = (
-        "text_encoder->text_encoder_2->projection_model->language_model->duration_embedder->unet->transformer->vae->vocoder"
+        "text_encoder->text_encoder_2->projection_model->language_model->duration_embedder->"
+        "unet->transformer->vae->vocoder"
     )
     _optional_components = [  # noqa: RUF012
         "unet",

@@ -28,8 +28,8 @@ from ..denoisers import Preconditioning
 # A teacher on continuous noise levels was trained on all of them, though its own sampler goes from 0.3 straight to 0.
 # At this level the noise is 40 dB below the latents.
 CONTINUOUS_SIGMA_MIN = 0.01
-# A flow teacher's highest level, time 1, is σ = ∞. Stable Audio 3 lays its levels out from a log-SNR ln((1−f)/f) of −6.2
-# at time f, which is ln σ = 6.2: f = 0.998, where the share of the latents in the noise is 1/σ = 0.2 %.
+# A flow teacher's highest level, time 1, is σ = ∞. Stable Audio 3 lays its levels out from ln((1−f)/f) = −6.2 at time
+# f = 0.998, which is ln σ = 6.2. The share of the latents in that noise is 1/σ = 0.2 %.
 FLOW_SIGMA_MAX = math.exp(6.2)
 DEFAULT_NUM_SAMPLES = 81920
 # Settings of a flow scheduler that move where its own sampler's levels lie, and not what a level means.

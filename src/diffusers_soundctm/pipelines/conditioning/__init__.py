@@ -17,7 +17,14 @@ from .sentence_token import SentenceTokenConditioning
 from .stable_audio import StableAudioConditioning
 from .stable_audio_3 import StableAudio3Conditioning
 
-__all__ = ["CONDITIONINGS", "PromptConditioning", "conditioning_for", "infer_conditioning", "is_transformer", "latent_channels"]
+__all__ = [
+    "CONDITIONINGS",
+    "PromptConditioning",
+    "conditioning_for",
+    "infer_conditioning",
+    "is_transformer",
+    "latent_channels",
+]
 
 # The value of `conditioning` in a student's config → how it is conditioned.
 CONDITIONINGS: dict[str, type[PromptConditioning]] = {
