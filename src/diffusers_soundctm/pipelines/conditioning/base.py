@@ -35,14 +35,12 @@ class PromptConditioning:
         width: their last dimension.
         needs_audio_length: whether `encode` requires `audio_length_in_s`.
         fixed_length: whether the number of latent positions is fixed, so that shorter audio is a condition alone.
-        max_audio_length_in_s: longest audio that the condition can express, in seconds; None if it has no limit.
     """
 
     prompt_embeds_ndim: int
     width: int
     needs_audio_length = False
     fixed_length = False
-    max_audio_length_in_s: float | None = None
 
     def __init__(
         self,
@@ -63,6 +61,11 @@ class PromptConditioning:
         self.projection_model = projection_model
         self.language_model = language_model
         self.duration_embedder = duration_embedder
+
+    @property
+    def max_audio_length_in_s(self) -> float | None:
+        """Longest audio that the condition can express, in seconds; None if it has no limit."""
+        return None
 
     @property
     def models(self) -> list[torch.nn.Module]:
