@@ -206,7 +206,7 @@ def intensity_sounds(bench: Bench, case: Case, name: str) -> Sounds:
     settings = {"curve": name, "domain": args.domain}
     return {
         "no control": bench.plain(case),
-        "noise optimisation": bench.kept(case, "noise optimisation", optimized, **settings, iterations=args.iterations),
+        "noise optimization": bench.kept(case, "noise optimization", optimized, **settings, iterations=args.iterations),
         "guidance": bench.kept(
             case,
             "guidance",
@@ -485,11 +485,11 @@ def draw(bench: Bench, path: Path) -> None:
     figure = plt.figure(figsize=(12, 15), layout="constrained")
     curves, pictures = figure.subfigures(2, 1, height_ratios=(1, 1.7))
     axes = curves.subplots(2, 3, sharex=True, sharey=True)
-    colours = {"no control": "0.6", "noise optimisation": "tab:orange", "guidance": "tab:blue"}
+    colors = {"no control": "0.6", "noise optimization": "tab:orange", "guidance": "tab:blue"}
     for axis, name in zip(axes.flat, CURVES, strict=True):
         truth = IntensityObjective(target_curve(name), "waveform")
         cases = [intensity_sounds(bench, case, name) for case in bench.cases]
-        for method, colour in colours.items():
+        for method, colour in colors.items():
             levels = truth.measure(heard(bench, torch.cat([sounds[method] for sounds in cases])))
             seconds = torch.arange(levels.shape[1]) / 100
             low, middle, high = levels.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
@@ -509,7 +509,7 @@ def draw(bench: Bench, path: Path) -> None:
     bands = bandwidth_sounds(bench, case) | {"the real sound": case.clips}
     loops = {f"{name}, twice": x.repeat(1, 2) for name, x in loop_sounds(bench, case).items()}
     rows = {
-        f"loudness up and down: {case.caption}": (drawn, ("no control", "noise optimisation", "guidance")),
+        f"loudness up and down: {case.caption}": (drawn, ("no control", "noise optimization", "guidance")),
         "a hole": (holes, ("silence", "replacement", "the real sound")),
         f"nothing above {CUTOFF:g} Hz": (bands, ("zeros", "guidance", "the real sound")),
         "a loop": (loops, ("no control, twice", "decoded as a loop, twice", "circular time, twice")),
@@ -541,7 +541,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--scale", type=float, default=0.2, help="of loudness and loops (%(default)s)")
     parser.add_argument("--inner-steps", type=int, default=1, help="gradient steps a level (%(default)s)")
-    parser.add_argument("--iterations", type=int, default=20, help="of noise optimisation (%(default)s)")
+    parser.add_argument("--iterations", type=int, default=20, help="of noise optimization (%(default)s)")
     parser.add_argument("--domain", choices=("mel", "waveform"), default="mel", help="where loudness is guided")
     parser.add_argument("--repeats", type=int, default=3, help="of the calls that are timed (%(default)s)")
     parser.add_argument("--leak-calls", type=int, default=50, help="(%(default)s)")

@@ -18,7 +18,13 @@ def perfect_output(prediction_type: str, clean: torch.Tensor, noise: torch.Tenso
         variance = sigma**2 + SIGMA_DATA**2
         skip, out = SIGMA_DATA**2 / variance, sigma * SIGMA_DATA / variance.sqrt()
         return (clean - skip * (clean + sigma * noise)) / out
-    return {"epsilon": noise, "v_prediction": signal * noise - spread * clean, "sample": clean}[prediction_type]
+    return {
+        "epsilon": noise,
+        "v_prediction": signal * noise - spread * clean,
+        "sample": clean,
+        "flow": noise - clean,
+        "inverted_flow": clean - noise,
+    }[prediction_type]
 
 
 @pytest.mark.parametrize("prediction_type", pre.PREDICTION_TYPES)
@@ -39,7 +45,7 @@ def test_perfect_network_denoises_and_jumps_exactly(prediction_type):
     )
 
 
-@pytest.mark.parametrize("prediction_type", pre.PREDICTION_TYPES)
+@pytest.mark.parametrize("prediction_type", [kind for kind in pre.PREDICTION_TYPES if kind not in pre.FLOW_TYPES])
 def test_network_input_has_unit_variance(prediction_type):
     sigma = torch.tensor([0.04, 1.0, 80.0])
     spread = SIGMA_DATA if prediction_type == "edm" else 1.0
@@ -81,6 +87,21 @@ def test_edm_conditioning_and_its_inverse():
     torch.testing.assert_close(pre.noise_level(pre.c_noise(sigma)), sigma)
 
 
+@pytest.mark.parametrize(("prediction_type", "noise_time"), [("flow", 1.0), ("inverted_flow", 0.0)])
+def test_flow_networks_see_the_interpolation_and_its_time(prediction_type, noise_time):
+    clean, noise = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    time = torch.tensor([0.002, 0.1, 0.5, 0.957, 0.998], dtype=torch.float64)  # the share of noise
+    sigma = time / (1 - time)
+    noisy = clean + sigma[:, None] * noise
+    seen = pre.per_sample(pre.c_in(sigma, prediction_type), noisy) * noisy
+    torch.testing.assert_close(seen, torch.lerp(clean, noise, time[:, None]))
+    timestep = pre.c_noise(sigma, prediction_type)
+    torch.testing.assert_close(timestep, (1 - noise_time) + (2 * noise_time - 1) * time)
+    torch.testing.assert_close(pre.noise_level(timestep, prediction_type), sigma)
+    rounded = pre.noise_level(pre.c_noise(sigma.float(), prediction_type), prediction_type)
+    torch.testing.assert_close(rounded, sigma.float(), rtol=1e-4, atol=0)
+
+
 def test_karras_tables_match_the_reference():
     tables = {name: table for name, table in golden.read("samplers.safetensors").items() if name.startswith("sigmas.")}
     assert tables
@@ -110,5 +131,5 @@ def test_bad_betas_are_named(arguments, named):
 
 
 def test_unknown_prediction_type_is_named():
-    with pytest.raises(ValueError, match="flow"):
-        pre.denoised(torch.zeros(1, 1), torch.zeros(1, 1), 1.0, "flow")
+    with pytest.raises(ValueError, match="score"):
+        pre.denoised(torch.zeros(1, 1), torch.zeros(1, 1), 1.0, "score")

@@ -10,9 +10,14 @@ whatever the dtype of the network, because an error of the output is multiplied 
 | "epsilon"       | 1/√(t²+1)   | 1               | −t              | τ(t), step of the VP teacher |
 | "v_prediction"  | 1/√(t²+1)   | 1/(t²+1)        | −t/√(t²+1)      | τ(t)                         |
 | "sample"        | 1/√(t²+1)   | 0               | 1               | τ(t)                         |
+| "flow"          | 1/(1+t)     | 1/(1+t)         | −t/(1+t)        | t/(1+t)                      |
+| "inverted_flow" | 1/(1+t)     | 1/(1+t)         | t/(1+t)         | 1/(1+t)                      |
 
-The first row is EDM (arXiv 2206.00364). The others turn a variance-preserving (VP) teacher into a denoiser of z_t. A
-teacher that was trained on continuous noise levels (Stable Audio) has no table of steps; there τ(t) = (2/π)·atan t.
+The first row is EDM (arXiv 2206.00364). The next three turn a variance-preserving (VP) teacher into a denoiser of z_t.
+A teacher that was trained on continuous noise levels (Stable Audio) has no table of steps; there τ(t) = (2/π)·atan t.
+The last two turn a rectified flow x_f = (1 − f)·z_0 + f·ε into one, with f = t/(1+t) and z_t = (1+t)·x_f. A "flow"
+network predicts ε − z_0 at time f. An "inverted_flow" network predicts z_0 − ε at time 1 − f, so that its noise is at
+time 0 and its data at time 1.
 """
 
 import math
@@ -20,7 +25,8 @@ from collections.abc import Sequence
 
 import torch
 
-PREDICTION_TYPES = ("edm", "epsilon", "v_prediction", "sample")
+FLOW_TYPES = ("flow", "inverted_flow")
+PREDICTION_TYPES = ("edm", "epsilon", "v_prediction", "sample", *FLOW_TYPES)
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 Sigma = float | torch.Tensor
@@ -46,6 +52,8 @@ def per_sample(sigma: Sigma, sample: torch.Tensor) -> torch.Tensor:
 
 def c_in(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) -> torch.Tensor:
     """Scale of the network's input, in the shape of `sigma`: the network sees c_in(t)·z_t."""
+    if prediction_type in FLOW_TYPES:
+        return 1 / (1 + at_least_float32(sigma))
     variance = sigma_data**2 if prediction_type == "edm" else 1.0
     return (at_least_float32(sigma) ** 2 + variance).rsqrt()
 
@@ -57,6 +65,8 @@ def c_skip(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) 
         return sigma_data**2 / (sigma**2 + sigma_data**2)
     if prediction_type == "v_prediction":
         return 1 / (sigma**2 + 1)
+    if prediction_type in FLOW_TYPES:
+        return 1 / (1 + sigma)
     check_prediction_type(prediction_type)
     return torch.full_like(sigma, 1.0 if prediction_type == "epsilon" else 0.0)
 
@@ -68,6 +78,8 @@ def c_out(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) -
         return sigma * sigma_data * (sigma**2 + sigma_data**2).rsqrt()
     if prediction_type == "v_prediction":
         return -sigma * (sigma**2 + 1).rsqrt()
+    if prediction_type in FLOW_TYPES:
+        return (-sigma if prediction_type == "flow" else sigma) / (1 + sigma)
     check_prediction_type(prediction_type)
     return -sigma if prediction_type == "epsilon" else torch.ones_like(sigma)
 
@@ -75,15 +87,19 @@ def c_out(sigma: Sigma, prediction_type: str = "edm", sigma_data: float = 0.5) -
 def c_noise(sigma: Sigma, prediction_type: str = "edm", log_sigmas: torch.Tensor | None = None) -> torch.Tensor:
     """The network's `timestep` at noise level t, in the shape of `sigma`.
 
-    For "edm" it is ln(t)/4. Otherwise it is the fractional step τ of the VP teacher at noise level t, by linear
-    interpolation in `log_sigmas`. Noise levels beyond the table are clamped to its ends. Without a table, the teacher
-    was trained on continuous noise levels, and the timestep is the angle (2/π)·atan t in (0, 1).
+    For "edm" it is ln(t)/4, for "flow" t/(1+t) and for "inverted_flow" 1/(1+t). Otherwise it is the fractional step τ
+    of the VP teacher at noise level t, by linear interpolation in `log_sigmas`. Noise levels beyond the table are
+    clamped to its ends. Without a table, the teacher was trained on continuous noise levels, and the timestep is the
+    angle (2/π)·atan t in (0, 1).
 
     Args:
         sigma: t, scalar or (B,).
         prediction_type: One of `PREDICTION_TYPES`.
         log_sigmas: ln σ(τ) of the teacher for τ = 0..T−1, (T,), from `vp_log_sigmas`.
     """
+    if prediction_type in FLOW_TYPES:
+        sigma = at_least_float32(sigma)
+        return (sigma if prediction_type == "flow" else 1) / (1 + sigma)
     if prediction_type != "edm" and log_sigmas is None:
         return at_least_float32(sigma).atan() * (2 / math.pi)
     log_sigma = at_least_float32(sigma).log()
@@ -100,6 +116,8 @@ def noise_level(timestep: Sigma, prediction_type: str = "edm", log_sigmas: torch
     timestep = at_least_float32(timestep)
     if prediction_type == "edm":
         return (4 * timestep).exp()
+    if prediction_type in FLOW_TYPES:
+        return timestep / (1 - timestep) if prediction_type == "flow" else (1 - timestep) / timestep
     if log_sigmas is None:
         return (timestep * (math.pi / 2)).tan()
     knots = log_sigmas.to(timestep)

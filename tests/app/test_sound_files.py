@@ -20,7 +20,7 @@ def test_files_carry_their_settings(extension, studio, tmp_path, sound_file, cap
     path = tmp_path / f"rain{extension}"
     path.write_bytes(sound_files.encode(studio, studio.make(PLAIN), extension))
     # The command line reads them, checks the noise and makes the same sound.
-    assert main(["refine", str(path), "--steps", "2"]) == 0
+    assert main(["refine", str(path), "--steps", "2", "--model", studio.model]) == 0
     assert float(capsys.readouterr().out.split("drift ")[1].split()[0]) < 0.001
     drawn = studio.make(kinds(studio, sound_file)["drawn"])
     path.write_bytes(sound_files.encode(studio, drawn, extension))

@@ -109,7 +109,7 @@ def test_no_half_written_cache(tiny_pipeline, clips, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("diffusers_soundctm.files.save_file", full_disk)
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         encode_latents(tiny_pipeline("embedded").vae, clips, tmp_path)
     assert list(tmp_path.iterdir()) == []

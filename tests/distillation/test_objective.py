@@ -13,7 +13,7 @@ from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.losses import adaptive_weight, denoising_loss, output_distance
 from diffusers_soundctm.distillation.objective import CTMObjective, NoisyLatents, Triples, jump, micro_batches
-from diffusers_soundctm.preconditioning import denoised
+from diffusers_soundctm.preconditioning import PREDICTION_TYPES, denoised
 from diffusers_soundctm.training.ema import ema_copy
 
 EDM = Preconditioning()
@@ -94,7 +94,7 @@ def test_half_precision_keeps_the_direction_of_the_gradient(networks, batch, dty
     assert torch.cosine_similarity(*gradients, dim=0) > 0.98
 
 
-@pytest.mark.parametrize("kind", ["edm", "epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_an_error_of_the_network_counts_the_same_at_every_level(kind):
     z, output = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.05, 1.0, 70.0])

@@ -42,6 +42,10 @@ class ClosedFormNetwork(torch.nn.Module):
     def sigma(self, timestep):
         if self.settings.prediction_type == "edm":
             return (4 * timestep).exp()
+        if self.settings.prediction_type == "flow":
+            return timestep / (1 - timestep)
+        if self.settings.prediction_type == "inverted_flow":
+            return 1 / timestep - 1
         if self.settings.log_sigmas is None:
             return (timestep * torch.pi / 2).tan()
         knots, left = self.settings.log_sigmas.double(), timestep.floor().long().clamp(max=998)
@@ -62,6 +66,8 @@ class ClosedFormNetwork(torch.nn.Module):
 SETTINGS = {
     "edm": Preconditioning("edm", 0.5),
     "continuous": Preconditioning("v_prediction", 1.0),
+    "flow": Preconditioning("flow"),
+    "inverted_flow": Preconditioning("inverted_flow"),
     **{
         kind: Preconditioning(kind, 0.5, preconditioning.vp_log_sigmas())
         for kind in ("epsilon", "v_prediction", "sample")
@@ -101,6 +107,17 @@ def test_second_order(teacher):
     assert 3.3 < errors[0] / errors[1] < 4.7
     # Two calls a step; the guidance halves share each.
     assert network.calls == 2 * (32 + 64)
+
+
+@pytest.mark.parametrize("settings", ["flow", "inverted_flow"], indirect=True)
+def test_order_of_flow_teachers(teacher):
+    denoise, mean, _ = teacher
+    start = mean + 50 * torch.randn(mean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    errors = []
+    for steps in (128, 256):
+        sigmas = karras_sigmas(steps, 0.05, 50.0).double()[:, None].expand(-1, 3)
+        errors.append((heun_solve(denoise, start, sigmas) - exact(mean, start, sigmas[0], sigmas[-1])).abs().max())
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.1)
 
 
 def test_levels_of_their_own(teacher):
@@ -158,16 +175,20 @@ class SmallStudent(torch.nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("held_to_teacher", [False, True])
-def test_a_student_learns_the_exact_jump(held_to_teacher):
+@pytest.mark.parametrize(
+    ("kind", "held_to_teacher"), [("edm", False), ("edm", True), ("flow", True), ("inverted_flow", True)]
+)
+def test_a_student_learns_the_exact_jump(kind, held_to_teacher):
     """Without score matching of data, whose optimum is the data's own denoiser and not the one guided by ω."""
     torch.manual_seed(0)
-    edm, batch = Preconditioning("edm", 1.0), 256
+    trained, batch = Preconditioning(kind, 1.0), 256
     grid = Grid(karras_sigmas(17, 0.05, 20.0), reuse=10, target_sigma_min_rate=0.5, solve_to_target=held_to_teacher)
     levels = grid.sigmas[:, None].expand(-1, batch)
-    network, student = ClosedFormNetwork(edm), SmallStudent()
+    network, student = ClosedFormNetwork(trained), SmallStudent()
     average = ema_copy(student)
-    objective = CTMObjective(Denoiser(student, edm), Denoiser(average, edm), None, student.layers[-1], distance="l2")
+    objective = CTMObjective(
+        Denoiser(student, trained), Denoiser(average, trained), None, student.layers[-1], distance="l2"
+    )
     optimizer = torch.optim.Adam(student.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
     generator = torch.Generator().manual_seed(0)
@@ -175,7 +196,7 @@ def test_a_student_learns_the_exact_jump(held_to_teacher):
     def draw():
         mean, noise = torch.randn(2, batch, 1, generator=generator)
         omega = 1 + 2 * torch.rand(batch, generator=generator)
-        teacher = TeacherDenoiser(network, edm, {"mean": torch.cat([mean, 0 * mean])}, omega)
+        teacher = TeacherDenoiser(network, trained, {"mean": torch.cat([mean, 0 * mean])}, omega)
         return mean + grid.sigmas[0] * noise, mean, omega, teacher
 
     for _ in range(150):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Installation, tests and linters: CI runs these itself.
-CI_RUNS = ("python3 -m venv", "pip", "sudo", "git", "cd", "hf", "source", "pre-commit", "pytest", "ruff")
+CI_RUNS = ("python3 -m venv", "pip", "sudo", "git", "cd", "hf", "source", "pre-commit", "pytest", "pyright", "ruff")
 
 _COMMENT = re.compile(r"<!--\s*(?P<key>placeholders|slow|not run|settings)(?::\s*(?P<value>.*?))?\s*-->", re.DOTALL)
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^ *```", re.DOTALL | re.MULTILINE)

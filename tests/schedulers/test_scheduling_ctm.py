@@ -9,10 +9,16 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 import golden
 from diffusers_soundctm import CTMScheduler
-from diffusers_soundctm.preconditioning import PREDICTION_TYPES
+from diffusers_soundctm.preconditioning import FLOW_TYPES, PREDICTION_TYPES
 from diffusers_soundctm.schedulers import scheduling_ctm
 
 GAMMA = {"determinisitc": 0.0, "onestep": 0.0, "cm_multistep": 1.0}  # spelled as in the official code
+
+
+def scheduler_of(prediction_type: str, **kwargs) -> CTMScheduler:
+    """A scheduler with its default noise levels, or σ from 0.01 to 100 for a flow teacher, which has no default."""
+    ends = {"sigma_min": 0.01, "sigma_max": 100.0} if prediction_type in FLOW_TYPES else {}
+    return CTMScheduler(prediction_type=prediction_type, **ends, **kwargs)
 
 
 def noise_like_sample(batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -121,6 +127,20 @@ class TestSchedule:
         assert scheduler.timesteps[0].item() == pytest.approx(999, abs=0.01)
         assert ((scheduler.timesteps >= 0) & (scheduler.timesteps <= 999)).all()
 
+    @pytest.mark.parametrize("prediction_type", ["flow", "inverted_flow"])
+    def test_flow_levels_and_inputs(self, prediction_type):
+        scheduler = CTMScheduler(sigma_min=0.01, sigma_max=100.0, prediction_type=prediction_type)
+        assert scheduler.log_sigmas is None
+        scheduler = CTMScheduler.from_config(scheduler.config)
+        scheduler.set_timesteps(8)
+        assert scheduler.sigmas[[0, -1]].tolist() == pytest.approx([100, 0.01])
+        shares = scheduler.sigmas[:-1] / (1 + scheduler.sigmas[:-1])
+        torch.testing.assert_close(scheduler.timesteps, shares if prediction_type == "flow" else 1 - shares)
+        clean, noise = torch.randn(2, 8, 3, 4, generator=torch.Generator().manual_seed(0))
+        noisy = scheduler.add_noise(clean, noise, scheduler.timesteps)
+        mixed = torch.lerp(clean, noise, shares[:, None, None])
+        torch.testing.assert_close(scheduler.scale_model_input(noisy, scheduler.timesteps), mixed, rtol=1e-4, atol=1e-5)
+
     @pytest.mark.parametrize(
         ("arguments", "named"),
         [
@@ -154,7 +174,9 @@ class TestSchedule:
             ({"sigma_max": math.nan}, "sigma_max"),
             ({"sigma_data": 0.0}, "sigma_data"),
             ({"rho": math.nan}, "rho"),
-            ({"prediction_type": "flow"}, "prediction_type"),
+            ({"prediction_type": "score"}, "prediction_type"),
+            ({"prediction_type": "flow"}, "'flow' has no table.*`sigma_max`"),
+            ({"prediction_type": "flow", "sigma_min": 0.01, "sigma_max": math.inf}, "sigma_max"),
             ({"prediction_type": "epsilon", "sigma_min": 0.002}, "teacher's noise levels"),
         ],
     )
@@ -166,7 +188,7 @@ class TestSchedule:
 class TestJump:
     @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
     def test_levels_differ_per_sample(self, prediction_type):
-        scheduler = CTMScheduler(prediction_type=prediction_type)
+        scheduler = scheduler_of(prediction_type)
         output, sample = noise_like_sample(3, seed=1), noise_like_sample(3)
         sigma, target = torch.tensor([60.0, 1.0, 0.1]), torch.tensor([1.0, 1.0, 0.05])
         together = scheduler.jump(output, sample, sigma, target)
@@ -255,7 +277,7 @@ class TestNoise:
 
     @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
     def test_add_noise_reaches_the_level_of_each_timestep(self, prediction_type):
-        scheduler = CTMScheduler(prediction_type=prediction_type)
+        scheduler = scheduler_of(prediction_type)
         scheduler.set_timesteps(5)
         clean, noise = noise_like_sample(), noise_like_sample(seed=1)
         noisy = scheduler.add_noise(clean, noise, scheduler.timesteps[[1, 4]])
@@ -268,7 +290,7 @@ class TestContract:
 
     @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
     def test_save_and_load_give_the_same_scheduler(self, prediction_type, tmp_path):
-        scheduler = CTMScheduler(rho=5.0, prediction_type=prediction_type, beta_schedule="linear")
+        scheduler = scheduler_of(prediction_type, rho=5.0, beta_schedule="linear")
         scheduler.save_pretrained(tmp_path)
         loaded = CTMScheduler.from_pretrained(tmp_path)
         assert {k: v for k, v in loaded.config.items() if k[0] != "_"} == {

@@ -1,5 +1,7 @@
 """CLAP embeddings with a gradient, for `EmbeddingSimilarityObjective`. CLAP's own front end is not differentiable."""
 
+from typing import Any
+
 import torch
 from transformers import ClapFeatureExtractor, ClapModel, PreTrainedTokenizerBase
 
@@ -44,14 +46,16 @@ class ClapEmbedding:
         """Embed prompts as unit vectors (N, D)."""
         prompts = [prompts] if isinstance(prompts, str) else prompts
         tokens = self.tokenizer(prompts, padding=True, return_tensors="pt").to(self.model.device)
-        return self.model.get_text_features(**tokens).pooler_output
+        output: Any = self.model.get_text_features(**tokens)
+        return output.pooler_output
 
     def __call__(self, waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
         """Embed waveforms (B, samples) as unit vectors (B, D), differentiably."""
         features = self.features(waveform, sampling_rate)
         self.model.to(features.device)
         is_longer = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
-        return self.model.get_audio_features(input_features=features, is_longer=is_longer).pooler_output
+        output: Any = self.model.get_audio_features(input_features=features, is_longer=is_longer)
+        return output.pooler_output
 
     def features(self, waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
         """Log-mels in dB of waveforms (B, samples), equal to `ClapFeatureExtractor`'s, (B, 1 or 4, frames, mels)."""

@@ -51,7 +51,8 @@ class TargetCurve:
             self._function = curve
         elif isinstance(curve, Mapping) or _is_pairs(curve):
             # Sorted by time alone: two points at the same time are a step, in the given order.
-            points = sorted(curve.items() if isinstance(curve, Mapping) else curve, key=lambda point: point[0])
+            pairs: Any = curve.items() if isinstance(curve, Mapping) else curve
+            points = sorted(pairs, key=lambda point: point[0])
             self._points = torch.tensor(points, dtype=torch.float32).reshape(-1, 2)
             times = self._points[:, 0]
             if len(points) == 0 or not times.isfinite().all() or times.min() < 0:

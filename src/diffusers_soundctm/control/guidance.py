@@ -151,7 +151,7 @@ def normalized_step(
     return step, int((~usable).sum())
 
 
-def callback_list(callback_on_step_end: PipelineCallback | MultiPipelineCallbacks | None) -> list[PipelineCallback]:
+def callback_list(callback_on_step_end: PipelineCallback | MultiPipelineCallbacks | None) -> list[Any]:
     """Return `callback_on_step_end` as a list, to be chained with further callbacks.
 
     Raises:

@@ -211,7 +211,8 @@ def generate_long(
         )
     mask = (torch.arange(length) < overlap).float()
 
-    pieces, z_0 = [], None
+    pieces: list[torch.Tensor] = []
+    z_0: Any = None
     for piece in range(count):
         callbacks = callback_list(callback_on_step_end)
         if z_0 is not None:

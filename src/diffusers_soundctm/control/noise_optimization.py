@@ -120,7 +120,7 @@ def _minimize(
         if iteration < num_iterations:
             loss, gradient = objective_gradient(decode, objective, noise)
         else:
-            loss = evaluate(objective, decode(noise))
+            loss, gradient = evaluate(objective, decode(noise)), None
         if iteration == 0:
             check_finite(loss, objective)
         losses.append(loss)

@@ -5,6 +5,7 @@ and added: `IntensityObjective(curve) + 0.5 * OnsetObjective(drums)`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -66,7 +67,8 @@ class WeightedSum(Objective):
         return " + ".join(f"{weight:g}·{name_of(objective)}" for weight, objective in self.terms)
 
     def __call__(self, sound: Sound) -> torch.Tensor:
-        return sum(weight * evaluate(objective, sound) for weight, objective in self.terms)
+        total: Any = sum(weight * evaluate(objective, sound) for weight, objective in self.terms)
+        return total
 
 
 # Curves over time

@@ -153,6 +153,7 @@ class AutoencoderDAC(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     def forward(self, waveform: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
         """Encode and decode a waveform (B, 1, samples), and cut the result to its length."""
-        latents = self.encode(waveform).latent_dist.mode()
+        (posterior,) = self.encode(waveform, return_dict=False)
+        latents = posterior.mode()
         decoded = self.decode(latents, return_dict=False)[0][..., : waveform.shape[-1]]
         return DecoderOutput(sample=decoded) if return_dict else (decoded,)

@@ -1,7 +1,7 @@
 """Turn a diffusers UNet class into its SoundCTM student: another time embedding, the same forward."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers import ConfigMixin, ModelMixin
 from typing_extensions import Self
@@ -16,7 +16,11 @@ class FromTeacherMixin:
     """
 
     _new_parameters: tuple[str, ...] = ()
-    config: Any  # diffusers gives it no useful type
+
+    if TYPE_CHECKING:  # of the diffusers class
+        config: Any
+        from_config: Any
+        register_to_config: Any
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:

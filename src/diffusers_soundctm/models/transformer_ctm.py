@@ -70,6 +70,7 @@ class AudioDiTModel(LatentTransformer):
         self.fourier = FourierFeatures(self.config.time_proj_dim // 2)
         self.time_proj = nn.Identity()
         self.global_proj = nn.Identity()
+        block: Any
         for block in self.transformer_blocks:  # zero in the released checkpoint
             for norm in (block.norm1, block.norm2, block.norm3):
                 norm.bias.requires_grad_(False)

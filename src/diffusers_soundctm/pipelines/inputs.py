@@ -306,7 +306,7 @@ def _check_initial_audio(pipe: "SoundCTMPipeline", waveforms, sampling_rate, str
             f"`initial_audio_sampling_rate` is {sampling_rate!r}; pass the sampling rate of "
             "`initial_audio_waveforms` in Hz, for example 44100."
         )
-    if 2 * shape[-1] * pipe.sampling_rate < sampling_rate:
+    if 2 * waveforms.shape[-1] * pipe.sampling_rate < sampling_rate:
         raise ValueError(
             f"`initial_audio_waveforms` has shape {shape}, which is less than one sample at the model's sampling rate "
             f"({sampling_rate} → {pipe.sampling_rate} Hz); pass a longer waveform."

@@ -1,9 +1,9 @@
-"""Where a pipeline comes from and goes to: folders, the Hub, the package itself, releases, teachers and adapters."""
+"""Loading and saving of pipelines: folders, the Hub, the embedded model, releases, teachers and adapters."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -13,18 +13,38 @@ from typing_extensions import Self
 
 from .. import hub, lora
 
+# At run time the mixin stands before the pipeline's class; for type checkers it inherits from it.
+_Pipeline = DiffusionPipeline if TYPE_CHECKING else object
 
-class SoundCTMLoaderMixin(LoraBaseMixin):
-    """Put before `DiffusionPipeline`, whose loading is more general and knows neither our classes nor our files."""
+
+class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
+    """Loading and saving; stands before `DiffusionPipeline` and overrides its more general methods."""
 
     _lora_loadable_modules = ["unet", "transformer"]  # noqa: RUF012 (diffusers' own name and type)
 
+    if TYPE_CHECKING:  # of the pipeline
+        denoiser: Any
+
+    @classmethod
+    def from_components(cls, components: Mapping[str, Any], guidance_scale_range: Sequence[float] = ()) -> Self:
+        """Assemble a pipeline from components by name, as teachers and conversion return them.
+
+        Args:
+            components: at least `scheduler`, and `unet` or `transformer`. Any other component may be left out.
+            guidance_scale_range: smallest and largest ω that the student was distilled with.
+        """
+        absent: dict[str, Any] = dict.fromkeys(cls._optional_components)
+        return cls(**absent | dict(components), guidance_scale_range=guidance_scale_range)
+
     @classmethod
     def from_embedded(cls, **kwargs: Any) -> Self:
-        """The model that ships inside the package, in float32 unless `torch_dtype` (or `dtype`) says otherwise.
+        """Load the model that is embedded in the package.
+
+        Args:
+            kwargs: arguments of `from_pretrained`. `torch_dtype` (or `dtype`) is float32 by default.
 
         Raises:
-            FileNotFoundError: this copy of the package has no weights.
+            FileNotFoundError: this installation has no weights.
         """
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
@@ -32,19 +52,20 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
-        """A pipeline of the components of another SoundCTM; `kwargs` replace some, or set a `dtype`."""
+        """Create a pipeline that shares the components of another one; `kwargs` replace components or set a `dtype`."""
         if isinstance(pipeline, SoundCTMLoaderMixin):
-            # By itself diffusers hands on the very classes that `__init__` names; ours names what all families share.
+            # diffusers keeps components only if they are of exactly the annotated classes, which here are base classes.
             kwargs = pipeline.components | kwargs
-        return super().from_pipe(pipeline, **kwargs)
+        pipe: Any = super().from_pipe(pipeline, **kwargs)
+        return pipe
 
     @classmethod
     def from_teacher(cls, name_or_folder: str | os.PathLike, branch_init: str = "zero") -> Self:
-        """A pipeline whose student stands at a teacher's weights, for `load_lora_weights` to turn into a SoundCTM.
+        """Create a pipeline whose student is initialized from a teacher, as a base for `load_lora_weights`.
 
         Args:
-            name_or_folder: a diffusers text-to-audio pipeline, see `distillation.teachers`.
-            branch_init: how the adapter's training started.
+            name_or_folder: folder or Hub id of a diffusers text-to-audio pipeline, see `distillation.teachers`.
+            branch_init: "zero" or "reference", as in the adapter's training.
         """
         from ..distillation.teachers import load_teacher
 
@@ -54,20 +75,25 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
     def load_lora_weights(
         self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
     ) -> None:
-        """Load an adapter of `train_ctm.py --lora_rank` from a file, a folder or the Hub; see `lora.load_lora`.
+        """Load an adapter that `train_ctm.py --lora_rank` wrote; see `lora.load_lora`.
 
-        Its parameters of s and ω replace those of the network: `unload_lora_weights` does not bring these back.
+        Its parameters of s and ω replace those of the network, and `unload_lora_weights` does not restore them.
+
+        Args:
+            pretrained_model_name_or_path: file, folder or Hub id.
+            adapter_name: name for peft.
+            kwargs: `revision`, `token`, `cache_dir` and the like for the Hub.
 
         Raises:
-            ValueError: it was trained for another network.
-            OSError: there is no such file, or it is damaged.
+            ValueError: the adapter was trained for another network.
+            OSError: the file does not exist or is damaged.
         """
         lora.load_lora(self.denoiser, pretrained_model_name_or_path, adapter_name, **kwargs)
 
     def fuse_lora(self, components: Sequence[str] | None = None, **kwargs: Any) -> None:
-        """Add loaded adapters to the weights, so that they cost nothing; arguments as in diffusers.
+        """Fuse loaded adapters into the weights, which removes their cost; arguments as in diffusers.
 
-        `components` is by default the denoiser, whichever component holds it.
+        `components` defaults to the one that is the denoiser.
         """
         super().fuse_lora(self._adapted(components), **kwargs)
 
@@ -84,11 +110,11 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *, use_safetensors: bool = True, **kwargs: Any
     ) -> Self:
-        """Load from a local folder or a Hub id; arguments as `DiffusionPipeline.from_pretrained`, but no pickles.
+        """Load a folder or a Hub id; arguments as in `DiffusionPipeline.from_pretrained`, but without pickled weights.
 
         Raises:
-            OSError: no such folder or repo, or a component's files are missing or damaged; the message names it.
-            ValueError: it is a teacher's pipeline, not a SoundCTM.
+            OSError: the folder or repo does not exist, or files of a component are missing or damaged.
+            ValueError: it holds a teacher's pipeline, not a SoundCTM.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
@@ -98,7 +124,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         if library == "diffusers" and "scheduler" not in kwargs:  # a teacher would load, and fail in the first call
             raise ValueError(
                 f"{pretrained_model_name_or_path} is a teacher, not a SoundCTM: its scheduler is a {scheduler}, not a "
-                "CTMScheduler. Distil a SoundCTM from it with training/train_ctm.py, or put an adapter on it with "
+                "CTMScheduler. Distill a SoundCTM from it with training/train_ctm.py, or load an adapter for it with "
                 "`from_teacher` and `load_lora_weights`."
             )
         if "custom_pipeline" not in kwargs:
@@ -126,11 +152,10 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         release: str,
         **kwargs: Any,
     ) -> Self:
-        """A pipeline from the authors' own checkpoints, without converting them first.
+        """Load the authors' checkpoints, without converting them first.
 
         Args:
-            pretrained_model_link_or_path: their files, a folder with them or a Hub id, or several of these; None is the
-                Hub repo of the release.
+            pretrained_model_link_or_path: one or several files, folders or Hub ids; None is the release's Hub repo.
             release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz).
             kwargs: `torch_dtype` and the arguments of `diffusers_soundctm.conversion.load_release`.
 
@@ -146,7 +171,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """Folder of the cached snapshot of a Hub repo, fetched if need be: configs and one set of safetensors weights.
+        """Download a Hub repo's configs and one set of its safetensors weights, and return the folder of the snapshot.
 
         The stock method refuses repos whose components live outside diffusers and transformers.
         """
@@ -155,5 +180,5 @@ class SoundCTMLoaderMixin(LoraBaseMixin):
         return hub.download_model(pretrained_model_name, skip=passed, **arguments)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload the pipeline with a model card; see `diffusers_soundctm.hub.push_to_hub`."""
+        """Upload the pipeline and a model card; see `diffusers_soundctm.hub.push_to_hub`."""
         return hub.push_to_hub(self, repo_id, **kwargs)

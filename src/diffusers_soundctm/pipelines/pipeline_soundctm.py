@@ -1,7 +1,7 @@
 """Text to audio with a SoundCTM student: prompt → latents → jumps along the trajectory → mel → waveform."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +11,6 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from typing_extensions import Self
 
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMSchedule, CTMScheduler
@@ -55,6 +54,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         TypeError: `scheduler` is not a `CTMScheduler`.
     """
 
+    config: Any  # diffusers gives it no useful type
+    scheduler: CTMScheduler
     model_cpu_offload_seq = (
         "text_encoder->text_encoder_2->projection_model->language_model->unet->transformer->vae->vocoder"
     )
@@ -112,17 +113,6 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             transformer=transformer,
         )
         self.register_to_config(guidance_scale_range=list(guidance_scale_range))
-
-    @classmethod
-    def from_components(cls, components: Mapping[str, Any], guidance_scale_range: Sequence[float] = ()) -> Self:
-        """Assemble a pipeline from components by name, as teachers and conversion return them.
-
-        Args:
-            components: at least `scheduler`, and `unet` or `transformer`. Any other component may be left out.
-            guidance_scale_range: smallest and largest ω that the student was distilled with.
-        """
-        components = dict.fromkeys(cls._optional_components) | dict(components)
-        return cls(**components, guidance_scale_range=guidance_scale_range)
 
     @property
     def denoiser(self) -> ModelMixin | None:
@@ -338,7 +328,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             negative_attention_mask,
             audio_length_in_s if num_samples is None else num_samples / self.sampling_rate,
         )
-        conditions = dict(zip(_CONDITIONS, encoded, strict=True))
+        conditions: dict[str, Any] = dict(zip(_CONDITIONS, encoded, strict=True))
 
         # 3. Latents
         batch_size = len(encoded[0])

@@ -73,14 +73,16 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
     All arithmetic is in float32, whatever the dtype of network and sample, see `preconditioning`.
 
     Args:
-        sigma_min: Lowest noise level. None means 0.002 with "edm", else for the lower end of the teacher's table.
-        sigma_max: Highest noise level. None means 80 with "edm", else for the upper end of the teacher's table.
+        sigma_min: Lowest noise level. None means 0.002 with "edm", else the lower end of the teacher's table.
+        sigma_max: Highest noise level. None means 80 with "edm", else the upper end of the teacher's table. A flow
+            teacher has no table: pass both. Its own highest level, time 1, is σ = ∞; at a finite `sigma_max`, the
+            share of the latents in the noise is 1/`sigma_max`.
         sigma_data: Standard deviation of clean latents. Only "edm" uses it.
         rho: Curvature ρ of the Karras noise levels.
         prediction_type: What the network's output F is: "edm", or "epsilon", "v_prediction" or "sample" of a
-            variance-preserving teacher.
+            variance-preserving teacher, or "flow" or "inverted_flow" of a flow-matching one, see `preconditioning`.
         num_train_timesteps: Number of steps T of the variance-preserving teacher's noise schedule, see
-            `preconditioning.vp_log_sigmas`. "edm" does not use it, nor the following four.
+            `preconditioning.vp_log_sigmas`. Other teachers do not use it, nor the following four.
         beta_start: First β of that schedule.
         beta_end: Last β of that schedule.
         beta_schedule: Form of that schedule. None means that the teacher was trained on continuous noise levels
@@ -114,9 +116,11 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         preconditioning.check_prediction_type(prediction_type)
         self.log_sigmas = None
         lowest, highest = _EDM_RANGE
-        continuous = beta_schedule is None and trained_betas is None
+        is_flow = prediction_type in preconditioning.FLOW_TYPES
+        continuous = is_flow or (beta_schedule is None and trained_betas is None)
         if prediction_type != "edm" and continuous and None in (sigma_min, sigma_max):
-            raise ValueError("`beta_schedule` None has no table of noise levels; pass `sigma_min` and `sigma_max`.")
+            setting = f"`prediction_type` {prediction_type!r}" if is_flow else "`beta_schedule` None"
+            raise ValueError(f"{setting} has no table of noise levels; pass `sigma_min` and `sigma_max`.")
         if prediction_type != "edm" and not continuous:
             self.log_sigmas = preconditioning.vp_log_sigmas(
                 beta_start, beta_end, beta_schedule, num_train_timesteps, trained_betas
@@ -281,7 +285,7 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
         found = (self.timesteps == torch.as_tensor(timestep).to(self.timesteps)).nonzero()
         if len(found) == 0:
             raise ValueError(f"`timestep` {timestep} is not in this schedule; pass one of `scheduler.timesteps`.")
-        return found[0].item()
+        return int(found[0])
 
     def step_at(
         self,

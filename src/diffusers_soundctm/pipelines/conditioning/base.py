@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
-from diffusers.configuration_utils import FrozenDict
 from diffusers.utils import logging
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +43,7 @@ class PromptConditioning:
 
     def __init__(
         self,
-        config: FrozenDict,
+        config: Any,
         text_encoder: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         text_encoder_2: PreTrainedModel | None = None,
