@@ -22,7 +22,9 @@ def tiny_embedded_model(monkeypatch, embedded_folder):
 
 
 def settings_of(path):
-    return json.loads(read_tags(path)["comment"])
+    """Settings in a file, but for its level: the tiny model's random vocoder exceeds full scale by chance."""
+    settings = json.loads(read_tags(path)["comment"])
+    return {name: value for name, value in settings.items() if name != "turned_down_db"}
 
 
 def names(folder):
@@ -333,5 +335,5 @@ def test_the_file_says_by_how_much_the_sound_was_turned_down(tmp_path, monkeypat
     monkeypatch.setattr(SoundCTMPipeline, "mel_spectrogram_to_waveform", twice_full_scale)
     path = tmp_path / "a.wav"
     assert main(["generate", "rain", "-o", str(path)]) == 0
-    assert settings_of(path)["turned_down_db"] == 6.0
+    assert json.loads(read_tags(path)["comment"])["turned_down_db"] == 6.0
     assert "turned down by 6.0 dB" in capsys.readouterr().out
