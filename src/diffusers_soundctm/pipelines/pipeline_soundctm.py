@@ -42,7 +42,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         unet: student of a UNet teacher; it takes (s, ω) as `timestep_cond`.
         scheduler: noise levels, targets and the jump.
         vocoder: log-mels (B, frames, n_mels) → waveforms (B, samples). None with a waveform autoencoder.
-        guidance_scale_range: smallest and largest ω that the student was distilled with; empty if unknown.
+        guidance_scale_range: smallest and largest ω that the student was distilled with. It is kept in the denoiser's
+            configuration too. Empty takes it from there.
         text_encoder_2: T5 encoder of AudioLDM2.
         tokenizer_2: tokenizer of `text_encoder_2`.
         projection_model: AudioLDM2's projection of its two text encoders, or Stable Audio's of text and duration.
@@ -112,7 +113,16 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             language_model=language_model,
             transformer=transformer,
         )
-        self.register_to_config(guidance_scale_range=list(guidance_scale_range))
+        self.register_to_config(guidance_scale_range=self._share_guidance_scale_range(guidance_scale_range))
+
+    def _share_guidance_scale_range(self, guidance_scale_range: Sequence[float]) -> list[float]:
+        # The denoiser keeps the range as well, so that it survives `SoundCTMPipeline(**pipe.components)`.
+        config = {} if self.denoiser is None else self.denoiser.config
+        if len(guidance_scale_range) == 0:
+            return list(config.get("guidance_scale_range") or ())
+        if "guidance_scale_range" in config:
+            self.denoiser.register_to_config(guidance_scale_range=list(guidance_scale_range))
+        return list(guidance_scale_range)
 
     @property
     def denoiser(self) -> ModelMixin | None:
