@@ -23,6 +23,7 @@ try_out(SoundCTMPipeline.from_pretrained(REPO))
 """
     assert f"{REPO} (1, 1, 20480)" in python(code, fake_hub, tmp_path).stdout
     card = fake_hub.files["README.md"].decode()
+    assert "language: en" in card and "- text: rain on a tin roof" in card and "Colab" in card
     assert "license: apache-2.0" in card and f'from_pretrained("{REPO}")' in card and "from 2 to 5 in training" in card
     assert "unet/diffusion_pytorch_model.safetensors" in fake_hub.requested
     assert not {*extra, "README.md", "pipeline.py", "handler.py"} & set(fake_hub.requested)
@@ -43,6 +44,39 @@ try_out(DiffusionPipeline.from_pretrained(REPO, trust_remote_code=True))
 try_out(SoundCTMPipeline.from_pretrained(REPO))
 """
     assert python(code, fake_hub, tmp_path / "stock").stdout.count("(1, 1, 20480)") == 2
+
+
+def test_a_second_push_keeps_an_edited_card(fake_hub, embedded_folder, tmp_path):
+    code = f"""
+pipe = SoundCTMPipeline.from_pretrained({str(embedded_folder)!r})
+pipe.register_to_config(guidance_scale_range=[1.0, 8.0])
+pipe.save_pretrained({str(tmp_path / "tiny-soundctm")!r}, push_to_hub=True, repo_id=REPO%s)
+"""
+    python(code % ", license='mit'", fake_hub, tmp_path / "first")
+    card = fake_hub.files["README.md"].decode()
+    assert "license: mit" in card and "from 1 to 8 in training" in card
+    assert (tmp_path / "tiny-soundctm" / "README.md").read_text() == card
+    assert {"pipeline.py", "unet/diffusers_soundctm.py", "unet/diffusion_pytorch_model.safetensors"} <= set(
+        fake_hub.files
+    )
+
+    edited = card.replace("license: mit", "license: cc-by-4.0").replace(
+        "- text-to-audio\n", "- text-to-audio\n- mine\n"
+    )
+    edited = edited.replace("A [SoundCTM]", "My own words. A [SoundCTM]") + "\n## Recorded in my garden\n"
+    (tmp_path / "tiny-soundctm" / "private.txt").write_text("not uploaded")
+    fake_hub.files["README.md"] = edited.encode()
+    python(code.replace("8.0", "9.0") % "", fake_hub, tmp_path / "second")
+    again = fake_hub.files["README.md"].decode()
+    assert "license: cc-by-4.0" in again and "- mine" in again and "license: mit" not in again
+    assert "My own words." in again and again.count("## Recorded in my garden") == 1
+    assert "from 1 to 9 in training" in again and "1 to 8" not in again
+    assert "private.txt" not in fake_hub.files
+
+    # An edit inside the generated part is kept as well.
+    fake_hub.files["README.md"] = again.replace("from 1 to 9 in training", "from 1 to 9, roughly").encode()
+    python(code.replace("8.0", "7.0") % "", fake_hub, tmp_path / "third")
+    assert "from 1 to 9, roughly" in fake_hub.files["README.md"].decode()
 
 
 def test_unknown_repo_is_named(fake_hub, tmp_path):

@@ -3,13 +3,16 @@
 import inspect
 import json
 import logging
+import sys
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.hub.trust import REMOTE_CODE
 from diffusers_soundctm.preconditioning import karras_sigmas
 
 FAMILIES = ("embedded", "tango", "audioldm", "dit")
@@ -422,7 +425,8 @@ def test_save_and_load(pipe, tmp_path):
     assert list(loaded.config.guidance_scale_range) == [2.0, 5.0]
     assert loaded.dtype == torch.float32
     torch.testing.assert_close(latents_of(loaded, num_inference_steps=2, nu=1.5), expected)
-    assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.py"))
+    assert not list(tmp_path.rglob("*.bin"))
+    assert {path.read_bytes() for path in tmp_path.rglob("*.py")} == {REMOTE_CODE}
 
 
 def test_loading_gives_no_warnings(pipe, tmp_path, caplog):
@@ -677,7 +681,32 @@ def test_a_prompt_that_is_cut_is_named(tiny_pipeline, caplog):
 def test_config_is_plain_json(embedded_folder):
     index = json.loads((embedded_folder / "model_index.json").read_text())
     assert index["unet"] == ["diffusers_soundctm", "CTMUNet2DConditionModel"]
-    assert index["_class_name"] == "SoundCTMPipeline"
+    assert index["_class_name"] == ["pipeline", "SoundCTMPipeline"]
+
+
+def test_the_stock_class_loads_what_was_saved(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "copies"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    pipe.save_pretrained(tmp_path / "model")
+    stock = DiffusionPipeline.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    assert isinstance(stock, SoundCTMPipeline) and type(stock.denoiser) is type(pipe.denoiser)
+    assert stock.config.guidance_scale_range == [2.0, 5.0]
+    stock.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(latents_of(stock), latents_of(pipe), **CLOSE)
+    stock.save_pretrained(tmp_path / "again")
+    index = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline", "SoundCTMPipeline"]
+
+
+def test_loading_saved_pipelines_runs_no_loader_and_keeps_the_class(embedded_folder, tmp_path, monkeypatch):
+    class MyPipeline(SoundCTMPipeline):
+        pass
+
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "copies"))
+    pipe = MyPipeline.from_pretrained(embedded_folder)
+    assert type(pipe) is MyPipeline and not (tmp_path / "copies").exists()
+    pipe.save_pretrained(tmp_path / "mine")
+    assert type(SoundCTMPipeline.from_pretrained(tmp_path / "mine")) is SoundCTMPipeline
 
 
 def test_from_pipe_shares_the_components(pipe):
@@ -686,6 +715,19 @@ def test_from_pipe_shares_the_components(pipe):
     assert again.config.guidance_scale_range == pipe.config.guidance_scale_range
     other = type(pipe.scheduler).from_config(pipe.scheduler.config)
     assert SoundCTMPipeline.from_pipe(pipe, scheduler=other).scheduler is other
+
+
+def test_components_alone_keep_the_range_of_guidance(pipe, tmp_path):
+    assert SoundCTMPipeline(**pipe.components).config.guidance_scale_range == [2.0, 5.0]
+    pipe.denoiser.save_pretrained(tmp_path)
+    denoiser = type(pipe.denoiser).from_pretrained(tmp_path)
+    again = SoundCTMPipeline.from_components(
+        {**pipe.components, "unet": None, "transformer": None}
+        | {name: denoiser for name in ("unet", "transformer") if pipe.components[name] is not None}
+    )
+    assert again.config.guidance_scale_range == [2.0, 5.0]
+    wider = SoundCTMPipeline(**pipe.components, guidance_scale_range=(1, 6))
+    assert wider.config.guidance_scale_range == wider.denoiser.config.guidance_scale_range == [1, 6]
 
 
 # Which component is the student

@@ -1,7 +1,9 @@
 """CTMScheduler: the sampler of the paper, and diffusers' scheduler contract."""
 
+import logging
 import math
 
+import diffusers
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
@@ -306,16 +308,48 @@ class TestContract:
         scheduler.save_pretrained(tmp_path)
         assert torch.equal(CTMScheduler.from_pretrained(tmp_path).timesteps, scheduler.timesteps)
 
-    def test_converts_to_and_from_a_compatible_scheduler(self):
+    def test_converts_to_and_from_another_scheduler(self):
         teacher = EulerDiscreteScheduler(
             beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", prediction_type="epsilon"
         )
         scheduler = CTMScheduler.from_config(teacher.config)
         assert scheduler.config.prediction_type == "epsilon" and scheduler.config.sigma_max > 80
-        assert EulerDiscreteScheduler in scheduler.compatibles
         back = EulerDiscreteScheduler.from_config(CTMScheduler.from_config(teacher.config, rho=3.0).config)
         assert torch.equal(back.alphas_cumprod, teacher.alphas_cumprod)
         assert CTMScheduler.from_config(back.config).config.rho == 3.0
+
+    @pytest.mark.parametrize("from_file", [False, True])
+    @pytest.mark.parametrize("kind", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler"])
+    def test_defaults_of_another_scheduler_are_its_values(self, kind, from_file, tmp_path, caplog):
+        logging.getLogger("diffusers").propagate = True
+        teacher = getattr(diffusers, kind)()
+        teacher.save_pretrained(tmp_path)
+        scheduler = CTMScheduler.from_pretrained(tmp_path) if from_file else CTMScheduler.from_config(teacher.config)
+        assert scheduler.config.prediction_type == "epsilon" and scheduler.config.beta_schedule == "linear"
+        alphas = teacher.alphas_cumprod.double()
+        assert scheduler.config.sigma_max == pytest.approx(((1 - alphas[-1]) / alphas[-1]).sqrt().item(), rel=1e-3)
+        assert "not expected" not in caplog.text
+
+    def test_values_that_a_file_leaves_out_are_those_of_its_class(self):
+        scheduler = CTMScheduler.from_config({"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"})
+        assert (scheduler.config.prediction_type, scheduler.config.beta_end) == ("epsilon", 0.02)
+
+    def test_edm_and_stable_audio_schedulers_keep_their_noise_levels(self):
+        edm = CTMScheduler.from_config(diffusers.EDMEulerScheduler(sigma_max=50.0, sigma_data=0.3).config)
+        config = edm.config
+        assert (config.prediction_type, config.sigma_max, config.sigma_data) == ("edm", 50.0, 0.3)
+        stable_audio = {"prediction_type": "v_prediction", "sigma_min": 0.3, "sigma_max": 500, "sigma_data": 1.0}
+        continuous = CTMScheduler.from_config(stable_audio | {"_class_name": "CosineDPMSolverMultistepScheduler"})
+        assert continuous.config.prediction_type == "v_prediction" and continuous.config.beta_schedule is None
+
+    def test_schedulers_that_have_no_equal_are_refused(self):
+        with pytest.raises(ValueError, match="`rescale_betas_zero_snr`"):
+            CTMScheduler.from_config(diffusers.DDIMScheduler(rescale_betas_zero_snr=True).config)
+        with pytest.raises(ValueError, match="`prediction_type` is 'flow_prediction'"):
+            CTMScheduler.from_config(diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction").config)
+
+    def test_no_other_scheduler_is_called_compatible(self):
+        assert CTMScheduler().compatibles == []
 
     def test_a_new_scheduler_is_ready_for_one_step(self):
         scheduler, sample = CTMScheduler(), noise_like_sample()

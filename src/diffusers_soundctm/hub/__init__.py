@@ -1,6 +1,6 @@
 """Model folders on disk and on the Hub: what they hold, how they are downloaded and uploaded."""
 
-from .card import model_card
+from .card import model_card, update_card
 from .download import DOWNLOAD_ARGUMENTS, UNREACHABLE, download_files, download_model, not_found
 from .folders import (
     INDEX,
@@ -12,7 +12,7 @@ from .folders import (
     read_header,
 )
 from .trust import holds_only_our_code, model_to_load
-from .upload import push_to_hub, write_repo
+from .upload import push_to_hub, write_loaders, write_repo
 
 __all__ = [
     "DOWNLOAD_ARGUMENTS",
@@ -31,5 +31,7 @@ __all__ = [
     "push_to_hub",
     "read_config",
     "read_header",
+    "update_card",
+    "write_loaders",
     "write_repo",
 ]

@@ -66,6 +66,7 @@ class CTMUNetMixin(FromTeacherMixin):
         branch_init: Initialization of the new branches, "reference" or "zero", see `CTMTimestepEmbedding`.
         conditioning: How prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`. None
             infers it from the other arguments.
+        guidance_scale_range: Smallest and largest ω in training. Empty if unknown.
         kwargs: Arguments of the diffusers class.
 
     Raises:
@@ -84,6 +85,7 @@ class CTMUNetMixin(FromTeacherMixin):
         trained_betas: Sequence[float] | None = None,
         branch_init: str = "reference",
         conditioning: str | None = None,
+        guidance_scale_range: Sequence[float] = (),
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -102,7 +104,9 @@ class CTMUNetMixin(FromTeacherMixin):
             "trained_betas": trained_betas,
             "branch_init": branch_init,
         }
-        self.register_to_config(**noise_conditioning, conditioning=conditioning)
+        self.register_to_config(
+            **noise_conditioning, conditioning=conditioning, guidance_scale_range=list(guidance_scale_range)
+        )
         self.time_embedding = CTMTimestepEmbedding(
             self.time_embedding.linear_1.in_features,
             self.time_embedding.linear_1.out_features,

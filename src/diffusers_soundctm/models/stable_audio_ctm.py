@@ -1,5 +1,6 @@
 """The SoundCTM student of Stable Audio: its transformer with duration conditioning, conditioned on s and ω as well."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
             has its own MLP_s and W, initialized with zeros, so that training starts exactly at the teacher.
         num_text_tokens: Number of tokens that texts are padded to with zeros. Stable Audio attends to the padding.
         conditioning: How prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
+        guidance_scale_range: Smallest and largest ω in training. Empty if unknown.
         kwargs: Arguments of `StableAudioDiTModel`.
 
     Raises:
@@ -72,6 +74,7 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
         branch_init: str = "reference",
         num_text_tokens: int = 128,
         conditioning: str = "stable_audio",
+        guidance_scale_range: Sequence[float] = (),
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -81,6 +84,7 @@ class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
             branch_init=branch_init,
             num_text_tokens=num_text_tokens,
             conditioning=conditioning,
+            guidance_scale_range=list(guidance_scale_range),
         )
         self.timestep_proj = CTMTimestepProjection(self.config.time_proj_dim, self.inner_dim, branch_init)
 

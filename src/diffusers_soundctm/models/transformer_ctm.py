@@ -1,5 +1,6 @@
 """The transformers of the 44.1 kHz SoundCTM, teacher and student, built on Stable Audio's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -109,14 +110,15 @@ class CTMAudioDiTModel(AudioDiTModel):
 
     Args:
         conditioning: How prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
+        guidance_scale_range: Smallest and largest ω in training. Empty if unknown.
         kwargs: Arguments of `StableAudioDiTModel`. `global_states_input_dim` has no effect.
     """
 
     __module__ = "diffusers_soundctm"
 
-    def __init__(self, conditioning: str = "sentence_token", **kwargs: Any):
+    def __init__(self, conditioning: str = "sentence_token", guidance_scale_range: Sequence[float] = (), **kwargs: Any):
         super().__init__(**kwargs)
-        self.register_to_config(conditioning=conditioning)
+        self.register_to_config(conditioning=conditioning, guidance_scale_range=list(guidance_scale_range))
 
     @classmethod
     def from_teacher(cls, teacher: AudioDiTModel) -> Self:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from diffusers.loaders.lora_base import LoraBaseMixin
 from typing_extensions import Self
 
 from .. import hub, lora
+from . import component_classes
 
 # At run time the mixin stands before the pipeline's class; for type checkers it inherits from it.
 _Pipeline = DiffusionPipeline if TYPE_CHECKING else object
@@ -128,9 +130,38 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
             )
         if "custom_pipeline" not in kwargs:
             kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
-        pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
+        try:
+            pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError):
+            raise
+        except Exception as error:  # libraries check configurations in their own ways
+            raise OSError(
+                f"{folder} cannot be loaded ({type(error).__name__}: {error}); download or copy the model again."
+            ) from error
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        if pipe.denoiser is None:
+            files = (folder / name / "config.json" for name in cls._lora_loadable_modules)
+            configs = [hub.read_config(file) for file in files if file.is_file()]
+            pipe._absent_denoiser_config = FrozenDict(configs[0]) if configs else None
         return pipe
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Read `model_index.json`; arguments as in `ConfigMixin.load_config`.
+
+        The loader files that `save_pretrained` writes are for the stock class. This class needs none of them, so its
+        index refers to them no more, and nothing is copied to the cache for code.
+        """
+        config = super().load_config(pretrained_model_name_or_path, *args, **kwargs)
+        folder = Path(pretrained_model_name_or_path)
+        if isinstance(config, dict) and folder.is_dir() and hub.holds_only_our_code(folder):
+            package, here = component_classes.__name__.partition(".")[0], component_classes.__name__
+            for name, value in config.items():
+                if name == "_class_name" and isinstance(value, list):
+                    config[name] = value[-1]
+                elif isinstance(value, list) and value[:1] == [package]:
+                    config[name] = [here, *value[1:]]
+        return config
 
     @classmethod
     def from_single_file(
@@ -166,6 +197,28 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         passed = {k for k in cls._get_signature_keys(cls)[0] if k in kwargs}
         arguments = {k: v for k, v in kwargs.items() if k in hub.DOWNLOAD_ARGUMENTS}
         return hub.download_model(pretrained_model_name, skip=passed, **arguments)
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Save to a folder that `from_pretrained` of this class and of `DiffusionPipeline` loads; arguments as there.
+
+        `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads it where this package is installed.
+
+        Args:
+            save_directory: the folder, which is made if needed.
+            args: further arguments of `DiffusionPipeline.save_pretrained`, `safe_serialization` first.
+            push_to_hub: whether to upload the folder as well. Then the arguments of the method `push_to_hub` are
+                accepted too; `repo_id` is by default the name of the folder.
+            kwargs: arguments of `DiffusionPipeline.save_pretrained`.
+        """
+        names = ("repo_id", "license", "card", "private", "token", "commit_message", "create_pr") if push_to_hub else ()
+        upload = {name: kwargs.pop(name) for name in names if name in kwargs}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        folder = Path(save_directory)
+        hub.write_loaders(folder)
+        if push_to_hub:
+            self.push_to_hub(upload.pop("repo_id", folder.resolve().name), folder=folder, **upload)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the pipeline and a model card; see `diffusers_soundctm.hub.push_to_hub`."""

@@ -1,11 +1,13 @@
 """Noise levels and jumps of SoundCTM sampling, as a diffusers scheduler."""
 
+import inspect
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
@@ -96,7 +98,7 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
 
     __module__ = "diffusers_soundctm"
     config: Any  # diffusers gives it no useful type
-    _compatibles = ["EulerDiscreteScheduler"]  # noqa: RUF012 (ConfigMixin's own name and type)
+    _compatibles = []  # noqa: RUF012 (ConfigMixin's own name and type). No other scheduler has s and γ.
     order = 1
 
     @register_to_config
@@ -141,6 +143,24 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"`sigma_data` is {sigma_data} and `rho` is {rho}; choose positive numbers.")
         self.register_to_config(sigma_min=sigma_min, sigma_max=sigma_max)
         self.set_timesteps(1)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """Take this class's arguments from a configuration, which may be that of a diffusers scheduler.
+
+        `from_config` and `from_pretrained` call it. Defaults of the other scheduler count as its values, because the
+        defaults here differ. What this class does not use is dropped.
+
+        Raises:
+            ValueError: The other scheduler's highest noise level is infinite.
+        """
+        known = cls._get_init_keys(cls)
+        name = config_dict.get("_class_name")
+        own = {key for key in config_dict if not key.startswith("_")} <= known if name is None else name == cls.__name__
+        if not own:
+            original = getattr(diffusers, name, None) if isinstance(name, str) else None
+            config_dict = _of_another_scheduler(config_dict, original, known)
+        return super().extract_init_dict(config_dict, **kwargs)
 
     @property
     def step_index(self) -> int | None:
@@ -370,3 +390,17 @@ class CTMScheduler(SchedulerMixin, ConfigMixin):
 def _within(low: float, high: float, lowest: float, highest: float) -> bool:
     # Noise levels pass through float32 and JSON, so the ends may differ in the last bits.
     return low >= lowest * (1 - 1e-5) and high <= highest * (1 + 1e-5)
+
+
+def _of_another_scheduler(config: Mapping[str, Any], original: type | None, known: set[str]) -> dict[str, Any]:
+    """Translate the configuration of a diffusers scheduler, of the class `original` if known, to `known` arguments."""
+    config = dict(config)
+    if config.get("rescale_betas_zero_snr"):
+        raise ValueError("`rescale_betas_zero_snr` makes the highest noise level infinite; choose a model without it.")
+    for key, parameter in inspect.signature(original.__init__).parameters.items() if original else ():
+        config.setdefault(key, parameter.default)
+    if "sigma_data" in config and "beta_schedule" not in config:  # continuous noise levels
+        if config.get("prediction_type") == "epsilon":  # the name that diffusers' EDM schedulers give it
+            config["prediction_type"] = "edm"
+        config["beta_schedule"] = None
+    return {key: value for key, value in config.items() if key in known - {"self"}}

@@ -116,6 +116,8 @@ def publish(args: argparse.Namespace, pipe: "SoundCTMPipeline", student: Any, re
         hub.write_repo(pipe, folder, card)
     try:
         repo_id = create_repo(repo_id, private=args.hub_private_repo or None, token=token, exist_ok=True).repo_id
+        card = hub.update_card(card, repo_id, args.hub_license, token)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         url = str(upload_folder(repo_id=repo_id, folder_path=folder, token=token, commit_message="Distilled SoundCTM"))
     except Exception as error:  # of any kind: the model is on disk
         raise SystemExit(
