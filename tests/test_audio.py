@@ -13,6 +13,7 @@ from transformers import SpeechT5HifiGanConfig
 from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import (
     LogMel,
+    as_samples,
     limit_peak,
     log_mel,
     normalize_loudness,
@@ -227,3 +228,38 @@ def test_peaks_come_before_loudness():
 def test_bad_loudness_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         normalize_loudness(*arguments)
+
+
+# Dtypes of samples
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (np.array([0.5, -2.0]), [0.5, -2.0]),
+        (torch.tensor([0.5, -1.0], dtype=torch.bfloat16), [0.5, -1.0]),
+        (np.array([16384, -32768], np.int16), [0.5, -1.0]),
+        (np.array([16384, -32768], ">i2"), [0.5, -1.0]),
+        (np.array([-32768, 16384], np.int16)[::-1], [0.5, -1.0]),
+        (np.array([2**30, -(2**31)], np.int32), [0.5, -1.0]),
+        (np.array([64, -128], np.int8), [0.5, -1.0]),
+        (np.array([192, 0, 128], np.uint8), [0.5, -1.0, 0.0]),
+    ],
+    ids=["float64", "bfloat16", "int16", "big_endian", "reversed", "int32", "int8", "uint8"],
+)
+def test_samples_are_scaled_by_the_full_scale_of_their_dtype(tmp_path, samples, expected):
+    converted = as_samples(samples)
+    assert converted.dtype == torch.float32 and converted.tolist() == expected
+    write_audio(tmp_path / "a.flac", samples, 16000)
+    peak = max(1, max(map(abs, expected)))
+    torch.testing.assert_close(read_audio(tmp_path / "a.flac")[0][0] * peak, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [[1, 2], np.array([1j]), torch.tensor([True]), np.array([1], np.uint16), np.array(["a"]), np.array([None]), "a"],
+    ids=["int64", "complex", "bool", "uint16", "strings", "objects", "text"],
+)
+def test_samples_without_a_full_scale_are_refused_by_name(samples):
+    with pytest.raises(TypeError, match=r"`sound` (has the dtype \w+, which has no full scale|is of the type)"):
+        as_samples(samples, "sound")

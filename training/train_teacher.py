@@ -7,8 +7,6 @@ SIGTERM or SIGUSR1, sent to the script and not to its launcher, writes a checkpo
 """
 
 import argparse
-import json
-from pathlib import Path
 
 from diffusers_soundctm.training.config import (
     add_data_arguments,
@@ -63,6 +61,7 @@ from diffusers_soundctm.data.sources import training_data
 from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas
+from diffusers_soundctm.files import read_json
 from diffusers_soundctm.pipelines.conditioning import conditioning_for
 from diffusers_soundctm.training.ema import ema_copy
 from diffusers_soundctm.training.identity import data_fingerprint
@@ -77,7 +76,7 @@ def initial_unet(args: argparse.Namespace) -> UNet2DConditionModel:
         return UNet2DConditionModel.from_pretrained(args.initial_unet, torch_dtype=torch.float32)
     config = args.unet_config
     if not isinstance(config, dict):
-        config = json.loads(Path(config).read_text(encoding="utf-8"))
+        config = read_json(config)
     return UNet2DConditionModel.from_config(config)
 
 

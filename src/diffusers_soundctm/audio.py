@@ -31,6 +31,55 @@ _AUDIOLDM_MELS = {
 }
 
 
+# Signed types by the sample that stands for 1. WAV files keep 8 bits unsigned, around 128. Wider types have no
+# convention: an array of int64 usually comes from a list of numbers of any range.
+_FULL_SCALE = {torch.int8: 2**7, torch.uint8: 2**7, torch.int16: 2**15, torch.int32: 2**31}
+
+
+def as_samples(samples: torch.Tensor | np.ndarray, name: str = "waveform") -> torch.Tensor:
+    """Convert samples of any dtype to float32 with full scale 1. Float samples keep their values.
+
+    Integers are scaled by the full scale of their type: int8 by 2^7, uint8 by 2^7 around 128, int16 by 2^15 and int32
+    by 2^31. The gradient of float samples is kept.
+
+    Args:
+        samples: Samples, in any shape.
+        name: Name of the argument in error messages.
+
+    Raises:
+        TypeError: The samples are complex, boolean or of an integer type without a full scale, or are not numbers.
+    """
+    samples = to_tensor(samples, name)
+    if samples.dtype.is_floating_point:
+        return samples.float()
+    if samples.dtype not in _FULL_SCALE:
+        dtype = str(samples.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"`{name}` has the dtype {dtype}, which has no full scale; pass float samples within ±1, or int16."
+        )
+    centered = samples.float() - (128 if samples.dtype == torch.uint8 else 0)
+    return centered / _FULL_SCALE[samples.dtype]
+
+
+def to_tensor(values: Any, name: str) -> torch.Tensor:
+    """Return numbers as a tensor. Arrays that torch refuses are copied: reversed ones, and those in another byte order.
+
+    Args:
+        values: A tensor, an array, or a list of numbers.
+        name: Name of the argument in error messages.
+
+    Raises:
+        TypeError: `values` are not numbers.
+    """
+    try:
+        if isinstance(values, np.ndarray):
+            values = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise TypeError(f"`{name}` is of the type {kind}; pass a tensor or an array of numbers.") from error
+
+
 def mel_filterbank(
     sampling_rate: int = 16000, n_fft: int = 1024, n_mels: int = 64, fmin: float = 0.0, fmax: float | None = None
 ) -> torch.Tensor:
@@ -125,7 +174,7 @@ class LogMel(torch.nn.Module):
         """Compute the log-mel of a waveform.
 
         Args:
-            waveform: (..., samples), full scale 1.
+            waveform: (..., samples), full scale 1, see `as_samples`.
             center: Whether frames are centered on their samples. If False, the caller has padded the ends, and there
                 is one frame per window that lies inside the waveform.
 
@@ -140,7 +189,7 @@ class LogMel(torch.nn.Module):
             raise ValueError(
                 f"`waveform` has {waveform.shape[-1]} samples; the mel front end needs {needed}: pad it with zeros."
             )
-        flat = waveform.float().reshape(-1, waveform.shape[-1])
+        flat = as_samples(waveform).reshape(-1, waveform.shape[-1])
         spectrum = torch.stft(flat, self.n_fft, self.hop_length, window=self.window, center=center, return_complex=True)
         if center:
             # The centered transform has one frame more than the waveform has hops.
@@ -156,27 +205,36 @@ def log_mel(waveform: torch.Tensor, **settings: float | None) -> torch.Tensor:
 
 def peak_normalize(waveform: torch.Tensor, peak: float = TRAINING_PEAK) -> torch.Tensor:
     """Scale each waveform (..., samples) to the peak `peak`, 0.5 as in training. Silence stays silent."""
+    waveform = as_samples(waveform)
     return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=LOG_FLOOR))
 
 
 def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
     """Scale down the waveforms (..., samples) whose peak exceeds `peak`. Others are returned unchanged."""
+    waveform = as_samples(waveform)
     return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
+
+
+def excess_db(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
+    """By how many dB `limit_peak` scales waveforms (..., samples) down, (...). 0 if they do not exceed `peak`."""
+    return 20 * (as_samples(waveform).abs().amax(dim=-1) / peak).clamp(min=1.0).log10()
 
 
 def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr, on the CPU and without gradient."""
+    waveform = as_samples(waveform)
     if from_rate == to_rate:
         return waveform
     import soxr
 
-    flat = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
+    flat = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
     resampled = torch.from_numpy(soxr.resample(flat.T.numpy(), from_rate, to_rate)).T.contiguous()
     return resampled.reshape(*waveform.shape[:-1], -1).to(waveform.device)
 
 
 def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     """Peak of waveforms (..., samples) between the samples as well, by fourfold oversampling as in ITU-R BS.1770."""
+    waveform = as_samples(waveform)
     between = resample(waveform, sampling_rate, 4 * sampling_rate).abs().amax(dim=-1)
     return torch.maximum(between, waveform.abs().amax(dim=-1))
 
@@ -204,7 +262,8 @@ def normalize_loudness(
         raise ValueError(f"`loudness` is {loudness}; choose -70 to 0 LUFS, for example -23 for broadcast.")
     if not max_true_peak <= 0:
         raise ValueError(f"`max_true_peak` is {max_true_peak}; choose 0 dBTP or less.")
-    channels = waveform.detach().float().cpu().reshape(-1, waveform.shape[-1])
+    waveform = as_samples(waveform)
+    channels = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
     if not channels.isfinite().all():
         raise ValueError("`waveform` holds NaN or infinite samples; pass finite ones.")
     if not 1 <= len(channels) <= 5 or channels.shape[-1] < 0.1 * sampling_rate:
@@ -229,6 +288,7 @@ def normalize_loudness(
 
 def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
     """Convert (..., channels, samples) to `num_channels`: unchanged if it has as many, else the mean, repeated."""
+    waveform = as_samples(waveform)
     if waveform.shape[-2] == num_channels:
         return waveform
     mono = waveform.mean(dim=-2, keepdim=True)
@@ -282,11 +342,12 @@ def write_audio(
 ) -> Path:
     """Write a 16-bit WAV or FLAC file completely or not at all. The extension determines the format.
 
-    A waveform that exceeds full scale is scaled down as a whole. It is never clipped.
+    A waveform that exceeds full scale is scaled down as a whole, with a warning that says by how many dB. It is never
+    clipped.
 
     Args:
         path: Name of the file. Its folder must exist.
-        waveform: (samples,) or (channels, samples), full scale 1.
+        waveform: (samples,) or (channels, samples), full scale 1, see `as_samples`.
         sampling_rate: In Hz.
         tags: Metadata. The keys are those of soundfile: title, copyright, software, artist, comment, date, album,
             license, tracknumber and genre. In a WAV file, each text is cut to 2000 bytes with a warning. FLAC has no
@@ -296,13 +357,14 @@ def write_audio(
         `path`.
 
     Raises:
+        TypeError: The samples have a dtype without a full scale.
         ValueError: The extension, shape, sampling rate or a tag is unsupported, or a sample is not finite.
         OSError: `path` is a folder or a device, or its folder does not exist or is not writable.
     """
     import soundfile
 
     path = Path(path)
-    waveform = torch.as_tensor(waveform).detach().float().cpu()
+    waveform = as_samples(waveform).detach().cpu()
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"`path` {str(path)!r} ends in {path.suffix!r}; choose one of {', '.join(FORMATS)}.")
     format, most_channels, highest_rate = FORMATS[path.suffix.lower()]
@@ -326,6 +388,9 @@ def write_audio(
     tags = {name: text for name, text in (tags or {}).items() if text}  # libsndfile rejects empty ones
     if format == "WAV":
         tags = {name: _cut_tag(name, text) for name, text in tags.items()}
+    excess = excess_db(waveform.reshape(-1)).item()
+    if excess >= 0.05:
+        logger.warning(f"`waveform` exceeds full scale and is turned down by {excess:.1f} dB as a whole.")
     samples = limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape).T.numpy()
 
     try:

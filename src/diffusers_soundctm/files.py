@@ -109,6 +109,24 @@ def remove_unfinished(folder: str | os.PathLike) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_unicode(text: str, name: str) -> None:
+    """Raise `ValueError`, with the name of the argument, if `text` holds half of a character.
+
+    Python decodes bytes that are not UTF-8, as in arguments of a command, to such lone surrogates.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} is {text!r}, which is not valid Unicode at {error.start}; write it in UTF-8."
+        ) from error
+
+
+def is_hidden(path: str | os.PathLike) -> bool:
+    """Return whether a path, relative to a folder of data, is hidden: `._a.wav`, `.DS_Store` or `__MACOSX/a.wav`."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in Path(path).parts)
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """Read a JSON file in UTF-8, with or without a byte order mark.
 

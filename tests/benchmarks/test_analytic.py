@@ -96,3 +96,17 @@ def test_the_default_recipe_is_that_of_the_training_script(tmp_path):
     shared = recipe.keys() & args.keys() - set(analytic.SIZES)
     assert len(shared) == 14
     assert {name: recipe[name] for name in shared} == {name: args[name] for name in shared}
+
+
+@pytest.mark.timeout(300)
+def test_the_default_recipe_keeps_the_guidance_and_gains_by_steps():
+    """800 updates on the toy with a closed form, on captions that training has not seen."""
+    toy = toys.Toy.gaussian()
+    evaluation = analytic.Evaluation(toy, batch_size=256, rk4_steps=200)
+    student = analytic.initial_student(toy, 128, updates=1500, batch_size=128)
+    student = analytic.train(toy, analytic.RECIPES["default"], student, updates=800, seed=0)
+    one, two, four, _, sixteen, _ = errors = evaluation.errors(student)
+    assert one > two > four, errors
+    assert sixteen < 0.8 * one, errors
+    effective, _ = evaluation.estimates(student)
+    assert effective == pytest.approx([toys.MEAN_GUIDANCE_SCALE] * 4, abs=0.3)

@@ -1,5 +1,6 @@
 """The `soundctm` command, mostly in this process, once in its own."""
 
+import io
 import json
 import logging
 import shutil
@@ -9,6 +10,7 @@ import sys
 import pytest
 import soundfile
 
+from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.audio import read_audio, read_tags, write_audio
 from diffusers_soundctm.cli import main
 from diffusers_soundctm.cli.info import facts
@@ -20,7 +22,9 @@ def tiny_embedded_model(monkeypatch, embedded_folder):
 
 
 def settings_of(path):
-    return json.loads(read_tags(path)["comment"])
+    """Settings in a file, but for its level: the tiny model's random vocoder exceeds full scale by chance."""
+    settings = json.loads(read_tags(path)["comment"])
+    return {name: value for name, value in settings.items() if name != "turned_down_db"}
 
 
 def names(folder):
@@ -275,3 +279,61 @@ def test_help_shows_an_example_without_importing_torch():
     code += "except SystemExit: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "example: soundctm generate" in result.stdout and result.stdout.strip().endswith("False")
+
+
+# Names, links and clocks
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_name_that_the_terminal_cannot_show_is_printed_with_question_marks(encoding, monkeypatch, tmp_path):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding, write_through=True))
+    path = tmp_path / "雨.wav"
+    assert main(["generate", "rain", "-o", str(path)]) == 0
+    assert path.is_file() and b"?.wav: " in shown.getvalue()
+
+
+def test_a_prompt_that_is_not_unicode_is_named(tmp_path, capsys):
+    assert "is 'rain \\udce9', which is not valid Unicode" in fails(
+        capsys, "generate", "rain \udce9", "-o", tmp_path / "a.wav"
+    )
+    assert not names(tmp_path)
+
+
+def test_links_are_followed_and_dangling_ones_count_as_existing(tmp_path, capsys):
+    (tmp_path / "target.wav").write_bytes(b"")
+    (tmp_path / "link.wav").symlink_to("target.wav")
+    (tmp_path / "dangling.wav").symlink_to("absent/a.wav")
+    (tmp_path / "device.wav").symlink_to("/dev/null")
+    for name in ("link", "dangling"):
+        assert fails(capsys, "generate", "rain", "-o", tmp_path / f"{name}.wav").startswith("soundctm: error: --output")
+    assert "folder does not exist" in fails(capsys, "generate", "rain", "-o", tmp_path / "dangling.wav", "--force")
+    assert "not a regular file" in fails(capsys, "generate", "rain", "-o", tmp_path / "device.wav", "--force")
+    assert main(["generate", "rain", "-o", str(tmp_path / "link.wav"), "--force"]) == 0
+    assert (tmp_path / "link.wav").is_symlink() and read_audio(tmp_path / "target.wav")[1] == 16000
+
+
+def test_a_name_of_250_bytes_is_written(tmp_path):
+    path = tmp_path / f"{'é' * 123}.wav"
+    assert main(["generate", "rain", "-o", str(path)]) == 0
+    assert names(tmp_path) == [path.name]
+
+
+def test_a_standing_clock_is_no_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("time.perf_counter", lambda: 1.0)
+    assert main(["generate", "rain", "-o", str(tmp_path / "a.wav")]) == 0
+    assert "0.00 s, seed" in capsys.readouterr().out
+
+
+def test_the_file_says_by_how_much_the_sound_was_turned_down(tmp_path, monkeypatch, capsys):
+    decode = SoundCTMPipeline.mel_spectrogram_to_waveform
+
+    def twice_full_scale(pipe, mel):
+        waveform = decode(pipe, mel)
+        return 2 * waveform / waveform.abs().amax(dim=-1, keepdim=True)
+
+    monkeypatch.setattr(SoundCTMPipeline, "mel_spectrogram_to_waveform", twice_full_scale)
+    path = tmp_path / "a.wav"
+    assert main(["generate", "rain", "-o", str(path)]) == 0
+    assert json.loads(read_tags(path)["comment"])["turned_down_db"] == 6.0
+    assert "turned down by 6.0 dB" in capsys.readouterr().out

@@ -179,3 +179,31 @@ def test_the_model_that_a_sound_file_names(tmp_path):
         hub.model_to_load("someone/model", file)
     with pytest.raises(ValueError, match=r"'a\\x1b\[2Jb'.*with its name"):
         hub.model_to_load("a\x1b[2Jb", file)
+
+
+# Files that are there and do not count, and files that are missing
+
+
+def test_hidden_files_do_not_count(folder):
+    """macOS adds them to archives and to foreign disks."""
+    (folder / "__MACOSX").mkdir()
+    for place in (folder, folder / "__MACOSX", folder / "unet", folder / "tokenizer"):
+        for name in (".DS_Store", "._config.json", "._model_index.json", "._diffusion_pytorch_model.safetensors"):
+            (place / name).write_bytes(b"\0\5\x16\7")
+    hub.check_folder(folder)
+    SoundCTMPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("pattern", ["config.json", "*.safetensors"])
+def test_a_network_without_configuration_or_weights_is_named(folder, pattern):
+    for file in (folder / "vocoder").glob(pattern):
+        file.unlink()
+    with pytest.raises(OSError, match=r"vocoder lacks (config.json|its weights).* pass `vocoder=`"):
+        hub.check_folder(folder)
+
+
+def test_a_configuration_of_the_wrong_type_is_named(folder):
+    file = folder / "text_encoder" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": "many"}))
+    with pytest.raises(OSError, match=r"(?s)model cannot be loaded .*hidden_size.* copy the model again"):
+        SoundCTMPipeline.from_pretrained(folder)

@@ -60,7 +60,8 @@ def about(take: Take) -> str:
     elif recipe.noise.variations:
         kind = "variation"
     steps = "1 step" if recipe.steps == 1 else f"{recipe.steps} steps"
-    return ", ".join(part for part in (kind, f"seed {recipe.noise.seed}", steps) if part)
+    level = f"turned down by {take.turned_down_db:g} dB" if take.turned_down_db else ""
+    return ", ".join(part for part in (kind, f"seed {recipe.noise.seed}", steps, level) if part)
 
 
 def data_uri(content: bytes, media_type: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from ..control import CircularTime, IntensityObjective, LossGuidance, PromptMorph, decode_loop, inpaint, vary
+from ..pipelines.pipeline_output import SoundCTMPipelineOutput
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .recipe import CURVE_INNER_STEPS, Noise, Recipe, Upload
 
@@ -73,7 +74,7 @@ def render(
     recipe: Recipe,
     sources: Sources = lambda source: None,
     on_step: StepObserver | None = None,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, float]:
     """Make the waveform of a recipe.
 
     Args:
@@ -84,7 +85,7 @@ def render(
         on_step: Called after each step with the numbers of finished and of all steps. It returns False to cancel.
 
     Returns:
-        Waveform (channels, samples), float32, on the CPU.
+        Waveform (channels, samples), float32, on the CPU, and by how many dB it was turned down to full scale.
 
     Raises:
         Cancelled: `on_step` returned False.
@@ -95,7 +96,7 @@ def render(
     if recipe.source is not None:
         source = sources(recipe.source)
         if source is None:
-            source = render(pipe, recipe.source, sources, on_step)
+            source, _ = render(pipe, recipe.source, sources, on_step)
     generator = torch.Generator().manual_seed(recipe.noise.seed)
     call = {
         "latents": starting_noise(pipe, recipe.noise, recipe.duration, generator),
@@ -108,15 +109,17 @@ def render(
         "generator": generator,
     }
     observer = Observer(on_step)
+    turned_down_db = 0.0
     if source is not None:
         waveform = _render_from_source(pipe, recipe, source, observer, call)
     elif recipe.loop:
         waveform = _render_loop(pipe, recipe, observer, call)
     else:
-        waveform = _render_from_noise(pipe, recipe, observer, call)
+        output = _render_from_noise(pipe, recipe, observer, call)
+        waveform, (turned_down_db,) = output.audios, output.turned_down_db
     if observer.is_cancelled:
         raise Cancelled
-    return waveform[0].float().cpu()
+    return waveform[0].float().cpu(), turned_down_db
 
 
 def _render_from_source(
@@ -144,7 +147,7 @@ def _render_loop(pipe: SoundCTMPipeline, recipe: Recipe, observer: Observer, cal
 
 def _render_from_noise(
     pipe: SoundCTMPipeline, recipe: Recipe, observer: Observer, call: dict[str, Any]
-) -> torch.Tensor:
+) -> SoundCTMPipelineOutput:
     callbacks: list[PipelineCallback] = [observer]
     if recipe.curve:
         objective = IntensityObjective(list(recipe.curve))
@@ -156,4 +159,4 @@ def _render_from_noise(
         if recipe.morph.prompt != recipe.prompt:
             callbacks.insert(0, PromptMorph(recipe.morph.prompt))
     callbacks = MultiPipelineCallbacks(callbacks)
-    return pipe(recipe.prompt, output_type="pt", callback_on_step_end=callbacks, **call).audios
+    return pipe(recipe.prompt, output_type="pt", callback_on_step_end=callbacks, **call)

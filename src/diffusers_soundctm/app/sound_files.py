@@ -27,8 +27,9 @@ def settings(studio: Studio, take: Take) -> dict[str, Any]:
     For a plain sound these are the values that `soundctm refine` reads. For any other sound they are its recipe.
     """
     recipe, dtype = take.recipe, str(studio.pipe.dtype).removeprefix("torch.")
+    level = {"turned_down_db": take.turned_down_db} if take.turned_down_db else {}
     if not recipe.is_plain:
-        return {"model": studio.model, "dtype": dtype, "recipe": recipe.to_json()}
+        return {"model": studio.model, "dtype": dtype, "recipe": recipe.to_json(), **level}
     generator = torch.Generator().manual_seed(recipe.noise.seed)
     noise = starting_noise(studio.pipe, recipe.noise, recipe.duration, generator)
     # The command line hashes the noise at the sampler's first level. The pipeline's own scheduler may be at work for
@@ -47,6 +48,7 @@ def settings(studio: Studio, take: Take) -> dict[str, Any]:
         "gamma": recipe.gamma,
         "duration": recipe.duration,
         "dtype": dtype,
+        **level,
     }
 
 

@@ -21,11 +21,15 @@ from .waveform_cache import WaveformCache
 
 @dataclass(frozen=True, eq=False)
 class Take:
-    """A finished sound: its recipe and its waveform (channels, samples), float32."""
+    """A finished sound: its recipe and its waveform (channels, samples), float32.
+
+    `turned_down_db` says by how many dB the waveform was scaled down because its peak exceeded full scale.
+    """
 
     recipe: Recipe
     waveform: torch.Tensor
     sampling_rate: int
+    turned_down_db: float = 0.0
 
     @property
     def id(self) -> str:
@@ -56,12 +60,13 @@ class Studio:
         # the memory of all of them and each would finish later, and the queue keeps one person from delaying others.
         self._queue = FairQueue()
         self._takes, self._uploads = WaveformCache(), WaveformCache()
+        self._turned_down: dict[str, float] = {}  # recipe's id to dB, of the few sounds with another value than 0
         self._jobs: dict[str, set[threading.Event]] = {}
         self._jobs_lock = threading.Lock()
         self._render = render
         if on_gpu is not None:
 
-            def render_elsewhere(recipe: Recipe, known: dict[str, torch.Tensor]) -> torch.Tensor:
+            def render_elsewhere(recipe: Recipe, known: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
                 return render(self.pipe, recipe, lambda source: known.get(_name(source)))
 
             remote = on_gpu(render_elsewhere)
@@ -108,11 +113,13 @@ class Studio:
                         # Somebody else may have made the same sound while this request waited.
                         waveform = self._takes.get(recipe.id)
                         if has_turn and waveform is None:
-                            waveform = self._render(self.pipe, recipe, self._source, go_on)
+                            waveform, turned_down_db = self._render(self.pipe, recipe, self._source, go_on)
                             self._takes.put(recipe.id, waveform)
+                            if turned_down_db >= 0.05:
+                                self._turned_down[recipe.id] = round(turned_down_db, 1)
                 if cancelled.is_set():
                     raise Cancelled
-                yield Take(recipe, waveform, self.pipe.sampling_rate)
+                yield Take(recipe, waveform, self.pipe.sampling_rate, self._turned_down.get(recipe.id, 0.0))
 
     def cancel(self, owner: str) -> None:
         """Stop everything that `owner` has running or waiting. A running sound stops at its next sampling step."""

@@ -6,6 +6,8 @@ Each function returns the checked value, or raises a `ValueError` whose message 
 from collections.abc import Sequence
 from typing import Any
 
+from ..files import check_unicode
+
 MAX_PROMPT = 300  # characters
 
 
@@ -30,6 +32,7 @@ def text(name: str, value: Any, may_be_empty: bool = False) -> str:
     value = "" if value is None else value  # gradio sends None for an empty text field
     if not isinstance(value, str):
         raise ValueError(f"The {name} is of type {type(value).__name__}; write a few words.")
+    check_unicode(value, f"The {name}")
     value = " ".join("".join(c if c.isprintable() else " " for c in value).split())
     if not value and not may_be_empty:
         raise ValueError(f"The {name} is empty; describe a sound, for instance: rain on a tin roof.")

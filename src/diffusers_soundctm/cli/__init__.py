@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ..terminal import print_any_text
 from ..version import __version__
 from . import convert, demo, evaluate, generate, info, refine
 
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for bad input or a failure, 130 for an interruption.
     """
+    print_any_text()
     arguments = parse(argv)
     try:
         arguments.run(arguments)

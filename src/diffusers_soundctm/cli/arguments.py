@@ -66,5 +66,8 @@ def check_overwrite(path: Path, force: bool) -> None:
     """Raise `ValueError` if `path` is a folder or a device, or exists and `force` is False."""
     if path.exists() and not path.is_file():
         raise ValueError(f"--output {path} exists and is not a regular file; choose another name.")
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise ValueError(f"--output {path} is a link to {target}, whose folder does not exist; choose another name.")
     if os.path.lexists(path) and not force:
         raise ValueError(f"--output {path} exists; pass --force to replace it, or choose another name.")

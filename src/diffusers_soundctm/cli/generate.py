@@ -71,8 +71,9 @@ def run(arguments: argparse.Namespace) -> None:
             settings |= {"model": arguments.model or "embedded", "dtype": arguments.dtype}
             write_sound(path, waveform, pipe.sampling_rate, settings, arguments.loudness)
             duration = settings["duration"]
-            speed = f"{duration / seconds:.1f} times real time"
-            tqdm.write(f"{path}: {duration:.2f} s of sound in {seconds:.2f} s ({speed}), seed {seed + i}")
+            speed = f" ({duration / seconds:.1f} times real time)" if seconds > 0 else ""
+            level = f", turned down by {settings['turned_down_db']} dB" if "turned_down_db" in settings else ""
+            tqdm.write(f"{path}: {duration:.2f} s of sound in {seconds:.2f} s{speed}, seed {seed + i}{level}")
 
 
 def read_prompts(prompt: str | None, file: Path | None) -> list[str]:

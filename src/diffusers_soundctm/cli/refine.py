@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
     except ValueError:
         moved = "too short or too quiet to measure the drift"
     models = f"made with the model {settings['model']!r}, refined with {model!r}"
-    print(f"{path}: {arguments.steps} steps from the noise of {draft} ({models}), {moved}")
+    level = f", turned down by {refined['turned_down_db']} dB" if "turned_down_db" in refined else ""
+    print(f"{path}: {arguments.steps} steps from the noise of {draft} ({models}), {moved}{level}")
 
 
 def read_settings(draft: Path) -> dict[str, Any]:

@@ -99,14 +99,15 @@ def render(
         progress.update()
         return tensors
 
-    waveform = pipe(
+    output = pipe(
         prompt,
         generator=torch.Generator().manual_seed(seed),
         output_type="pt",
         callback_on_step_end=on_step_end,
         callback_on_step_end_tensor_inputs=["latents", "previous_latents"],
         **options,
-    ).audios[0]
+    )
+    waveform = output.audios[0]
     settings = {
         "prompt": prompt,
         "negative_prompt": options.get("negative_prompt"),
@@ -118,6 +119,9 @@ def render(
         "gamma": pipe.scheduler.gamma,
         "duration": waveform.shape[-1] / pipe.sampling_rate,
     }
+    (turned_down_db,) = output.turned_down_db
+    if turned_down_db >= 0.05:
+        settings["turned_down_db"] = round(turned_down_db, 1)
     return waveform.cpu(), settings
 
 

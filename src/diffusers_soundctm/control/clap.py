@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers import ClapFeatureExtractor, ClapModel, PreTrainedTokenizerBase
 
+from ..audio import as_samples
+
 
 class ClapEmbedding:
     """Embeddings of waveforms, `clap(waveform, sampling_rate)`, and of texts, `clap.text(prompts)`, in one space.
@@ -58,7 +60,7 @@ class ClapEmbedding:
     def features(self, waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
         """Log-mels in dB of waveforms (B, samples), equal to `ClapFeatureExtractor`'s, (B, 1 or 4, frames, mels)."""
         extractor = self.extractor
-        waveform = resample_spectrum(waveform.float(), sampling_rate, extractor.sampling_rate)
+        waveform = resample_spectrum(as_samples(waveform), sampling_rate, extractor.sampling_rate)
         length = extractor.nb_max_samples
         waveform = waveform[:, :length]
         repeats = length // waveform.shape[1] if extractor.padding == "repeatpad" else 1

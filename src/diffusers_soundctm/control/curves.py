@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..audio import to_tensor
 from .sound import Recording, Reference, Sound, is_waveform_with_rate
 
 Curve = (
@@ -59,11 +60,14 @@ class TargetCurve:
             check(self._points[:, 1])
         else:
             try:
-                self.values = torch.as_tensor(curve, dtype=torch.float32)
-            except (TypeError, ValueError, RuntimeError) as error:
+                values = to_tensor(curve, "curve")
+            except TypeError as error:
                 raise TypeError(
                     f"`curve` is a {type(curve).__name__}; pass points, a function, an array or a recording."
                 ) from error
+            if values.is_complex():
+                raise TypeError("`curve` holds complex numbers; pass real ones.")
+            self.values = values.float()
             if self.values.ndim not in (1, 2) or self.values.shape[-1] < 2:
                 raise ValueError(f"`curve` has shape {tuple(self.values.shape)}; pass (n,) or (N, n) with n ≥ 2.")
             check(self.values)
@@ -85,7 +89,7 @@ class TargetCurve:
                 )
             return torch.from_numpy(np.interp(seconds, *self._points.T.numpy())).float()[None]
         if self._function is not None:
-            values = torch.as_tensor(self._function(seconds), dtype=torch.float32)
+            values = to_tensor(self._function(seconds), "curve").float()
             if values.shape != seconds.shape:
                 name = getattr(self._function, "__name__", type(self._function).__name__)
                 raise ValueError(

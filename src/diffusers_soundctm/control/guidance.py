@@ -1,6 +1,7 @@
 """Loss-based guidance: at every step of the sampler, estimate the final sound and correct the latents."""
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -69,7 +70,7 @@ class LossGuidance(PipelineCallback):
             raise TypeError(f"`objective` is a {type(objective).__name__}; pass a function of a `Sound`.")
         if not callable(scale) and not 0 < scale < math.inf:
             raise ValueError(f"`scale` is {scale}; pass a positive number, or a function of the noise level.")
-        if not isinstance(inner_steps, int) or inner_steps < 1:
+        if not isinstance(inner_steps, numbers.Integral) or inner_steps < 1:
             raise ValueError(f"`inner_steps` is {inner_steps!r}; pass an integer of at least 1.")
         if not 0 <= stop_sigma < start_sigma:
             raise ValueError(

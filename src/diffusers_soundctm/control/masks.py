@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..audio import to_tensor
+
 Spans = Sequence[tuple[float, float]]
 
 
@@ -39,7 +41,7 @@ def parse_mask(mask: torch.Tensor, length: int) -> torch.Tensor:
     Raises:
         ValueError: The mask has another length, has values that are negative or not finite, or is zero everywhere.
     """
-    mask = torch.as_tensor(mask, dtype=torch.float32)
+    mask = to_tensor(mask, "mask").float()
     if mask.shape != (length,):
         raise ValueError(f"`mask` has shape {tuple(mask.shape)}; pass ({length},), one value per latent position.")
     if not mask.isfinite().all() or (mask < 0).any():

@@ -1,6 +1,7 @@
 """Noise optimization: find starting noise whose one-step sound meets an objective."""
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -166,7 +167,7 @@ def _check_arguments(objective: Callable, num_iterations: int, patience: int, le
     if not callable(objective):
         raise TypeError(f"`objective` is a {type(objective).__name__}; pass a function of a `Sound`.")
     for name, value in (("num_iterations", num_iterations), ("patience", patience)):
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"`{name}` is {value!r}; pass an integer of at least 1.")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"`learning_rate` is {learning_rate}; pass a positive number, such as 0.02.")

@@ -1,6 +1,7 @@
 """What objectives measure: latents and the log-mel and waveform that they decode to, each decoded on first use."""
 
 import math
+import numbers
 import os
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
@@ -86,7 +87,7 @@ class Sound:
         def decode_waveform(mel_or_latents: torch.Tensor) -> torch.Tensor:
             if pipe.encodes_waveforms:
                 return pipe.decode_latents(mel_or_latents).mean(dim=1)
-            return pipe.mel_spectrogram_to_waveform(mel_or_latents[:, None].to(pipe.vae.dtype))[:, 0]
+            return pipe.mel_spectrogram_to_waveform(mel_or_latents[:, None])[:, 0]
 
         if checkpointing:
             decode_mel = partial(checkpoint, decode_mel, use_reentrant=False)
@@ -107,6 +108,7 @@ class Sound:
         Args:
             waveform: (B, samples) or (B, channels, samples), at this sound's sampling rate.
         """
+        waveform = audio.as_samples(waveform)
         other = Sound(None, None, None, self.sampling_rate, self.front_end)
         waveform = waveform.mean(dim=1) if waveform.ndim == 3 else waveform
         other.waveform = waveform.to(self.front_end.window.device)
@@ -165,7 +167,11 @@ class Recording:
             waveform, self.sampling_rate = audio.read_audio(source)
             waveform = waveform.mean(dim=0, keepdim=True)
         elif is_waveform_with_rate(source):
-            waveform, self.sampling_rate = torch.as_tensor(source[0]).detach().float(), source[1]
+            waveform, self.sampling_rate = audio.as_samples(source[0], name).detach(), int(source[1])
+            if self.sampling_rate < 1:
+                raise ValueError(
+                    f"`{name}` has the sampling rate {self.sampling_rate}; pass that of the waveform in Hz."
+                )
             if waveform.ndim not in (1, 2) or waveform.shape[-1] == 0:
                 raise ValueError(f"`{name}` has shape {tuple(waveform.shape)}; pass (samples,) or (N, samples).")
             waveform = waveform.reshape(-1, waveform.shape[-1])
@@ -193,7 +199,7 @@ def is_waveform_with_rate(source: Any) -> bool:
     """Whether `source` is a tuple (waveform, sampling_rate)."""
     if not (isinstance(source, tuple) and len(source) == 2):
         return False
-    return isinstance(source[0], (torch.Tensor, np.ndarray)) and isinstance(source[1], int)
+    return isinstance(source[0], (torch.Tensor, np.ndarray)) and isinstance(source[1], numbers.Integral)
 
 
 def repeat_rows(rows: torch.Tensor, sound: Sound, name: str) -> torch.Tensor:
@@ -226,13 +232,13 @@ def to_model_audio(pipe: "SoundCTMPipeline", waveforms: torch.Tensor | np.ndarra
     Raises:
         ValueError: The waveforms have another shape or are empty or not finite, or the rate is not a positive integer.
     """
-    waveforms = torch.as_tensor(waveforms).float()
+    waveforms = audio.as_samples(waveforms, "waveforms")
     if not 1 <= waveforms.ndim <= 3 or 0 in waveforms.shape or not waveforms.isfinite().all():
         raise ValueError(
             f"`waveforms` has shape {tuple(waveforms.shape)}; pass finite samples, (samples,), (N, samples) or "
             "(N, channels, samples), that are not empty."
         )
-    if not isinstance(sampling_rate, int) or sampling_rate <= 0:
+    if not isinstance(sampling_rate, numbers.Integral) or sampling_rate <= 0:
         raise ValueError(f"`sampling_rate` is {sampling_rate!r}; pass the sampling rate of `waveforms` in Hz.")
     if waveforms.ndim < 3:
         waveforms = waveforms.reshape(-1, 1, waveforms.shape[-1])

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import numbers
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def vary(
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"`amount` is {amount}; choose a number from 0 (the draft) to 1 (an unrelated sound).")
-    if not isinstance(num_variations, int) or num_variations < 1:
+    if not isinstance(num_variations, numbers.Integral) or num_variations < 1:
         raise ValueError(f"`num_variations` is {num_variations!r}; pass an integer of at least 1.")
     if latents.ndim not in (3, 4) or not latents.isfinite().all() or not latents.any():
         raise ValueError(
@@ -97,6 +98,11 @@ class PromptMorph(PipelineCallback):
     ) -> dict[str, Any]:
         sample, scheduler = callback_kwargs["previous_latents"], pipeline.scheduler
         if step_index == 0:
+            if not pipeline.has_decoder and (self.start_in_s or self.end_in_s is not None):
+                raise ValueError(
+                    "`start_in_s` and `end_in_s` are seconds, which the pipeline cannot tell without its decoder; load "
+                    "the `vae` (and the `vocoder`, if the model has one), or leave them out."
+                )
             if len(sample) % len(self.prompts):
                 raise ValueError(
                     f"`prompt` has {len(self.prompts)} strings for {len(sample)} waveforms; pass one per prompt."
@@ -107,7 +113,7 @@ class PromptMorph(PipelineCallback):
                 sample.device,
                 repeats,
                 do_nu_sampling=False,
-                audio_length_in_s=pipeline.num_samples / pipeline.sampling_rate,
+                audio_length_in_s=self._seconds(pipeline),
             )[:2]
 
         here = LookAhead.of_call(pipeline, callback_kwargs)
@@ -127,11 +133,17 @@ class PromptMorph(PipelineCallback):
         weight = over_time(self._weight(pipeline, sample.shape[2]), sample)
         return callback_kwargs | {"latents": callback_kwargs["latents"] + weight * (to_there - from_here)}
 
+    def _seconds(self, pipeline: SoundCTMPipeline) -> float | None:
+        """Duration of the call; None if the pipeline has no decoder, which defines the length of a latent position."""
+        return pipeline.num_samples / pipeline.sampling_rate if pipeline.has_decoder else None
+
     def _weight(self, pipeline: SoundCTMPipeline, length: int) -> torch.Tensor:
+        if not pipeline.has_decoder:
+            return (torch.arange(length) + 0.5) / length
         seconds = (
             (torch.arange(length) + 0.5) * pipeline.vae_scale_factor * pipeline.hop_length / pipeline.sampling_rate
         )
-        end = pipeline.num_samples / pipeline.sampling_rate if self.end_in_s is None else self.end_in_s
+        end = self._seconds(pipeline) if self.end_in_s is None else self.end_in_s
         return ((seconds - self.start_in_s) / (end - self.start_in_s)).clamp(0, 1)
 
 

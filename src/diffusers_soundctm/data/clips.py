@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import atomic, write_json
+from ..files import atomic, is_hidden, write_json
 from .captions import METADATA, check_captions, read_metadata
 from .skipped import SkippedClips
 
@@ -191,7 +191,8 @@ def open_dataset(dataset: str, split: str) -> Any:
         return _audio_folder(metadata[split])
     if metadata:
         raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(metadata)}.")
-    suffixes = {file.suffix.lower() for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")}
+    files = (file for file in folder.rglob("*") if file.is_file() and not is_hidden(file.relative_to(folder)))
+    suffixes = {file.suffix.lower() for file in files}
     if folder.is_dir() and not suffixes:
         raise ValueError(f"`dataset` {dataset!r} is an empty folder; put audio files and a metadata.csv into it.")
     if suffixes & _AUDIO and ".parquet" not in suffixes:
@@ -212,7 +213,7 @@ def metadata_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in METADATA:
         splits = {"train": folder / name} | {file.parent.name: file for file in folder.glob(f"*/{name}")}
-        found = {split: file for split, file in splits.items() if file.is_file()} | found
+        found = {split: file for split, file in splits.items() if file.is_file() and not is_hidden(split)} | found
     return found
 
 

@@ -10,7 +10,7 @@ from diffusers import ModelMixin
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from ..audio import LogMel, is_waveform_autoencoder, peak_normalize
+from ..audio import LogMel, as_samples, is_waveform_autoencoder, peak_normalize
 from ..files import save_safetensors
 from .clips import Clips
 
@@ -37,6 +37,7 @@ def encode(
     Returns:
         (B, C, time, width), or (B, C, time) from an autoencoder of waveforms; float32, differentiable.
     """
+    waveforms = as_samples(waveforms, "waveforms")
     waveforms = waveforms[:, None] if waveforms.ndim == 2 else waveforms
     if not is_waveform_autoencoder(vae):
         front_end = LogMel.for_vocoder(None) if front_end is None else front_end

@@ -108,6 +108,8 @@ class AisfxEmbedding:
         import soxr
         import torch
 
+        from ..audio import as_samples
+
         if waveforms.ndim != 2:
             raise ValueError(f"`waveforms` has shape {waveforms.shape}; pass (N, samples).")
         if waveforms.shape[1] < 0.2 * sampling_rate:
@@ -116,7 +118,7 @@ class AisfxEmbedding:
             )
         embeddings = []
         for start in range(0, len(waveforms), self.batch_size):
-            batch = np.asarray(waveforms[start : start + self.batch_size], np.float32)
+            batch = as_samples(waveforms[start : start + self.batch_size], "waveforms").numpy()
             batch = soxr.resample(batch.T, sampling_rate, self.sampling_rate).T
             batch = batch / np.maximum(np.abs(batch).max(axis=1, keepdims=True), 1e-5)
             with torch.inference_mode():

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from ..audio import peak_normalize, read_audio
+from ..audio import as_samples, peak_normalize, read_audio
 from .distances import frechet_distance
 from .sounds import AUDIO_SUFFIXES, audio_files
 
@@ -171,7 +171,7 @@ class Clap:
         """Embed the first 10 s of waveforms (N, samples) as float32 (N, dimensions), see `AudioEmbedding.embed`."""
         import soxr
 
-        waveforms = soxr.resample(np.asarray(waveforms, np.float32).T, sampling_rate, self.sampling_rate).T
+        waveforms = soxr.resample(as_samples(waveforms, "waveforms").numpy().T, sampling_rate, self.sampling_rate).T
         extractor = self.processor.feature_extractor
         inputs = extractor(
             list(waveforms[:, : extractor.nb_max_samples]), sampling_rate=self.sampling_rate, return_tensors="pt"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..files import is_hidden
+
 if TYPE_CHECKING:
     from .embeddings import AudioEmbedding
 
@@ -15,7 +17,9 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 def audio_files(folder: Path) -> list[Path]:
     """Return the audio files in `folder` and its subfolders, sorted; hidden files are left out."""
     return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and not is_hidden(path.relative_to(folder))
     )
 
 
@@ -63,15 +67,21 @@ def embed_sounds(
 
     Args:
         embedding: the embedding.
-        waveforms: (N, samples); may be a memory map.
+        waveforms: int16 (N, samples); may be a memory map.
         sampling_rate: in Hz.
         batch_size: waveforms per call of the embedding.
 
     Returns:
         float32 (N, dimensions).
+
+    Raises:
+        TypeError: the waveforms have another dtype.
     """
     from diffusers.utils import logging
 
+    for batch in waveforms if isinstance(waveforms, (list, tuple)) else [waveforms]:
+        if batch.dtype != np.int16:
+            raise TypeError(f"`waveforms` has the dtype {batch.dtype}; pass int16, as `load_sounds` returns them.")
     batches = [waveforms[start : start + batch_size] for start in range(0, len(waveforms), batch_size)]
     return np.concatenate(
         [

@@ -58,6 +58,8 @@ def download_model(
         commit = folder.name
         filenames = [file.path for file in get_cached_repo_tree(repo_id, revision=commit, cache_dir=cache_dir)]
         files = wanted_files(filenames, [name for name in components(folder) if name not in skip], variant)
+        # Prompts are encoded as the denoiser's configuration says, also when the denoiser is not loaded.
+        files += [f"{name}/config.json" for name in ("unet", "transformer") if name in skip]
         return snapshot_download(repo_id, revision=commit, allow_patterns=files, **where)
     except UNREACHABLE as error:
         raise not_found(repo_id, error) from error

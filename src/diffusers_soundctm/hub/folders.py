@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json
+from ..files import is_hidden, read_json
 from .trust import check_config_names, check_index_names, check_links
 
 INDEX = "model_index.json"
@@ -47,20 +47,33 @@ def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
     for name in names:
         if not (folder / name).is_dir():
             raise OSError(f"{folder} lacks the component {name}; download or copy the model again, or pass `{name}=`.")
-        for file in (folder / name).glob("*.safetensors"):
+        weights = _visible(folder / name, "*.safetensors")
+        for file in weights:
             read_header(file)
-        for file in (folder / name).glob("*.json"):
+        if not name.startswith(("tokenizer", "scheduler", "feature_extractor")):
+            missing = [] if (folder / name / "config.json").is_file() else ["config.json"]
+            missing += [] if weights else ["its weights (*.safetensors)"]
+            if missing:
+                raise OSError(
+                    f"{folder / name} lacks {' and '.join(missing)}; download or copy the model again, or pass "
+                    f"`{name}=`."
+                )
+        for file in _visible(folder / name, "*.json"):
             content = read_config(file)
             if file.name.endswith("config.json"):  # other files are vocabularies, whose keys are words
                 check_config_names(content, file)
         # Without a vocabulary, transformers makes a tokenizer that knows no word, and raises no error.
         if name.startswith("tokenizer") and not any(
-            all(list((folder / name).glob(file)) for file in files) for files in VOCABULARIES
+            all(_visible(folder / name, file) for file in files) for files in VOCABULARIES
         ):
             needed = ", or ".join(" and ".join(files) for files in VOCABULARIES)
             raise OSError(
                 f"{folder / name} lacks its vocabulary ({needed}); download or copy the model again, or pass `{name}=`."
             )
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    return [file for file in folder.glob(pattern) if not is_hidden(file.name)]
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -102,7 +115,7 @@ def count_parameters(folder: Path) -> tuple[int, int]:
 
     The plain set is counted. If the component has variants only, the first one is.
     """
-    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    names = sorted(file.name for file in _visible(folder, "*.safetensors"))
     variant = names[0].split(".")[1].partition("-")[0] if names else None  # model.fp16-00001-of-00002.safetensors
     files = [folder / name for name in one_set_of_weights(names, None) or one_set_of_weights(names, variant)]
     parameters = sum(math.prod(tensor["shape"]) for file in files for tensor in read_header(file).values())

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from diffusers.utils import logging
 
+from ..audio import as_samples
+from ..files import check_unicode
+from ..schedulers.scheduling_ctm import CTMScheduler
 from .conditioning import PromptConditioning, latent_channels
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ def check_inputs(
     Raises:
         ValueError, TypeError: an argument is wrong; the message names argument, value and remedy.
     """
+    check_scheduler(pipe.scheduler)
     _check_prompts(
         pipe.conditioning,
         prompt,
@@ -81,6 +85,15 @@ def check_inputs(
     if latents is not None:
         _check_latents(pipe, latents, batch_size, audio_length_in_s, initial_audio_waveforms is not None)
     _check_initial_audio(pipe, initial_audio_waveforms, initial_audio_sampling_rate, strength, sigmas, prompts)
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise `TypeError` unless `scheduler` is a `CTMScheduler`. Others have no jump between two noise levels."""
+    if not isinstance(scheduler, CTMScheduler):
+        raise TypeError(
+            f"`scheduler` is a {type(scheduler).__name__}; a SoundCTM needs a `CTMScheduler`, such as the one that its "
+            "folder holds."
+        )
 
 
 def num_prompts(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:
@@ -120,13 +133,8 @@ def num_samples(
 
 def as_batch(waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Initial audio of any accepted shape as a tensor (batch, channels, samples)."""
-    waveforms = _as_tensor(waveforms)
+    waveforms = as_samples(waveforms, "initial_audio_waveforms")
     return waveforms.reshape({1: (1, 1, -1), 2: (len(waveforms), 1, -1)}.get(waveforms.ndim, waveforms.shape))
-
-
-def _as_tensor(waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
-    # torch refuses the negative strides of a reversed array.
-    return torch.as_tensor(np.ascontiguousarray(waveforms) if isinstance(waveforms, np.ndarray) else waveforms)
 
 
 def _check_numbers(
@@ -183,12 +191,15 @@ def _check_prompts(
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise ValueError("The call has both `negative_prompt` and `negative_prompt_embeds`; pass one of them.")
     for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        if value is None or isinstance(value, str):
+        if value is None:
             continue
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"`{name}` is {value!r}; it must be a string or a list of strings.")
-        if not value:
+        if not texts:
             raise ValueError(f"`{name}` is an empty list; pass at least one string.")
+        for text in texts:
+            check_unicode(text, f"`{name}`")
     for name, value in (
         ("prompt_embeds", prompt_embeds),
         ("negative_prompt_embeds", negative_prompt_embeds),
@@ -286,7 +297,7 @@ def _check_initial_audio(pipe: "SoundCTMPipeline", waveforms, sampling_rate, str
             f"`initial_audio_waveforms` has shape {shape}; it must be (samples,), (batch, samples) or "
             "(batch, channels, samples) and not empty."
         )
-    if not bool(torch.isfinite(_as_tensor(waveforms)).all()):
+    if not bool(torch.isfinite(as_samples(waveforms, "initial_audio_waveforms")).all()):
         raise ValueError("`initial_audio_waveforms` contains NaN or infinite values; pass finite samples in [-1, 1].")
     if len(shape) > 1 and shape[0] not in (1, prompts):
         raise ValueError(f"`initial_audio_waveforms` has batch size {shape[0]}; it must be 1 or {prompts}.")

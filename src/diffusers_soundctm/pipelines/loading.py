@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from diffusers.loaders.lora_base import LoraBaseMixin
 from typing_extensions import Self
 
@@ -129,8 +130,19 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
             )
         if "custom_pipeline" not in kwargs:
             kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
-        pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
+        try:
+            pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError):
+            raise
+        except Exception as error:  # libraries check configurations in their own ways
+            raise OSError(
+                f"{folder} cannot be loaded ({type(error).__name__}: {error}); download or copy the model again."
+            ) from error
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        if pipe.denoiser is None:
+            files = (folder / name / "config.json" for name in cls._lora_loadable_modules)
+            configs = [hub.read_config(file) for file in files if file.is_file()]
+            pipe._absent_denoiser_config = FrozenDict(configs[0]) if configs else None
         return pipe
 
     @classmethod

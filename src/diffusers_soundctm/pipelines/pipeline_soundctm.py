@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +18,7 @@ from . import inputs
 from .conditioning import is_transformer
 from .conditioning.base import pad_tokens
 from .loading import SoundCTMLoaderMixin
+from .pipeline_output import SoundCTMPipelineOutput
 from .prompts import PromptMixin
 from .waveforms import WaveformMixin
 
@@ -53,6 +53,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
 
     Raises:
         ValueError: both `unet` and `transformer` are given.
+        TypeError: `scheduler` is not a `CTMScheduler`.
     """
 
     config: Any  # diffusers gives it no useful type
@@ -94,6 +95,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         duration_embedder: ModelMixin | None = None,
     ):
         super().__init__()
+        inputs.check_scheduler(scheduler)
         if unet is not None and transformer is not None:
             raise ValueError("The pipeline got a `unet` and a `transformer`; pass the one that is the student.")
         if unet is not None and is_transformer(unet.config):
@@ -214,7 +216,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> AudioPipelineOutput:
+    ) -> SoundCTMPipelineOutput:
         """Generate audio from text.
 
         Args:
@@ -267,7 +269,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 `"np"` or `"pt"` for waveforms within ±1, float32 of shape (batch, channels, samples): a waveform whose
                 peak exceeds 1 is scaled down as a whole. `"latent"` for the latents z_0.
             return_dict (`bool`, defaults to `True`):
-                Whether to return an `AudioPipelineOutput` instead of a tuple.
+                Whether to return a `SoundCTMPipelineOutput` instead of a tuple.
             callback_on_step_end (`Callable`, `PipelineCallback` or `MultiPipelineCallbacks`, *optional*):
                 Called after each step as `callback(pipe, step, timestep, tensors)`, and returns the tensors that it
                 changed in a dictionary. `pipe` is a view of this pipeline with the state of this call: its properties,
@@ -278,7 +280,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 None if the call has none. All of them but `previous_latents` can be changed.
 
         Returns:
-            `AudioPipelineOutput` or `tuple`: the audio in `.audios`, or as the only entry of a tuple.
+            `SoundCTMPipelineOutput` or `tuple`: the audio in `.audios`, or as the only entry of a tuple. By how many dB
+            each waveform was scaled down is in `.turned_down_db`.
 
         Raises:
             ValueError: an argument is wrong; the message names it.
@@ -376,12 +379,15 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         call._called._interrupt = call.interrupt
 
         # 5. Waveforms
-        audios = latents if output_type == "latent" else self.latents_to_waveform(latents, num_samples)
+        audios, turned_down_db = latents, None
+        if output_type != "latent":
+            audios, turned_down_db = self._limited_waveform(latents, num_samples)
         if output_type == "np":
             audios = audios.cpu().numpy()
         self.maybe_free_model_hooks()
         # A tuple is typed as the output, which can be indexed alike: a union would hide `audios` from type checkers.
-        return AudioPipelineOutput(audios) if return_dict else cast(AudioPipelineOutput, (audios,))
+        output = SoundCTMPipelineOutput(audios, turned_down_db)
+        return output if return_dict else cast(SoundCTMPipelineOutput, (audios,))
 
     def _last_levels(self, num_inference_steps: int, strength: float) -> torch.Tensor:
         """n + 1 noise levels over the last `strength` of the Karras curve."""
@@ -445,7 +451,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             model_input.to(self.denoiser.dtype),
             timestep,
             timestep_cond=timestep_cond.expand(model_input.shape[0], 2),
-            **self.conditioning.network_kwargs(embeds, mask),
+            **self.conditioning.network_kwargs(embeds.to(self.denoiser.dtype), mask),
         ).sample.float()
         if nu == 1:
             return model_output

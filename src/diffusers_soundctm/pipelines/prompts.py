@@ -1,8 +1,10 @@
 """From prompts to the tensors that condition the denoiser."""
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 
 from .conditioning import PromptConditioning, conditioning_for
 from .conditioning.base import pad_tokens
@@ -10,6 +12,8 @@ from .conditioning.base import pad_tokens
 
 class PromptMixin:
     """The part of the pipeline that knows the text encoders."""
+
+    _absent_denoiser_config: FrozenDict | None = None  # of a folder whose denoiser is not loaded
 
     if TYPE_CHECKING:  # of the pipeline
         denoiser: Any
@@ -28,12 +32,11 @@ class PromptMixin:
         """How prompts condition the denoiser.
 
         Raises:
-            ValueError: the pipeline has no denoiser.
+            ValueError: the pipeline has no denoiser and does not know its configuration.
         """
-        if self.denoiser is None:
-            raise ValueError("The pipeline has no student; load `unet` or `transformer`.")
+        # The configuration is enough to encode prompts, so that the denoiser can be left out until they are encoded.
         return conditioning_for(
-            self.denoiser,
+            SimpleNamespace(config=self._denoiser_config) if self.denoiser is None else self.denoiser,
             self.text_encoder,
             self.tokenizer,
             text_encoder_2=self.text_encoder_2,
@@ -42,6 +45,14 @@ class PromptMixin:
             language_model=self.language_model,
             duration_embedder=self.duration_embedder,
         )
+
+    @property
+    def _denoiser_config(self) -> FrozenDict:
+        if self.denoiser is not None:
+            return self.denoiser.config
+        if self._absent_denoiser_config is None:
+            raise ValueError("The pipeline has no student; load `unet` or `transformer`.")
+        return self._absent_denoiser_config
 
     def encode_prompt(
         self,
@@ -57,6 +68,9 @@ class PromptMixin:
         audio_length_in_s: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Encode the prompt and, for ν ≠ 1, the negative prompt, in one pass of the text encoder.
+
+        A pipeline that `from_pretrained` loaded with `unet=None` or `transformer=None` encodes prompts too, so that the
+        text encoder and the denoiser need not be in memory together.
 
         Args:
             prompt: one prompt or a list; None with `prompt_embeds`.
@@ -86,6 +100,11 @@ class PromptMixin:
         if encode_negatives:
             texts += negatives
         if texts:
+            if encode_negatives and prompts is None and conditioning.missing:
+                raise ValueError(
+                    f"The pipeline has no {' and no '.join(conditioning.missing)} to encode the negative prompt with; "
+                    "pass `negative_prompt_embeds`, or `nu=1`."
+                )
             if conditioning.needs_audio_length and audio_length_in_s is None:
                 audio_length_in_s = self.default_audio_length_in_s
             embeds, mask = conditioning.encode(texts, device, audio_length_in_s)
@@ -107,6 +126,7 @@ class PromptMixin:
         encoded = []
         for embeds, mask in pairs:
             repeats = num_waveforms_per_prompt * (batch_size // embeds.shape[0])
-            embeds = embeds.to(device, self.denoiser.dtype).repeat_interleave(repeats, dim=0)
+            dtype = embeds.dtype if self.denoiser is None else self.denoiser.dtype
+            embeds = embeds.to(device, dtype).repeat_interleave(repeats, dim=0)
             encoded += [embeds, None if mask is None else mask.to(device, torch.bool).repeat_interleave(repeats, dim=0)]
         return tuple(encoded) if do_nu_sampling else (*encoded, None, None)

@@ -23,6 +23,7 @@ class WaveformMixin:
         vae: Any
         vocoder: Any
         denoiser: Any
+        _denoiser_config: Any
         conditioning: PromptConditioning
         _execution_device: torch.device
 
@@ -78,7 +79,7 @@ class WaveformMixin:
         Raises:
             ValueError: the config has no `sample_size`, or the pipeline has no decoder.
         """
-        size = self.denoiser.config.sample_size
+        size = self._denoiser_config.sample_size
         if not self.has_decoder:
             raise ValueError(
                 "The pipeline has no decoder, which defines the length of a latent position in seconds; load the `vae` "
@@ -119,7 +120,7 @@ class WaveformMixin:
         autoencoder gets its own number of channels, at the given level.
 
         Args:
-            waveforms: (B, channels, samples), full scale 1.
+            waveforms: (B, channels, samples), full scale 1, see `audio.as_samples`.
             sampling_rate: sampling rate of `waveforms`, in Hz.
             num_samples: length to encode, in samples at the model's sampling rate.
             device: device of the autoencoder.
@@ -129,7 +130,7 @@ class WaveformMixin:
         """
         device = device or self._execution_device
         length = self.latent_shape(num_samples)[1] * self.vae_scale_factor * self.hop_length
-        waveforms = audio.match_channels(waveforms.float(), self.num_channels)
+        waveforms = audio.match_channels(audio.as_samples(waveforms, "waveforms"), self.num_channels)
         waveforms = audio.resample(waveforms, sampling_rate, self.sampling_rate)[..., :num_samples]
         waveforms = torch.nn.functional.pad(waveforms, (0, length - waveforms.shape[-1]))
         front_end = None if self.encodes_waveforms else audio.LogMel.for_vocoder(self.vocoder.config)
@@ -149,15 +150,20 @@ class WaveformMixin:
 
     def mel_spectrogram_to_waveform(self, mel_spectrogram: torch.Tensor) -> torch.Tensor:
         """Convert log-mels (B, 1, frames, n_mels) to waveforms (B, 1, samples), float32. Differentiable."""
-        return self.vocoder(mel_spectrogram.squeeze(1)).float()[:, None]
+        return self.vocoder(mel_spectrogram.squeeze(1).to(self.vocoder.dtype)).float()[:, None]
 
     def latents_to_waveform(self, latents: torch.Tensor, num_samples: int) -> torch.Tensor:
         """Decode latents z_0 to waveforms (B, channels, num_samples), float32 and within full scale.
 
         A waveform whose peak exceeds 1 is scaled down as a whole.
         """
+        return self._limited_waveform(latents, num_samples)[0]
+
+    def _limited_waveform(self, latents: torch.Tensor, num_samples: int) -> tuple[torch.Tensor, list[float]]:
+        """Return waveforms within full scale, and by how many dB each was turned down."""
         waveforms = self.decode_latents(latents)
         if not self.encodes_waveforms:
             waveforms = self.mel_spectrogram_to_waveform(waveforms)
         waveforms = waveforms[..., :num_samples]
-        return audio.limit_peak(waveforms.flatten(1)).reshape(waveforms.shape)
+        whole = waveforms.flatten(1)  # channels keep their balance
+        return audio.limit_peak(whole).reshape(waveforms.shape), audio.excess_db(whole).tolist()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..terminal import print_any_text
 from .ranges import CHOICES, range_problems
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
@@ -63,6 +64,7 @@ def run_script(main: Callable[[], None]) -> None:
 
     Errors of any other kind keep their traceback.
     """
+    print_any_text()
     try:
         main()
     except FloatingPointError as error:

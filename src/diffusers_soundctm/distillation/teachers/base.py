@@ -18,7 +18,7 @@ import torch
 
 from ...audio import waveform_hop_length
 from ...data.encoders import Encoders
-from ...files import read_json
+from ...files import is_hidden, read_json
 from ...models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ...pipelines.conditioning import PromptConditioning, conditioning_for
 from ...preconditioning import FLOW_TYPES, PREDICTION_TYPES
@@ -157,7 +157,7 @@ def load_component(name: str, kind: str, source: str | os.PathLike) -> Any:
         config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
         if name == "vocoder" and class_name(config) == "ISTFTVocoder":
             kind = "diffusers_soundctm.ISTFTVocoder"
-        weights = [file.name for file in folder.glob("*.safetensors")]
+        weights = [file.name for file in folder.glob("*.safetensors") if not is_hidden(file.name)]
         only_half = weights and all(".fp16." in weight for weight in weights)
         component = _class(kind).from_pretrained(str(source), **({"variant": "fp16"} if only_half else {}))
     except Exception as error:  # a damaged file can fail in any of the libraries that read it

@@ -15,6 +15,7 @@ class AudioLDM2Conditioning(PromptConditioning):
     """
 
     prompt_embeds_ndim = 3
+    encoders = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "projection_model", "language_model")
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -39,9 +40,7 @@ class AudioLDM2Conditioning(PromptConditioning):
     def encode(
         self, prompts: list[str], device: torch.device, audio_length_in_s: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self._require(
-            "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "projection_model", "language_model"
-        )
+        self._require_encoders()
         rows = [self._encode_one(prompt, device) for prompt in prompts]
         lengths = torch.tensor([len(row) for row in rows], device=device)
         embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -52,11 +51,11 @@ class AudioLDM2Conditioning(PromptConditioning):
         input_ids, attention_mask = tokenize(self.tokenizer_2, [prompt], device)
         hidden_states = self.text_encoder_2(input_ids, attention_mask=attention_mask).last_hidden_state
         states = self.projection_model(
-            hidden_states=clap,
-            hidden_states_1=hidden_states,
+            hidden_states=clap.to(self.projection_model.dtype),
+            hidden_states_1=hidden_states.to(self.projection_model.dtype),
             attention_mask=attention_mask.new_ones(1, 1),
             attention_mask_1=attention_mask,
-        ).hidden_states
+        ).hidden_states.to(self.language_model.dtype)
         for _ in range(self.num_generated_tokens):
             last = self.language_model(inputs_embeds=states, output_hidden_states=True).hidden_states[-1][:, -1:]
             states = torch.cat([states, last], dim=1)

@@ -35,12 +35,14 @@ class PromptConditioning:
         width: their last dimension.
         needs_audio_length: whether `encode` requires `audio_length_in_s`.
         fixed_length: whether the number of latent positions is fixed, so that shorter audio is a condition alone.
+        encoders: names of the components that `encode` requires.
     """
 
     prompt_embeds_ndim: int
     width: int
     needs_audio_length = False
     fixed_length = False
+    encoders: tuple[str, ...] = ("text_encoder", "tokenizer")
 
     def __init__(
         self,
@@ -98,15 +100,19 @@ class PromptConditioning:
         raise NotImplementedError
 
     def _tokenize(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        self._require("text_encoder", "tokenizer")
+        self._require_encoders()
         return tokenize(self.tokenizer, prompts, device)
 
-    def _require(self, *names: str) -> None:
-        missing = [name for name in names if getattr(self, name) is None]
-        if missing:
+    @property
+    def missing(self) -> list[str]:
+        """Those of `encoders` that are None."""
+        return [name for name in self.encoders if getattr(self, name) is None]
+
+    def _require_encoders(self) -> None:
+        if self.missing:
             raise ValueError(
-                f"The pipeline has no {' and no '.join(missing)} to encode prompts with; load "
-                f"{' and '.join(names)}, or pass `prompt_embeds`."
+                f"The pipeline has no {' and no '.join(self.missing)} to encode prompts with; load "
+                f"{' and '.join(self.encoders)}, or pass `prompt_embeds`."
             )
 
 

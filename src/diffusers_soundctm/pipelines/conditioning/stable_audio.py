@@ -17,6 +17,7 @@ class StableAudioConditioning(PromptConditioning):
     prompt_embeds_ndim = 3
     needs_audio_length = True
     fixed_length = True
+    encoders = ("text_encoder", "tokenizer", "projection_model")
 
     @property
     def width(self) -> int:
@@ -33,12 +34,12 @@ class StableAudioConditioning(PromptConditioning):
     def encode(
         self, prompts: list[str], device: torch.device, audio_length_in_s: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self._require("text_encoder", "tokenizer", "projection_model")
+        self._require_encoders()
         input_ids, attention_mask = self._tokenize(prompts, device)
         hidden_states = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state
         has_text = torch.tensor([prompt != "" for prompt in prompts], device=device)
         projected = self.projection_model(
-            text_hidden_states=hidden_states,
+            text_hidden_states=hidden_states.to(self.projection_model.dtype),
             start_seconds=torch.zeros(len(prompts), device=device),
             end_seconds=torch.full((len(prompts),), audio_length_in_s, dtype=torch.float32, device=device),
         )

@@ -17,6 +17,7 @@ class StableAudio3Conditioning(PromptConditioning):
 
     prompt_embeds_ndim = 3
     needs_audio_length = True
+    encoders = ("text_encoder", "tokenizer", "duration_embedder")
 
     @property
     def width(self) -> int:
@@ -40,7 +41,7 @@ class StableAudio3Conditioning(PromptConditioning):
         self, prompts: list[str], device: torch.device, audio_length_in_s: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `PromptConditioning.encode`."""
-        self._require("text_encoder", "tokenizer", "duration_embedder")
+        self._require_encoders()
         input_ids, attention_mask = tokenize(self.tokenizer, prompts, device, self.num_text_tokens)
         text = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state
         seconds = torch.full((len(prompts),), audio_length_in_s, dtype=torch.float32, device=device)
