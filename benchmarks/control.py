@@ -259,7 +259,7 @@ def intensity(bench: Bench) -> dict:
     hits = {method: np.concatenate(values) for method, values in hits.items()}
     intervals = {method: fraction_interval(values) for method, values in hits.items()}
     print_table(
-        ["method", *CURVES, "mean, dB", "of no control", "recognised", "of sounds"],
+        ["method", *CURVES, "mean, dB", "of no control", "recognized", "of sounds"],
         [
             [
                 method,
@@ -272,7 +272,7 @@ def intensity(bench: Bench) -> dict:
             for method in errors
         ],
     )
-    return {"errors": errors, "mean": mean, "recognised": {m: float(values.mean()) for m, values in hits.items()}}
+    return {"errors": errors, "mean": mean, "recognized": {m: float(values.mean()) for m, values in hits.items()}}
 
 
 def bandwidth_sounds(bench: Bench, case: Case) -> Sounds:
@@ -489,12 +489,12 @@ def draw(bench: Bench, path: Path) -> None:
     for axis, name in zip(axes.flat, CURVES, strict=True):
         truth = IntensityObjective(target_curve(name), "waveform")
         cases = [intensity_sounds(bench, case, name) for case in bench.cases]
-        for method, colour in colors.items():
+        for method, color in colors.items():
             levels = truth.measure(heard(bench, torch.cat([sounds[method] for sounds in cases])))
             seconds = torch.arange(levels.shape[1]) / 100
             low, middle, high = levels.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=0)
-            axis.plot(seconds, middle, color=colour, label=method)
-            axis.fill_between(seconds, low, high, color=colour, alpha=0.2, linewidth=0)
+            axis.plot(seconds, middle, color=color, label=method)
+            axis.fill_between(seconds, low, high, color=color, alpha=0.2, linewidth=0)
         target = truth.target(heard(bench, cases[0]["guidance"]))
         axis.plot(seconds, target[0], "k--", label="target")
         axis.set_title(name)

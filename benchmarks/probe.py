@@ -30,7 +30,7 @@ def main() -> None:
         low, high = fraction_interval(hits)
         top_3 = probe.recognized(embeddings, labels, k=3).mean()
         rows.append((split, len(hits), f"{hits.mean():.1%} [{low:.1%}, {high:.1%}]", f"{top_3:.1%}"))
-    print_table(["real clips", "n", "recognised", "in top 3"], rows)
+    print_table(["real clips", "n", "recognized", "in top 3"], rows)
 
     embeddings, labels = sets["test"]
     predicted = probe.predict(embeddings)[:, 0]
@@ -39,8 +39,8 @@ def main() -> None:
         heard = predicted[labels == name]
         mistaken = Counter(heard[heard != name]).most_common(3)
         rows.append(((heard == name).mean(), name, len(heard), ", ".join(f"{other} {n}" for other, n in mistaken)))
-    print("\nHeld-out clips by class, least recognised first:\n")
-    print_table(["class", "n", "recognised", "taken for"], [(r[1], r[2], f"{r[0]:.0%}", r[3]) for r in sorted(rows)])
+    print("\nHeld-out clips by class, least recognized first:\n")
+    print_table(["class", "n", "recognized", "taken for"], [(r[1], r[2], f"{r[0]:.0%}", r[3]) for r in sorted(rows)])
 
 
 if __name__ == "__main__":

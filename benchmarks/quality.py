@@ -273,7 +273,7 @@ def recognition(args: argparse.Namespace) -> None:
     print_command()
     seeds = f"{args.seeds_per_class} seeds a class"
     print(f"{len(set(prompts.labels))} classes, {seeds}, captions of the {args.wordings} split.\n")
-    print_table(["sounds", "n", "recognised", "in top 3", "kernel distance × 1000 to held-out clips"], rows)
+    print_table(["sounds", "n", "recognized", "in top 3", "kernel distance × 1000 to held-out clips"], rows)
     names = [name for name, setting in compared if setting.model == "student"]
     print("\nChange of the kernel distance × 1000 with the steps (same seeds, paired bootstrap, 95 %):\n")
     changes = []
@@ -284,7 +284,7 @@ def recognition(args: argparse.Namespace) -> None:
     print_table(["from → to", "change"], changes)
     shown = names[0] if names else compared[0][0]
     weak = sorted(results[shown]["recognized_by_class"].items(), key=lambda item: item[1])[:12]
-    print(f"\nLeast recognised, {shown}: {', '.join(f'{label} {value:.0%}' for label, value in weak)}")
+    print(f"\nLeast recognized, {shown}: {', '.join(f'{label} {value:.0%}' for label, value in weak)}")
     write_json(args.output / "recognition.json", results)
 
 
@@ -392,7 +392,7 @@ def guidance(args: argparse.Namespace) -> None:
     print_command()
     print(f"{len(prompts.labels)} sounds a cell, {args.steps[0]} step(s).")
     for title, show in (
-        ("Recognised", lambda cell: f"{cell[0].mean():.1%}"),
+        ("Recognized", lambda cell: f"{cell[0].mean():.1%}"),
         ("Kernel distance × 1000", lambda cell: f"{1000 * cell[1].value:.2f}"),
     ):
         print(f"\n{title}:\n")

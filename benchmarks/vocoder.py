@@ -162,7 +162,7 @@ def main() -> None:
     print(f"{len(error['ours'])} clips of {args.split!r}, {len(hnr)} tonal frames, {torch.get_num_threads()} threads\n")
     header = [
         "waveform",
-        "recognised",
+        "recognized",
         "kernel distance × 1000",
         "mel L1 (ln)",
         "HNR dB",

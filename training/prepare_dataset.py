@@ -40,7 +40,7 @@ ROWS_PER_FILE = 1000
 # A 50 ms frame counts as sounding above this fraction of the loudest frame; this fraction of frames should sound.
 SOUNDING_LEVEL, SOUNDING_SHARE = 0.02, 0.3
 _SPLIT_NUMBER = {"train": 0, "test": 1}
-_FEATURES = ("caption", "label", "source", "recording", "licence", "kind")
+_FEATURES = ("caption", "label", "source", "recording", "license", "kind")
 
 
 def parse_args() -> argparse.Namespace:
@@ -174,7 +174,7 @@ def _row(
         "label": label,
         "source": ", ".join(sorted({source for part in parts for source in part.sources})),
         "recording": ", ".join(sorted({part.recording for part in parts})),
-        "licence": ", ".join(sorted({licence for part in parts for licence in part.licences})),
+        "license": ", ".join(sorted({license for part in parts for license in part.licenses})),
         "kind": kind,
     }
 

@@ -126,7 +126,7 @@ def test_accumulation_changes_memory_and_not_the_result(inputs, tmp_path):
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_options_of_optimisation_and_reports(inputs, tmp_path):
+def test_options_of_optimization_and_reports(inputs, tmp_path):
     folder = distil(
         tmp_path,
         **inputs,

@@ -46,7 +46,7 @@ def card(train: list[dict[str, object]], test: list[dict[str, object]], args: ar
         f"--mixture_share {args.mixture_share}`.",
         "",
         "Columns: `audio`, `caption` (list of captions of one clip), `label` (mixtures: `a + b`), `kind` (instrument, "
-        "effect, recorded, mixture), `source`, `recording`, `licence`.",
+        "effect, recorded, mixture), `source`, `recording`, `license`.",
         "",
         *_heldout(),
         "",
@@ -113,10 +113,10 @@ def _attribution() -> list[str]:
         by_source[voice.source].append(recordings.read(voice.source, voice.name))
     lines = ["## Attribution", "", "| source (Debian package) | license | credit |", "|---|---|---|", _FLUIDR3]
     for source, used in by_source.items():
-        licences = ", ".join(sorted({recording.licence for recording in used}))
+        licenses = ", ".join(sorted({recording.license for recording in used}))
         credits = sorted({recording.credit for recording in used})
         credit = "see below" if len(credits) > 1 else credits[0]
-        lines.append(f"| {source} | {licences} | {credit} |")
+        lines.append(f"| {source} | {licenses} | {credit} |")
     lines += [
         "",
         "All clips are excerpts, repetitions, pitch shifts or mixtures of these. OpenSFX as a collection is "
@@ -126,4 +126,4 @@ def _attribution() -> list[str]:
         "| openttd-opensfx | license | title and author |",
         "|---|---|---|",
     ]
-    return lines + [f"| {r.name} | {r.licence} | {r.credit} |" for r in by_source["openttd-opensfx"]]
+    return lines + [f"| {r.name} | {r.license} | {r.credit} |" for r in by_source["openttd-opensfx"]]

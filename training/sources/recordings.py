@@ -16,7 +16,7 @@ ENDLESS_SKY = Path("/usr/share/games/endless-sky/sounds")
 FREEDOOM = Path("/usr/share/games/doom/freedoom2.wad")
 # CC-BY-SA by the package's copyright file. All its other recordings are public domain.
 _ENDLESS_SKY_COPYLEFT = {"heavy rocket hit", "explosion huge"}
-_OPENSFX_LICENCES = {
+_OPENSFX_LICENSES = {
     "Creative Commons Zero 1.0": "CC0-1.0",
     "Creative Commons Attribution 3.0": "CC-BY-3.0",
     "Creative Commons Attribution 3.0 Unported": "CC-BY-3.0",
@@ -32,7 +32,7 @@ class Recording:
     rate: int
     source: str
     name: str
-    licence: str
+    license: str
     credit: str
 
 
@@ -49,8 +49,8 @@ def read(source: str, name: str) -> Recording:
         "endless-sky": _endless_sky,
         "freedoom": _freedoom,
     }[source]
-    waveform, rate, licence, credit = reader(name)
-    return Recording(waveform, rate, source, name, licence, credit)
+    waveform, rate, license, credit = reader(name)
+    return Recording(waveform, rate, source, name, license, credit)
 
 
 def _sonic_pi(name: str) -> tuple[np.ndarray, int, str, str]:
@@ -70,13 +70,13 @@ def _opensfx(name: str) -> tuple[np.ndarray, int, str, str]:
     title_length = data[offset]
     title = data[offset + 1 : offset + 1 + title_length].rstrip(b"\0").decode()
     stated = re.search(r"License: (.*?)\.( Original is Public Domain\.)?$", title)
-    if stated is None or stated[1] not in _OPENSFX_LICENCES:
+    if stated is None or stated[1] not in _OPENSFX_LICENSES:
         raise ValueError(
             f"The OpenSFX recording {name} does not state CC0 or CC-BY in its title {title!r}; choose another."
         )
     start = offset + 1 + title_length
     credit = title[: stated.start()].strip()
-    return *_decode(io.BytesIO(data[start : start + size])), _OPENSFX_LICENCES[stated[1]], credit
+    return *_decode(io.BytesIO(data[start : start + size])), _OPENSFX_LICENSES[stated[1]], credit
 
 
 def _freedoom(name: str) -> tuple[np.ndarray, int, str, str]:

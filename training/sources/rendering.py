@@ -34,7 +34,7 @@ class Part:
     waveform: np.ndarray
     recording: str
     sources: tuple[str, ...]
-    licences: tuple[str, ...]
+    licenses: tuple[str, ...]
     style: str
     times: int = 1
     register: str = ""
@@ -92,7 +92,7 @@ class Renderer:
             waveform,
             ", ".join(sorted({_name(each) for each in used})),
             tuple(sorted({source for source, _ in credits})),
-            tuple(sorted({licence for _, licence in credits})),
+            tuple(sorted({license for _, license in credits})),
             "texture" if sound.interval is None else "events",
             times=times,
             register="high" if shift > 2.5 else "low" if shift < -2.5 else "",
@@ -101,7 +101,7 @@ class Renderer:
     def _credit(self, voice: Voice) -> tuple[str, str]:
         if isinstance(voice, Preset):
             return f"fluid-soundfont-{voice.font.lower()}", "MIT"
-        return voice.source, recordings.read(voice.source, voice.name).licence
+        return voice.source, recordings.read(voice.source, voice.name).license
 
     def _shifted(self, voice: Voice, shift: float, texture: bool) -> np.ndarray:
         base = self._base(voice, texture)
