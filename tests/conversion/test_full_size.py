@@ -126,4 +126,4 @@ def test_44_khz(folder, clap_tokenizer, version):
         "dit.preprocess_conv.weight": "preprocess_conv.weight",
         "dit.transformer.layers.23.ff.ff.0.proj.weight": "transformer_blocks.23.ff.net.0.proj.weight",
     }
-    check_weights(ema, folder / "out" / "unet", names)
+    check_weights(ema, folder / "out" / "transformer", names)
