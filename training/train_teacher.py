@@ -11,6 +11,7 @@ import argparse
 from diffusers_soundctm.training.config import (
     add_data_arguments,
     add_optimization_arguments,
+    begin_script,
     data_settings,
     parse_with_config,
     run_script,
@@ -48,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_args()  # wrong arguments are refused here, before the slow imports
+    begin_script(parse_args)  # before the slow imports
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -13,6 +13,7 @@ import math
 from diffusers_soundctm.training.config import (
     add_clip_arguments,
     add_optimization_arguments,
+    begin_script,
     clips_of,
     parse_with_config,
     run_script,
@@ -67,7 +68,7 @@ def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    parse_args()  # wrong arguments are refused here, before the slow imports
+    begin_script(parse_args)  # before the slow imports
 
 import torch
 from diffusers import AutoencoderKL
@@ -176,6 +177,7 @@ class VocoderRecipe(Recipe):
         vocoder = initial_vocoder(args)
         with accelerator.main_process_first():
             self.clips = clips_of(args, "train", args.max_train_samples)
+            self.validation = clips_of(args, args.validation_split) if args.validation_split else None
         sizes = self.sizes = vocoder.config
         self.mel = LogMel(sizes.sampling_rate, sizes.n_fft, sizes.hop_length, sizes.model_in_dim).to(accelerator.device)
         self.mel_loss, self.stft_loss = MelLoss(self.mel), MultiResolutionSTFTLoss().to(accelerator.device)
@@ -282,10 +284,11 @@ class VocoderRecipe(Recipe):
         }
 
     def finish(self) -> dict[str, object]:
-        args, measured = self.args, {}
-        if args.validation_split:
-            clips = clips_of(args, args.validation_split)
-            measured["mel_l1"] = measure(self.average, self.mel, clips, MEASURED_CLIPS, self.accelerator.device)
+        measured = {}
+        if self.validation is not None:
+            measured["mel_l1"] = measure(
+                self.average, self.mel, self.validation, MEASURED_CLIPS, self.accelerator.device
+            )
             print(json.dumps(measured))
         return {"clips": len(self.clips), **measured}
 

@@ -163,7 +163,10 @@ class StreamSource:
         return {"next_row": self.next_row, **self.skipped.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting after the rows that `state` has counted."""
+        """Go on counting after the rows that `state` has counted.
+
+        `state` may be a `merged` one of several processes.
+        """
         self.counted_before = state["next_row"]
         self.skipped.load_state_dict(state)
 
@@ -198,6 +201,13 @@ class StreamSource:
                 yield row
             if empty:
                 raise ValueError(f"Data set {self.dataset!r} has no rows; give one that has.")
+
+
+def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the `state_dict`s that the processes of a run have of the same stream: every skipped row counts once."""
+    reasons = list(dict.fromkeys(reason for state in states for reason in state["reasons"]))
+    return {"next_row": max(state["next_row"] for state in states), "seen": max(state["seen"] for state in states),
+            "reasons": reasons}  # fmt: skip
 
 
 class WaveformData:

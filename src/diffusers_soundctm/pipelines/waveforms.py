@@ -4,10 +4,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.utils import logging
 
 from .. import audio
 from ..data.latents import denormalize_latents, encode
 from .conditioning import PromptConditioning, latent_channels
+
+logger = logging.get_logger(__name__)
 
 MAX_AUDIO_LENGTH_IN_S = 30.0
 
@@ -165,5 +168,10 @@ class WaveformMixin:
         if not self.encodes_waveforms:
             waveforms = self.mel_spectrogram_to_waveform(waveforms)
         waveforms = waveforms[..., :num_samples]
+        if not waveforms.isfinite().all():
+            logger.warning(
+                "The audio holds NaN or infinite samples, which float16 gives where values overflow; load the model in "
+                "float32 or bfloat16."
+            )
         whole = waveforms.flatten(1)  # channels keep their balance
         return audio.limit_peak(whole).reshape(waveforms.shape), audio.excess_db(whole).tolist()
