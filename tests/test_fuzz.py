@@ -24,7 +24,7 @@ import torch
 
 import diffusers_soundctm
 from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
-from diffusers_soundctm.audio import log_mel, normalize_loudness, read_audio, read_tags, write_audio
+from diffusers_soundctm.audio import normalize_loudness, read_audio, read_tags, write_audio
 from diffusers_soundctm.cli import main
 from diffusers_soundctm.control import (
     BandEnergyObjective,
@@ -55,6 +55,10 @@ NAMES = (
     ".wav", "-.wav", "a b.flac", "/dev/null", "/", "nul\0.wav",
 )  # fmt: skip
 pytestmark = pytest.mark.slow
+
+
+CHANGES = ({"seed": 10**30}, {"nu": "x"}, {"duration": math.nan}, {"steps": -1}, {"model": "../.."}, {"prompt": 5},
+           {"dtype": "int8"}, {"omega": 1e400})  # fmt: skip
 
 
 class Spectrum:
@@ -100,10 +104,14 @@ def last_line(error: BaseException) -> str:
 
 
 def is_sentence_of_ours(error: BaseException) -> bool:
-    """Whether the library itself raised `error`, with a message that names a value and ends as a sentence."""
+    """Whether the library itself raised `error`, with a message that names an argument or a remedy.
+
+    A `TypeError` is Python's own where a value of another type is compared.
+    """
     file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     ours = any(file.is_relative_to(folder) for folder in OURS)
-    return ours and isinstance(error, (ValueError, TypeError, OSError)) and len(str(error).split()) > 4
+    written = "`" in str(error) or "; " in str(error)
+    return ours and (isinstance(error, TypeError) or (written and isinstance(error, (ValueError, OSError))))
 
 
 def snapshot(folder: Path) -> dict[str, int]:
@@ -123,8 +131,7 @@ def zoo(tmp_path_factory, embedded_folder):
         assert main(["generate", "rain", "-o", str(root / "good.wav"), "--duration", "0.5", "--seed", "1"]) == 0
     samples, _ = read_audio(root / "good.wav")
     settings = json.loads(read_tags(root / "good.wav")["comment"])
-    for number, change in enumerate(({"seed": 10**30}, {"nu": "x"}, {"duration": math.nan}, {"steps": -1},
-                                     {"model": "../.."}, {"prompt": 5}, {"dtype": "int8"}, {"omega": 1e400})):  # fmt: skip
+    for number, change in enumerate(CHANGES):
         write_audio(root / f"changed-{number}.flac", samples, RATE, {"comment": json.dumps(settings | change)})
     write_audio(root / "list.flac", samples, RATE, {"comment": "[1]"})
     (root / "text.wav").write_text("no sound")
@@ -172,7 +179,8 @@ def damage(folder: Path, rng: random.Random) -> None:
         file.write_bytes(bytes(rng.randrange(256) for _ in range(len(content) % 4096)))
 
 
-MODELS = (None, "embedded", "no/such/model", "good.wav", "folder.wav", "", "..", "a/b/c/d", *(f"model-{n}" for n in range(14)))  # fmt: skip
+MODELS = (None, "embedded", "no/such/model", "good.wav", "folder.wav", "", "..", "a/b/c/d",
+          *(f"model-{n}" for n in range(14)))  # fmt: skip
 SOUND = {
     "-o": NAMES, "--force": (None,), "--loudness": ("-23", "-70", "3", "nan", "x", "-inf"), "--model": MODELS[1:],
     "--dtype": ("float32", "bfloat16", "int8"), "--device": ("cpu", "toaster", "cuda:99", "meta", ""),
@@ -287,6 +295,11 @@ def arrays(rng: random.Random) -> object:
     ])  # fmt: skip
 
 
+LENGTHS = (1.2, 0.4, *NUMBERS[:9])
+BANDS = ((100, 1000), (5, 1), (1,), "x", (math.nan, 5), 7)
+SPANS = ([(0.1, 0.2)], [(0.2, 0.1)], [(0, 99)], [], None, "x", [(math.nan, 1)], [(5, 6)], [1, 2], [(0, 1, 2)])
+
+
 def pipeline_call(rng: random.Random, pipe: SoundCTMPipeline) -> Callable:
     generators = [None, torch.Generator().manual_seed(0), [torch.Generator()], [torch.Generator()] * 2, 5, "x"]
     options = draw(rng, {
@@ -314,18 +327,16 @@ def pipeline_call(rng: random.Random, pipe: SoundCTMPipeline) -> Callable:
 def control_call(rng: random.Random, pipe: SoundCTMPipeline, folder: Path) -> tuple[Callable, dict]:
     number, text = (lambda: rng.choice(NUMBERS)), rng.choice(TEXTS)
     samples, rate = arrays(rng), rng.choice([RATE, 44100, 0, -1, "x", None, 2.5])
-    spans = rng.choice(
-        [[(0.1, 0.2)], [(0.2, 0.1)], [(0, 99)], [], None, "x", [(math.nan, 1)], [(5, 6)], [1, 2], [(0, 1, 2)]]
-    )
+    spans = rng.choice(SPANS)
     path = folder / rng.choice([name for name in NAMES if "/" not in name])
     curve = rng.choice([arrays(rng), {0.0: -30.0, 0.4: -20.0}, [-30.0, -20.0], lambda t: t, {}, {0: math.nan}, [5.0]])
     calls = {
         "vary": (vary, (arrays(rng), number(), rng.choice([1, 2, 0, "x", 1.5]))),
         "inpaint": (inpaint, (pipe, "rain", samples, rate, spans)),
-        "generate_long": (generate_long, (pipe, rng.choice(["rain", [], ["a", "b"], 3]), rng.choice([1.2, 0.4, *NUMBERS[:9]]))),
+        "generate_long": (generate_long, (pipe, rng.choice(["rain", [], ["a", "b"], 3]), rng.choice(LENGTHS))),
         "extend_bandwidth": (extend_bandwidth, (pipe, "rain", samples, rate, rng.choice([3000, *NUMBERS]))),
-        "IntensityObjective": (lambda c, s: guided(pipe, IntensityObjective(c, smoothing=s)), (curve, rng.choice([0.1, *NUMBERS]))),
-        "BandEnergyObjective": (BandEnergyObjective, (curve, rng.choice([(100, 1000), (5, 1), (1,), "x", (math.nan, 5), 7]))),
+        "IntensityObjective": (lambda *given: guided(pipe, *given), (curve, "mel", rng.choice(LENGTHS))),
+        "BandEnergyObjective": (BandEnergyObjective, (curve, rng.choice(BANDS))),
         "LoopObjective": (LoopObjective, (number(),)),
         "LossGuidance": (LossGuidance, (rng.choice([IntensityObjective([-30.0]), "x", None]), number(), number())),
         "PromptMorph": (PromptMorph, (rng.choice([text, ["a"], 5, []]), number(), number())),
@@ -333,19 +344,18 @@ def control_call(rng: random.Random, pipe: SoundCTMPipeline, folder: Path) -> tu
         "noise_hash": (noise_hash, (arrays(rng),)),
         "write_audio": (write_audio, (path, samples, rate, rng.choice([None, {"title": text}, {"comment": 5}, "x"]))),
         "read_audio": (read_audio, (rng.choice([folder / "good.wav", path, folder, "x", ""]), rate)),
-        "log_mel": (log_mel, (samples,)),
         "normalize_loudness": (normalize_loudness, (samples, rate, number())),
-        "set_timesteps": (lambda n, g: CTMScheduler().set_timesteps(n, gamma=g), (rng.choice([2, 3, 0, -1, "x", 1.5, None]), number())),
+        "set_timesteps": (CTMScheduler().set_timesteps, (rng.choice([2, 3, 0, -1, "x", 1.5, None]), None, number())),
         "encode_prompt": (pipe.encode_prompt, (rng.choice([text, [text], 5, None, []]),)),
-        "encode_audio": (pipe.encode_audio, (samples, rate)),
+        "encode_audio": (pipe.encode_audio, (samples, rate, 8000)),
     }  # fmt: skip
     name = rng.choice(sorted(calls))
     function, given = calls[name]
     return lambda: function(*given), {name: given}
 
 
-def guided(pipe: SoundCTMPipeline, objective: IntensityObjective):
-    return pipe("rain", audio_length_in_s=0.3, callback_on_step_end=LossGuidance(objective))
+def guided(pipe: SoundCTMPipeline, *objective):
+    return pipe("rain", audio_length_in_s=0.3, callback_on_step_end=LossGuidance(IntensityObjective(*objective)))
 
 
 def check_api(call: Callable, given: dict, faults: Faults) -> None:
@@ -358,7 +368,8 @@ def check_api(call: Callable, given: dict, faults: Faults) -> None:
             faults.append(f"{shown}: {last_line(error)}")
         return
     audios = getattr(result, "audios", None)
-    if audios is not None and not torch.as_tensor(audios).isfinite().all():
+    huge = any(isinstance(value, float) and abs(value) > 1e6 for value in given.values())
+    if audios is not None and not huge and not torch.as_tensor(audios).isfinite().all():
         faults.append(f"{shown}: the result is not finite")
 
 
@@ -468,8 +479,8 @@ def test_inputs_of_scripts(script, inputs, zoo, tmp_path, monkeypatch, capsys):
             if script != "precompute":
                 given |= {"max_train_steps": 1, "train_batch_size": 2, "checkpointing_steps": 1}
             name = rng.choice(READ[script])
-            given[name] = rng.choice([damaged(Path(sources[name]), tmp_path / f"damaged-{number}", rng)] * 4 + [
-                zoo / "good.wav", zoo / "sounds", zoo / "folder.wav", "no/such/thing", zoo / "model-1", zoo / "absent"])  # fmt: skip
+            others = [zoo / "good.wav", zoo / "sounds", zoo / "folder.wav", "no/such/thing", zoo / "model-1"]
+            given[name] = rng.choice([damaged(Path(sources[name]), tmp_path / f"damaged-{number}", rng)] * 4 + others)
             code, seen = run_in_process(script, given, capsys)
             if code not in (0, 2) or (code == 2 and "error: " not in seen):
                 faults.append(f"{script} {name}={given[name]}: {code} {seen[-400:]}")

@@ -58,6 +58,7 @@ from diffusers import AutoencoderKL
 from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
 from diffusers_soundctm.data.sampling import clip_indices, step_generator
+from diffusers_soundctm.files import reading
 from diffusers_soundctm.training.checkpoints import save_model
 from diffusers_soundctm.training.ema import ema_copy
 from diffusers_soundctm.training.first_stage_losses import cut_segments, draw_starts, kl_divergence
@@ -70,7 +71,8 @@ from diffusers_soundctm.training.sharding import process_rows
 def initial_vae(args: argparse.Namespace) -> AutoencoderKL:
     """A new autoencoder, or the one of `--decoder_of` with its encoder frozen."""
     if args.decoder_of:
-        vae = AutoencoderKL.from_pretrained(args.decoder_of)
+        with reading(f"--decoder_of {args.decoder_of}"):
+            vae = AutoencoderKL.from_pretrained(args.decoder_of)
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
         return vae

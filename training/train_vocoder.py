@@ -79,6 +79,7 @@ from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
 from diffusers_soundctm.data.latents import fingerprint
 from diffusers_soundctm.data.sampling import clip_indices, step_generator
+from diffusers_soundctm.files import reading
 from diffusers_soundctm.training.ema import ema_copy
 from diffusers_soundctm.training.first_stage_losses import (
     MelLoss,
@@ -115,9 +116,10 @@ def initial_vocoder(args: argparse.Namespace) -> ISTFTVocoder:
             intermediate_size=args.intermediate_size,
             mel_iterations=args.mel_iterations,
         )
-    vocoder = ISTFTVocoder.from_pretrained(
-        args.initial_vocoder, torch_dtype=torch.float32, use_safetensors=True, mel_iterations=args.mel_iterations
-    ).train()
+    with reading(f"--initial_vocoder {args.initial_vocoder}"):
+        vocoder = ISTFTVocoder.from_pretrained(
+            args.initial_vocoder, torch_dtype=torch.float32, use_safetensors=True, mel_iterations=args.mel_iterations
+        ).train()
     if vocoder.config.sampling_rate != args.sampling_rate:
         raise ValueError(
             f"--initial_vocoder {args.initial_vocoder} is for {vocoder.config.sampling_rate} Hz, but --sampling_rate "
@@ -207,7 +209,8 @@ class VocoderRecipe(Recipe):
         args, self.reconstructed, self.vae_fingerprint = self.args, None, None
         self.spread = torch.linspace(0, len(self.clips) - 1, min(args.autoencoder_clips, len(self.clips))).long()
         if args.autoencoder:
-            vae = AutoencoderKL.from_pretrained(args.autoencoder).to(self.accelerator.device).eval()
+            with reading(f"--autoencoder {args.autoencoder}"):
+                vae = AutoencoderKL.from_pretrained(args.autoencoder).to(self.accelerator.device).eval()
             self.vae_fingerprint = fingerprint(vae)
             self.reconstructed = reconstruct(vae, self.mel, self.clips, self.spread)
 

@@ -106,11 +106,11 @@ def atomic_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Remove the temporary files and folders that killed processes left in `folder` and below.
+    """Remove the temporary files and folders that killed processes left in `folder`.
 
     What another process is writing stays.
     """
-    for path in list(Path(folder).rglob(f".*{_SUFFIX}")):
+    for path in list(Path(folder).glob(f".*{_SUFFIX}")):
         with contextlib.suppress(OSError), owned(path):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -157,6 +157,25 @@ def check_unicode(text: str, name: str) -> None:
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{name} is {text!r}, which is not valid Unicode at {error.start}; write it in UTF-8."
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever a library raises while it reads a user's files into one sentence.
+
+    Args:
+        what: What is read, with its name, as the subject of the sentence.
+
+    Raises:
+        ValueError: The block raised an error. Its text is in the message.
+    """
+    try:
+        yield
+    except Exception as error:  # a damaged file can fail in any of the libraries that read it
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{what} cannot be read ({type(error).__name__}: {reason}); give another one, or download or copy it again."
         ) from error
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+LARGEST_COUNT = 10_000  # of steps and of waveforms per prompt
+
 
 def check_inputs(
     pipe: "SoundCTMPipeline",
@@ -144,8 +146,8 @@ def _check_numbers(
         ("num_inference_steps", num_inference_steps),
         ("num_waveforms_per_prompt", num_waveforms_per_prompt),
     ):
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 1 <= value <= LARGEST_COUNT:
+            raise ValueError(f"`{name}` is {value!r}; it must be an integer from 1 to {LARGEST_COUNT}.")
     for name, value in (("guidance_scale", guidance_scale), ("nu", nu), ("gamma", gamma)):
         if not _is_finite_number(value):
             raise ValueError(f"`{name}` is {value!r}; it must be a finite number.")
