@@ -54,7 +54,7 @@ def megabytes(process: int | str = "self") -> float:
 def one_step(pipe, number: int) -> torch.Tensor:
     """The latents of one of a few calls."""
     generator = torch.Generator().manual_seed(number % 7)
-    options = {"audio_length_in_s": 0.3, "output_type": "latent" if number % 2 else "pt"}
+    options = {"audio_length_in_s": 0.1, "output_type": "latent" if number % 2 else "pt"}
     return pipe(PROMPTS[number % 4], generator=generator, **options).audios
 
 

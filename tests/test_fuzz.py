@@ -338,7 +338,7 @@ def control_call(rng: random.Random, pipe: SoundCTMPipeline, folder: Path) -> tu
         "IntensityObjective": (lambda *given: guided(pipe, *given), (curve, "mel", rng.choice(LENGTHS))),
         "BandEnergyObjective": (BandEnergyObjective, (curve, rng.choice(BANDS))),
         "LoopObjective": (LoopObjective, (number(),)),
-        "LossGuidance": (LossGuidance, (rng.choice([IntensityObjective([-30.0]), "x", None]), number(), number())),
+        "LossGuidance": (LossGuidance, (rng.choice([LoopObjective(), "x", None]), number(), number())),
         "PromptMorph": (PromptMorph, (rng.choice([text, ["a"], 5, []]), number(), number())),
         "drift": (drift, (samples, arrays(rng), rate)),
         "noise_hash": (noise_hash, (arrays(rng),)),

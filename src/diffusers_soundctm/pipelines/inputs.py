@@ -55,7 +55,7 @@ def check_inputs(
         ValueError, TypeError: an argument is wrong; the message names argument, value and remedy.
     """
     check_scheduler(pipe.scheduler)
-    _check_prompts(
+    check_prompts(
         pipe.conditioning,
         prompt,
         negative_prompt,
@@ -178,7 +178,7 @@ def _check_decoder(pipe: "SoundCTMPipeline") -> None:
             raise ValueError(f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`.")
 
 
-def _check_prompts(
+def check_prompts(
     conditioning: PromptConditioning,
     prompt,
     negative_prompt,
@@ -187,6 +187,7 @@ def _check_prompts(
     attention_mask,
     negative_attention_mask,
 ) -> None:
+    """Check prompts or their embeddings, of a call or of `encode_prompt`; raises as `check_inputs` does."""
     if (prompt is None) == (prompt_embeds is None):
         given = "neither" if prompt is None else "both"
         raise ValueError(f"The call has {given} of `prompt` and `prompt_embeds`; pass one of them.")

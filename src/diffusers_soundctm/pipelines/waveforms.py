@@ -130,10 +130,19 @@ class WaveformMixin:
 
         Returns:
             z_0 (B, C, time, width) or (B, C, time), float32.
+
+        Raises:
+            ValueError: `waveforms` have another shape, or are empty or not finite.
         """
         device = device or self._execution_device
         length = self.latent_shape(num_samples)[1] * self.vae_scale_factor * self.hop_length
-        waveforms = audio.match_channels(audio.as_samples(waveforms, "waveforms"), self.num_channels)
+        waveforms = audio.as_samples(waveforms, "waveforms")
+        if waveforms.ndim != 3 or 0 in waveforms.shape or not waveforms.isfinite().all():
+            raise ValueError(
+                f"`waveforms` has shape {tuple(waveforms.shape)}; pass finite samples (batch, channels, samples) that "
+                "are not empty."
+            )
+        waveforms = audio.match_channels(waveforms, self.num_channels)
         waveforms = audio.resample(waveforms, sampling_rate, self.sampling_rate)[..., :num_samples]
         waveforms = torch.nn.functional.pad(waveforms, (0, length - waveforms.shape[-1]))
         front_end = None if self.encodes_waveforms else audio.LogMel.for_vocoder(self.vocoder.config)
