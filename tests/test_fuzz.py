@@ -473,7 +473,7 @@ def test_inputs_of_scripts(script, inputs, zoo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / f"{script}.py")])
     sources = {**inputs, "autoencoder": inputs["vae"], "initial_vocoder": inputs["vocoder"]}
     with Faults() as faults:
-        for number in range(16):
+        for number in range(40):
             given = {name: sources[name] for name in READ[script]} | {"num_samples": 5120} | SMALL.get(script, {})
             given |= {"output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
             if script != "precompute":

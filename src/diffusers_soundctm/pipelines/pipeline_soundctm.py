@@ -319,6 +319,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
+        guidance_scale, nu, gamma = float(guidance_scale), float(nu), float(gamma)  # also of integers beyond 64 bits
         num_samples = inputs.num_samples(
             self, audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
