@@ -291,7 +291,9 @@ def distil_on_two_processes(configuration, output_dir, **given):
         wrapper = output_dir.with_name("fsdp_on_cpu.py")
         wrapper.write_text(FSDP_ON_CPU)
         script = [wrapper, *script]
-    subprocess.run([*launch, *script, *arguments(**given, output_dir=output_dir)], check=True, env=environment)
+    command = [*launch, *script, *arguments(**given, output_dir=output_dir)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
     assert json.loads((output_dir / "training.json").read_text())["processes"] == 2
     return output_dir
 
