@@ -494,7 +494,9 @@ def damaged(source: Path, target: Path, rng: random.Random) -> Path:
         shutil.copytree(source, target)
         damage(target, rng)
         return target
-    target.write_bytes(rng.choice([b"", b"[1]", b"{", b"null", b'{"sample_size": "x"}', b'{"no_such_argument": 1}']))
+    values = json.loads(source.read_text())
+    wrong = [values | {rng.choice(sorted(values)): "x"}, values | {"no_such_argument": 1}]
+    target.write_text(rng.choice(["", "[1]", "{", "null", *map(json.dumps, wrong)]))
     return target
 
 

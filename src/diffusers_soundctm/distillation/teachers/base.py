@@ -97,7 +97,13 @@ class TeacherFamily:
                 f"`teacher_model` {str(folder)!r} is distilled already: its scheduler has `stochastic_sampling`. Use "
                 f"the base model{base}, or pass --allow_distilled_teacher."
             )
-        scheduler = cls.read_scheduler(config)
+        try:
+            scheduler = cls.read_scheduler(config)
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:  # values of another type
+            raise OSError(
+                f"The scheduler in {folder} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); download or "
+                "copy it again."
+            ) from error
         network = load_component(cls.network, cls.network_class, cls.network_folder(folder))
         components = {}
         for name, kind in cls.parts.items():
