@@ -49,7 +49,7 @@ def inputs(dataset, teachers, tmp_path_factory):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_becomes_a_pipeline(family, dataset, teachers, tmp_path):
-    length = {"stable_audio": 40 * 32, "stable_audio_3": 50 * 32}.get(family, 5120)
+    length = {"stable_audio": 40 * 32, "stable_audio_3": 50 * 32, "longcat": 50 * 32}.get(family, 5120)
     folder = distil(tmp_path, **dataset, teacher_model=teachers(family), num_samples=length, branch_init="zero")
     pipe = SoundCTMPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
