@@ -42,6 +42,7 @@ class LongCatNetwork(FromTeacherMixin, LongCatAudioDiTTransformer):
         if self.config.text_conv:
             self.text_embed = _EmbedderWithMask(self.config.dit_text_dim, self.config.dit_dim)
             self.text_conv_layer = _TextConvolutions(*self.text_conv_layer)
+        block: Any
         for block in self.blocks:
             block.__class__ = _Block
 
@@ -194,6 +195,7 @@ class _TextConvolutions(nn.Sequential):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         hidden_states, mask = features[..., :-1], features[..., -1:]
+        block: Any
         for block in self:
             update = block.dwconv(hidden_states.transpose(1, 2)).transpose(1, 2)
             update = block.act(block.pwconv1(block.norm(update)))
@@ -205,6 +207,7 @@ class _Block(AudioDiTBlock):
     """A block with gradient checkpointing, which the stock network lacks."""
 
     gradient_checkpointing = False
+    _gradient_checkpointing_func: Any
 
     def forward(self, **kwargs: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
