@@ -1,5 +1,6 @@
 """The SoundCTM student of Stable Audio 3: its flow-matching transformer, conditioned on s and ω as well."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class CTMStableAudio3DiTModel(CTMTransformerMixin, StableAudio3Network):
 
     Args:
         num_text_tokens: Number of tokens that texts are padded to. The network attends to the padding.
-        kwargs: `branch_init`, `guidance_scale_range`, `sample_size`, and arguments of `StableAudio3DiTModel`.
+        kwargs: `sample_size`, and arguments of `StableAudio3DiTModel`.
 
     Raises:
         ValueError: `prediction_type` or `branch_init` is unknown.
@@ -65,11 +66,13 @@ class CTMStableAudio3DiTModel(CTMTransformerMixin, StableAudio3Network):
     def __init__(
         self,
         prediction_type: str = "flow",
+        branch_init: str = "reference",
         num_text_tokens: int = 256,
         conditioning: str = "stable_audio_3",
+        guidance_scale_range: Sequence[float] = (),
         **kwargs: Any,
     ):
-        super().__init__(prediction_type=prediction_type, conditioning=conditioning, **kwargs)
+        super().__init__(prediction_type, conditioning, branch_init, guidance_scale_range, **kwargs)
         self.register_to_config(num_text_tokens=num_text_tokens)
 
 

@@ -1,5 +1,6 @@
 """The SoundCTM student of Stable Audio: its transformer with duration conditioning, conditioned on s and ω as well."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class CTMStableAudioDiTModel(CTMTransformerMixin, StableAudioNetwork):
 
     Args:
         num_text_tokens: Number of tokens that texts are padded to with zeros. Stable Audio attends to the padding.
-        kwargs: `branch_init`, `guidance_scale_range`, and arguments of `StableAudioDiTModel`.
+        kwargs: Arguments of `StableAudioDiTModel`.
 
     Raises:
         ValueError: `prediction_type` or `branch_init` is unknown.
@@ -40,11 +41,13 @@ class CTMStableAudioDiTModel(CTMTransformerMixin, StableAudioNetwork):
     def __init__(
         self,
         prediction_type: str = "v_prediction",
+        branch_init: str = "reference",
         num_text_tokens: int = 128,
         conditioning: str = "stable_audio",
+        guidance_scale_range: Sequence[float] = (),
         **kwargs: Any,
     ):
-        super().__init__(prediction_type=prediction_type, conditioning=conditioning, **kwargs)
+        super().__init__(prediction_type, conditioning, branch_init, guidance_scale_range, **kwargs)
         self.register_to_config(num_text_tokens=num_text_tokens)
 
 

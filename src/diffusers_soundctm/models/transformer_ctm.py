@@ -1,5 +1,6 @@
 """The transformers of the 44.1 kHz SoundCTM, teacher and student, built on Stable Audio's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -97,8 +98,7 @@ class CTMAudioDiTModel(CTMTransformerMixin, AudioDiTModel):
     `embeddings.guidance_embedding`.
 
     Args:
-        kwargs: `branch_init`, `guidance_scale_range`, and arguments of `StableAudioDiTModel`.
-            `global_states_input_dim` has no effect.
+        kwargs: Arguments of `StableAudioDiTModel`. `global_states_input_dim` has no effect.
 
     Raises:
         ValueError: `prediction_type` or `branch_init` is unknown.
@@ -107,5 +107,12 @@ class CTMAudioDiTModel(CTMTransformerMixin, AudioDiTModel):
     __module__ = "diffusers_soundctm"
     _new_parameters = ("timestep_proj.target_proj.", "timestep_proj.guidance_proj.")
 
-    def __init__(self, prediction_type: str = "edm", conditioning: str = "sentence_token", **kwargs: Any):
-        super().__init__(prediction_type=prediction_type, conditioning=conditioning, **kwargs)
+    def __init__(
+        self,
+        prediction_type: str = "edm",
+        branch_init: str = "reference",
+        conditioning: str = "sentence_token",
+        guidance_scale_range: Sequence[float] = (),
+        **kwargs: Any,
+    ):
+        super().__init__(prediction_type, conditioning, branch_init, guidance_scale_range, **kwargs)
