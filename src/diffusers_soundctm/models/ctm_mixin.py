@@ -166,7 +166,11 @@ class TransformerMixin(FromTeacherMixin):
         """
         features = self._embed(per_sample_timestep(timestep, sample), timestep_cond)
         prediction = self._stock_forward(
-            sample, features, encoder_hidden_states, global_hidden_states, encoder_attention_mask
+            sample,
+            features,
+            encoder_hidden_states=encoder_hidden_states,
+            global_hidden_states=global_hidden_states,
+            encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
         )
         # The stock output class emits a deprecation warning, which breaks the graph of a compiled model.
         return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
@@ -182,14 +186,12 @@ class TransformerMixin(FromTeacherMixin):
         raise NotImplementedError
 
     def _stock_forward(
-        self,
-        sample: torch.Tensor,
-        features: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        global_hidden_states: torch.Tensor | None,
-        encoder_attention_mask: torch.Tensor | None,
+        self, sample: torch.Tensor, features: torch.Tensor, **inputs: torch.Tensor | None
     ) -> torch.Tensor:
-        """Run the forward of the diffusers class on `features`, the output of `_embed`. Returns F."""
+        """Run the forward of the diffusers class on `features`, the output of `_embed`, and return F.
+
+        `inputs` are the other arguments of `forward`: `encoder_hidden_states` and so on.
+        """
         raise NotImplementedError
 
 

@@ -27,22 +27,9 @@ class StableAudio3Network(TransformerMixin, StableAudio3DiTModel):
         return self.timestep_features(timestep)
 
     def _stock_forward(
-        self,
-        sample: torch.Tensor,
-        features: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        global_hidden_states: torch.Tensor | None,
-        encoder_attention_mask: torch.Tensor | None,
+        self, sample: torch.Tensor, features: torch.Tensor, **inputs: torch.Tensor | None
     ) -> torch.Tensor:
-        return StableAudio3DiTModel.forward(
-            self,
-            sample,
-            features,
-            encoder_hidden_states,
-            global_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            return_dict=False,
-        )[0]
+        return StableAudio3DiTModel.forward(self, sample, features, return_dict=False, **inputs)[0]
 
 
 class CTMStableAudio3DiTModel(CTMTransformerMixin, StableAudio3Network):

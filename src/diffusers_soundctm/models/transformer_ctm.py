@@ -20,12 +20,7 @@ class LatentTransformer(TransformerMixin, StableAudioDiTModel):
     _min_rotary_dim = 0
 
     def _stock_forward(
-        self,
-        sample: torch.Tensor,
-        features: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        global_hidden_states: torch.Tensor | None,
-        encoder_attention_mask: torch.Tensor | None,
+        self, sample: torch.Tensor, features: torch.Tensor, **inputs: torch.Tensor | None
     ) -> torch.Tensor:
         rotary_embedding = get_1d_rotary_pos_embed(
             max(self.config.attention_head_dim // 2, self._min_rotary_dim),
@@ -34,14 +29,7 @@ class LatentTransformer(TransformerMixin, StableAudioDiTModel):
             repeat_interleave_real=False,
         )
         return StableAudioDiTModel.forward(
-            self,
-            sample,
-            features,
-            encoder_hidden_states,
-            global_hidden_states,
-            rotary_embedding=rotary_embedding,
-            encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
-            return_dict=False,
+            self, sample, features, rotary_embedding=rotary_embedding, return_dict=False, **inputs
         )[0]
 
 
@@ -74,18 +62,11 @@ class AudioDiTModel(LatentTransformer):
         return self.fourier(timestep)
 
     def _stock_forward(
-        self,
-        sample: torch.Tensor,
-        features: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        global_hidden_states: torch.Tensor | None,
-        encoder_attention_mask: torch.Tensor | None,
+        self, sample: torch.Tensor, features: torch.Tensor, **inputs: torch.Tensor | None
     ) -> torch.Tensor:
-        if global_hidden_states is None:
-            global_hidden_states = sample.new_zeros(len(sample), 1, self.inner_dim)
-        return super()._stock_forward(
-            sample, features, encoder_hidden_states, global_hidden_states, encoder_attention_mask
-        )
+        if inputs["global_hidden_states"] is None:
+            inputs["global_hidden_states"] = sample.new_zeros(len(sample), 1, self.inner_dim)
+        return super()._stock_forward(sample, features, **inputs)
 
 
 class CTMAudioDiTModel(CTMTransformerMixin, AudioDiTModel):
