@@ -207,8 +207,8 @@ def open_dataset(dataset: str, split: str) -> Any:
     files = None
     with reading(f"Data set {dataset!r}"):
         if folder.is_dir():
-            # `datasets` caches the rows of a folder by its name and card. With the names and dates of the files as well,
-            # it does not confuse them with those of another folder or of earlier files.
+            # `datasets` caches the rows of a folder by its name and card. With the names and dates of the files as
+            # well, it does not confuse them with those of another folder or of earlier files.
             files = {name: list(paths) for name, paths in load_dataset_builder(str(folder)).config.data_files.items()}
         return load_dataset(str(dataset), data_files=files, split=split)
 
