@@ -1,5 +1,7 @@
 """CTMLongCatAudioDiTTransformer: equal to its teacher when initialized, blind to padding, and diffusers' contract."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import LongCatAudioDiTTransformer
@@ -62,11 +64,12 @@ def test_zero_branches_start_at_the_teacher_and_reference_ones_see_s_and_omega(t
 
 
 @torch.no_grad()
-def test_bfloat16_tells_late_noise_levels_apart(teacher, inputs):
-    """1/(1 + 493) and its neighbors; the stock forward rounds timesteps to the network's dtype first."""
-    teacher = LongCatNetwork.from_config(teacher.config).to(torch.bfloat16)
-    features = [teacher._features(torch.tensor([0.998 + step])) for step in (0, 1e-3)]
-    assert not torch.allclose(*features, atol=1e-2)
+def test_bfloat16_tells_low_noise_levels_apart(teacher, inputs):
+    """The stock forward rounds 0.998 and 0.999 to 1."""
+    teacher = copy.deepcopy(teacher).to(torch.bfloat16)
+    rest = {name: value.bfloat16() if value.is_floating_point() else value for name, value in inputs.items()}
+    outputs = [teacher(**rest | {"timestep": torch.tensor(timestep)}).sample for timestep in (0.002, 0.998, 0.999)]
+    assert not torch.equal(outputs[1], outputs[2]) and not torch.equal(outputs[0], outputs[1])
 
 
 def test_missing_condition_and_unfit_teachers_are_named(teacher, inputs):

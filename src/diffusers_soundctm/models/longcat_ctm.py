@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from diffusers import LongCatAudioDiTTransformer
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_longcat_audio_dit import (
     AudioDiTBlock,
     AudioDiTEmbedder,
@@ -15,17 +13,13 @@ from diffusers.models.transformers.transformer_longcat_audio_dit import (
 )
 from torch import nn
 
-from ..preconditioning import c_noise, check_prediction_type
-from .ctm_mixin import FromTeacherMixin
-from .embeddings import CTMTimestepProjection, split_condition
-from .transformer_ctm import per_sample_timestep
+from .ctm_mixin import CTMTransformerMixin, TransformerMixin
 
 
-class LongCatNetwork(FromTeacherMixin, LongCatAudioDiTTransformer):
-    """LongCat-AudioDiT's network with the arguments of a UNet.
+class LongCatNetwork(TransformerMixin, LongCatAudioDiTTransformer):
+    """LongCat-AudioDiT's network with the arguments of a UNet. F is the velocity z_0 − ε.
 
-    The timestep is embedded in float32. The padding of a prompt has no effect: the stock text convolutions see it, and
-    normalize over it.
+    The padding of a prompt has no effect: the stock text convolutions see it, and normalize over it.
 
     Args:
         sample_size: Latent positions of the default length. 117 of them last 10 s.
@@ -51,68 +45,28 @@ class LongCatNetwork(FromTeacherMixin, LongCatAudioDiTTransformer):
         """The blocks, whose outputs are the features of the network."""
         return self.blocks
 
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: float | torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        encoder_attention_mask: torch.Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """Predict F of the teacher, the velocity z_0 − ε.
-
-        Args:
-            sample: c_in(t)·z_t, (B, latent_dim, frames).
-            timestep: c_noise(t), scalar or (B,).
-            encoder_hidden_states: Text tokens, (B, L, dit_text_dim). Zeros are the empty prompt.
-            encoder_attention_mask: Boolean (B, L), True for tokens to attend to. None attends to all.
-            return_dict: Whether to return an output with `.sample` instead of a tuple.
-
-        Returns:
-            F, (B, latent_dim, frames).
-        """
-        features = self._features(per_sample_timestep(timestep, sample))
-        return self._predict(sample, features, encoder_hidden_states, encoder_attention_mask, return_dict)
-
     def _features(self, timestep: torch.Tensor) -> torch.Tensor:
-        """φ of timesteps (B,), float32 (B, features)."""
-        return self.time_embed.time_embed(timestep.float())
+        return self.time_embed.time_embed(timestep)
 
-    def _predict(
-        self,
-        sample: torch.Tensor,
-        features: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        encoder_attention_mask: torch.Tensor | None,
-        return_dict: bool,
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """Run the stock forward on the input of the time MLP, `features` (B, features), in place of a timestep."""
-        if encoder_attention_mask is None:
-            encoder_attention_mask = encoder_hidden_states.new_ones(encoder_hidden_states.shape[:2])
+    def _stock_forward(
+        self, sample: torch.Tensor, features: torch.Tensor, **inputs: torch.Tensor | None
+    ) -> torch.Tensor:
+        text, mask = inputs["encoder_hidden_states"], inputs["encoder_attention_mask"]
+        mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device) if mask is None else mask
         sample = sample.transpose(1, 2)
-        (output,) = super().forward(
-            sample,
-            encoder_hidden_states,
-            encoder_attention_mask.bool(),
-            features,
-            latent_cond=torch.zeros_like(sample),  # of the audio that a voice is cloned from: none
-            return_dict=False,
+        no_voice = torch.zeros_like(sample)  # latents of the audio that a voice is cloned from
+        output = LongCatAudioDiTTransformer.forward(
+            self, sample, text, mask, features, latent_cond=no_voice, return_dict=False
         )
-        output = output.transpose(1, 2)
-        return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+        return output[0].transpose(1, 2)
 
 
-class CTMLongCatAudioDiTTransformer(LongCatNetwork, PeftAdapterMixin):
+class CTMLongCatAudioDiTTransformer(CTMTransformerMixin, LongCatNetwork):
     """The SoundCTM student of LongCat-AudioDiT. The modulation of all blocks also depends on s and ω.
 
-        embedding = MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + W·ψ(ω) + mean(text)
+        embedding = mean(text) + MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + W·ψ(ω)
 
     Args:
-        prediction_type: What F predicts, equal to the `CTMScheduler`'s.
-        branch_init: "reference" has MLP_s = MLP and ψ(1000·ω) without W, like the released 44.1 kHz SoundCTM. "zero"
-            has its own MLP_s and W, initialized with zeros, so that training starts exactly at the teacher.
-        conditioning: How prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
-        guidance_scale_range: Smallest and largest ω in training. Empty if unknown.
         kwargs: `sample_size`, and arguments of `LongCatAudioDiTTransformer`.
 
     Raises:
@@ -121,6 +75,7 @@ class CTMLongCatAudioDiTTransformer(LongCatNetwork, PeftAdapterMixin):
 
     # model_index.json records this module name, so it must be the package's, which does not change.
     __module__ = "diffusers_soundctm"
+    _projection = "time_embed.time_mlp"
     _new_parameters = ("time_embed.time_mlp.target_proj.", "time_embed.time_mlp.guidance_proj.")
 
     def __init__(
@@ -131,48 +86,7 @@ class CTMLongCatAudioDiTTransformer(LongCatNetwork, PeftAdapterMixin):
         guidance_scale_range: Sequence[float] = (),
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        check_prediction_type(prediction_type)
-        self.register_to_config(
-            prediction_type=prediction_type,
-            branch_init=branch_init,
-            conditioning=conditioning,
-            guidance_scale_range=list(guidance_scale_range),
-        )
-        width = self.time_embed.time_embed.dim
-        self.time_embed.time_mlp = CTMTimestepProjection(width, self.config.dit_dim, branch_init)
-
-    def forward(
-        self,
-        sample: torch.Tensor,
-        timestep: float | torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        timestep_cond: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """Predict F of the student.
-
-        Args:
-            sample: c_in(t)·z_t, (B, latent_dim, frames).
-            timestep: c_noise(t), scalar or (B,).
-            encoder_hidden_states: Text tokens, (B, L, dit_text_dim). Zeros are the empty prompt.
-            timestep_cond: float32 (B, 2), the target noise level s and the guidance scale ω of each sample, or (B, 1)
-                with s alone, which omits the ω term.
-            encoder_attention_mask: Boolean (B, L), True for tokens to attend to. None attends to all.
-            return_dict: Whether to return an output with `.sample` instead of a tuple.
-
-        Returns:
-            F, (B, latent_dim, frames).
-
-        Raises:
-            ValueError: `timestep_cond` is missing or has another shape.
-        """
-        target_sigma, guidance_scale = split_condition(timestep_cond)
-        time = self._features(per_sample_timestep(timestep, sample))
-        target = self._features(c_noise(target_sigma, self.config.prediction_type))
-        features = torch.cat([time, target, self.time_embed.time_mlp.guidance(guidance_scale, target)], dim=-1)
-        return self._predict(sample, features, encoder_hidden_states, encoder_attention_mask, return_dict)
+        super().__init__(prediction_type, conditioning, branch_init, guidance_scale_range, **kwargs)
 
 
 class _TimeMLP(AudioDiTTimestepEmbedding):

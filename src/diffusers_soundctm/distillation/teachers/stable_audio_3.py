@@ -1,12 +1,12 @@
 """Stable Audio 3: a flow-matching transformer on latents of stereo waveforms, conditioned on text and duration."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...models.stable_audio_3_ctm import CTMStableAudio3DiTModel, StableAudio3Network
-from .base import Teacher, TeacherFamily
+from .stable_audio import StableAudio
 
 
-class StableAudio3(TeacherFamily):
+class StableAudio3(StableAudio):
     """Folders of diffusers' `StableAudio3Pipeline`, of a base checkpoint.
 
     Inpainting inputs of the network are not used.
@@ -20,14 +20,8 @@ class StableAudio3(TeacherFamily):
         "tokenizer": "transformers.AutoTokenizer",
         "duration_embedder": "diffusers.StableAudio3DurationEmbedder",
     }
-    text_encoder_source = "google/t5gemma-b-b-ul2"
-    network = "transformer"
     network_class = f"{StableAudio3Network.__module__}.StableAudio3Network"
     student_class = CTMStableAudio3DiTModel
+    text_encoder_source = "google/t5gemma-b-b-ul2"
     conditioning = "stable_audio_3"
     flow_time_factor = 1
-
-    @classmethod
-    def student_config(cls, teacher: Teacher) -> dict[str, Any]:
-        """See `TeacherFamily.student_config`."""
-        return super().student_config(teacher) | {"num_text_tokens": teacher.conditioning.num_text_tokens}
