@@ -45,31 +45,51 @@ def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
     names = [name for name in components(folder) if name not in passed]
     check_links(folder, names)
     for name in names:
-        if not (folder / name).is_dir():
-            raise OSError(f"{folder} lacks the component {name}; download or copy the model again, or pass `{name}=`.")
-        weights = _visible(folder / name, "*.safetensors")
-        for file in weights:
-            read_header(file)
-        if not name.startswith(("tokenizer", "scheduler", "feature_extractor")):
-            missing = [] if (folder / name / "config.json").is_file() else ["config.json"]
-            missing += [] if weights else ["its weights (*.safetensors)"]
-            if missing:
-                raise OSError(
-                    f"{folder / name} lacks {' and '.join(missing)}; download or copy the model again, or pass "
-                    f"`{name}=`."
-                )
-        for file in _visible(folder / name, "*.json"):
-            content = read_config(file)
-            if file.name.endswith("config.json"):  # other files are vocabularies, whose keys are words
-                check_config_names(content, file)
-        # Without a vocabulary, transformers makes a tokenizer that knows no word, and raises no error.
-        if name.startswith("tokenizer") and not any(
-            all(_visible(folder / name, file) for file in files) for files in VOCABULARIES
-        ):
-            needed = ", or ".join(" and ".join(files) for files in VOCABULARIES)
-            raise OSError(
-                f"{folder / name} lacks its vocabulary ({needed}); download or copy the model again, or pass `{name}=`."
-            )
+        check_component(folder / name, name, f"download or copy the model again, or pass `{name}=`")
+
+
+def check_component(folder: Path, name: str, remedy: str = "download or copy it again") -> None:
+    """Check that the folder of one component is complete and undamaged, without loading its weights.
+
+    Args:
+        folder: the component's folder.
+        name: its name in a pipeline, such as "vae" or "tokenizer".
+        remedy: what to do about a missing file, as the end of the message.
+
+    Raises:
+        OSError: the folder or a file is missing or damaged, or a configuration names code.
+    """
+    if not folder.is_dir():
+        raise OSError(f"{folder.parent} lacks the component {name}; {remedy}.")
+    weights = _visible(folder, "*.safetensors")
+    for file in weights:
+        read_header(file)
+    if not name.startswith(("tokenizer", "scheduler", "feature_extractor")):
+        missing = [] if (folder / "config.json").is_file() else ["config.json"]
+        missing += [] if weights else ["its weights (*.safetensors)"]
+        missing += sorted(_missing_shards(folder))
+        if missing:
+            raise OSError(f"{folder} lacks {' and '.join(missing)}; {remedy}.")
+    if name.startswith("scheduler") and not (folder / "scheduler_config.json").is_file():
+        raise OSError(f"{folder} lacks scheduler_config.json; {remedy}.")
+    for file in _visible(folder, "*.json"):
+        content = read_config(file)
+        if file.name.endswith("config.json"):  # other files are vocabularies, whose keys are words
+            check_config_names(content, file)
+    # Without a vocabulary, transformers makes a tokenizer that knows no word, and raises no error.
+    if name.startswith("tokenizer") and not any(
+        all(_visible(folder, file) for file in files) for files in VOCABULARIES
+    ):
+        needed = ", or ".join(" and ".join(files) for files in VOCABULARIES)
+        raise OSError(f"{folder} lacks its vocabulary ({needed}); {remedy}.")
+
+
+def _missing_shards(folder: Path) -> set[str]:
+    """Names of the files that an index of sharded weights lists and that are not there."""
+    indices = [read_config(file) for file in _visible(folder, "*.safetensors.index.json")]
+    maps = [index.get("weight_map") for index in indices]
+    names = {str(name) for weight_map in maps if isinstance(weight_map, dict) for name in weight_map.values()}
+    return {name for name in names if not (folder / name).is_file()}
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
