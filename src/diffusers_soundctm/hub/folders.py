@@ -85,11 +85,14 @@ def check_component(folder: Path, name: str, remedy: str = "download or copy it 
 
 
 def _missing_shards(folder: Path) -> set[str]:
-    """Names of the files that an index of sharded weights lists and that are not there."""
-    indices = [read_config(file) for file in _visible(folder, "*.safetensors.index.json")]
-    maps = [index.get("weight_map") for index in indices]
-    names = {str(name) for weight_map in maps if isinstance(weight_map, dict) for name in weight_map.values()}
-    return {name for name in names if not (folder / name).is_file()}
+    """Names of the files that are missing from a set of sharded weights of which some files are there."""
+    missing = set()
+    for file in _visible(folder, "*.safetensors.index*.json"):
+        weight_map = read_config(file).get("weight_map")
+        names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+        absent = {name for name in names if not (folder / name).is_file()}
+        missing |= absent if absent < names else set()
+    return missing
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
@@ -124,10 +127,15 @@ def read_header(file: Path) -> dict[str, dict]:
 
 
 def one_set_of_weights(files: Sequence[str], variant: str | None) -> list[str]:
-    """Choose among a component's file names the safetensors weights of `variant`, or else the plain ones."""
-    weights = [file for file in files if file.endswith(".safetensors")]
-    chosen = [file for file in weights if variant is not None and f".{variant}" in file]
-    return chosen or [file for file in weights if file.count(".") == 1]
+    """Choose among a component's file names the safetensors weights of `variant`, else the plain ones, else a variant.
+
+    Without plain weights, it is the variant of the first name.
+    """
+    weights = sorted(file for file in files if file.endswith(".safetensors"))
+    plain = [file for file in weights if file.count(".") == 1]
+    if not plain and weights and variant is None:
+        variant = weights[0].split(".")[1].partition("-")[0]  # model.fp16-00001-of-00002.safetensors
+    return [file for file in weights if variant is not None and f".{variant}" in file] or plain
 
 
 def count_parameters(folder: Path) -> tuple[int, int]:
@@ -135,9 +143,8 @@ def count_parameters(folder: Path) -> tuple[int, int]:
 
     The plain set is counted. If the component has variants only, the first one is.
     """
-    names = sorted(file.name for file in _visible(folder, "*.safetensors"))
-    variant = names[0].split(".")[1].partition("-")[0] if names else None  # model.fp16-00001-of-00002.safetensors
-    files = [folder / name for name in one_set_of_weights(names, None) or one_set_of_weights(names, variant)]
+    names = [file.name for file in _visible(folder, "*.safetensors")]
+    files = [folder / name for name in one_set_of_weights(names, None)]
     parameters = sum(math.prod(tensor["shape"]) for file in files for tensor in read_header(file).values())
     return parameters, sum(file.stat().st_size for file in files)
 
