@@ -190,7 +190,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         """Move the pipeline to a device or convert its dtype; arguments as in `DiffusionPipeline.to`.
 
         A denoiser that predicts epsilon stays in float32, because rounding is multiplied by the noise level: with
-        AudioLDM's 84, one jump in half precision would be wrong by 13 to 100 % of the latents' standard deviation.
+        AudioLDM's 84, one jump in half precision would be wrong by 13 to 100 % of the latents'
+        standard deviation.
         """
         dtype = next((value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)), None)
         name = "unet" if self.transformer is None else "transformer"
