@@ -24,7 +24,10 @@ from diffusers_soundctm.training.config import (
     add_run_arguments,
     add_scheduler_arguments,
     add_stream_arguments,
+    begin_script,
+    cache_dir,
     data_settings,
+    missing_packages,
     parse_with_config,
     preset_names,
     run_script,
@@ -58,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parse_with_config(parser, argv)
     if args.omega is not None:
         args.omega_min = args.omega_max = args.omega
-    problem = contradiction(args)
+    problem = missing_packages(args) or contradiction(args)
     if problem:
         parser.error(problem)
     return args
@@ -231,7 +234,7 @@ def captions_problem(args: argparse.Namespace) -> str | None:
 
 
 if __name__ == "__main__":
-    parse_args()  # wrong arguments are refused here, before the slow imports
+    begin_script(parse_args)  # before the slow imports
 
 import torch
 from tqdm import tqdm
@@ -239,7 +242,7 @@ from tqdm import tqdm
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.data.devices import moved
 from diffusers_soundctm.data.sampling import step_generator
-from diffusers_soundctm.data.sources import default_num_samples, distillation_data
+from diffusers_soundctm.data.sources import default_num_samples, distillation_data, source_fingerprint
 from diffusers_soundctm.data.streams import WaveformData
 from diffusers_soundctm.distillation.denoisers import Denoiser
 from diffusers_soundctm.distillation.features import FeatureSpace
@@ -251,6 +254,7 @@ from diffusers_soundctm.pipelines.conditioning import latent_channels
 from diffusers_soundctm.precision import full_float32
 from diffusers_soundctm.preconditioning import karras_sigmas
 from diffusers_soundctm.training.checkpoints import save_model
+from diffusers_soundctm.training.counters import StreamCounts
 from diffusers_soundctm.training.identity import data_fingerprint, weights_fingerprint
 from diffusers_soundctm.training.loop import Recipe, accumulate, settings_of, train
 from diffusers_soundctm.training.optimizers import make_optimizer
@@ -366,13 +370,18 @@ class DistillationRecipe(Recipe):
 
     def identity(self) -> dict[str, object]:
         args = self.args
-        stream = (args.dataset_name, args.data_files) if args.streaming or args.data_files else None
+        streamed = args.streaming or args.data_files
+        stream = source_fingerprint(args.dataset_name, args.data_files, args.output_dir) if streamed else None
         return {"clips": len(self.data), "data": data_fingerprint(self.data), "stream": stream,
                 "teacher": weights_fingerprint(self.teacher.network)}  # fmt: skip
 
+    @property
+    def is_stream(self) -> bool:
+        return isinstance(self.data, WaveformData) and self.data.skipped is not None
+
     def state(self) -> dict[str, object]:
         # A stream counts the clips that it skips over all runs.
-        counters = {"data": self.data} if isinstance(self.data, WaveformData) else {}
+        counters = {"data": StreamCounts(self.data)} if self.is_stream else {}
         return {**self.networks.state(self.network), **counters}
 
     def started(self) -> None:
@@ -415,6 +424,7 @@ class DistillationRecipe(Recipe):
 
     def save(self) -> None:
         distilled = self.networks.whole_average()
+        self.counts = StreamCounts(self.data).state_dict() if self.is_stream else {}
         if self.accelerator.is_main_process and self.args.lora_rank:
             save_lora(distilled, self.output_dir)
         elif self.accelerator.is_main_process:
@@ -452,7 +462,7 @@ class DistillationRecipe(Recipe):
                 self.data.latent_shape,
                 (args.omega_min + args.omega_max) / 2,
                 args.num_samples / args.sampling_rate,
-                Path(args.cache_dir or self.output_dir / "cache"),
+                cache_dir(args),
                 args.seed,
                 self.accelerator.device,
             )
@@ -474,8 +484,7 @@ class DistillationRecipe(Recipe):
     def finish(self) -> dict[str, object]:
         if self.teacher.can_decode and not self.args.lora_rank:
             self.pipeline(self.distilled).save_pretrained(self.output_dir)
-        skipped = self.data.skipped if isinstance(self.data, WaveformData) else None
-        counts = {} if skipped is None else {"clips_read": skipped.seen, "clips_skipped": skipped.reasons}
+        counts = {"clips_read": self.counts["seen"], "clips_skipped": self.counts["reasons"]} if self.is_stream else {}
         return {"clips": len(self.data), **counts, "seconds_in_solver": round(self.seconds_in_solver)}
 
     def publish(self, record: dict[str, object]) -> None:

@@ -13,8 +13,16 @@ from batches import SAMPLES, rewrite, settings_of, write_tars
 from safetensors.torch import load_file
 
 from diffusers_soundctm.data import decode_audio, load_clips
-from diffusers_soundctm.data.sources import distillation_data
-from diffusers_soundctm.data.streams import MemorySource, StreamSource, WaveformData, join_captions, mix, open_rows
+from diffusers_soundctm.data.sources import distillation_data, source_fingerprint
+from diffusers_soundctm.data.streams import (
+    MemorySource,
+    StreamSource,
+    WaveformData,
+    join_captions,
+    merged,
+    mix,
+    open_rows,
+)
 from diffusers_soundctm.distillation import load_teacher
 from runs import distil
 
@@ -216,6 +224,28 @@ def test_a_resumed_run_keeps_the_counts_of_its_stream(audioldm, tmp_path):
     first.draw(first.order(2, 0, 0), slice(0, 2), 0.1, torch.Generator().manual_seed(0))("cpu")
     second.load_state_dict(first.state_dict())
     assert second.source.skipped.seen == first.source.skipped.seen == 2
+
+
+def test_processes_count_the_skipped_clips_of_a_stream_together():
+    sources = [StreamSource(counting, read_unless(1, 5)) for _ in range(2)]
+    sources[0].fetch([0, 1])  # 1 is skipped, and 2 read in its place
+    sources[1].fetch([4, 5])  # 5 is skipped
+    both = merged([source.state_dict() for source in sources])
+    assert both["reasons"] == ["row 1 is silent", "row 5 is silent"] and both["next_row"] == 7
+    again = StreamSource(counting, read_unless(1, 5))
+    again.load_state_dict(both)
+    again.fetch([4, 5])
+    assert again.skipped.reasons == both["reasons"] and again.skipped.seen == both["seen"]
+
+
+def test_a_stream_is_told_from_one_of_changed_files(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"1")
+    first = source_fingerprint("webdataset", [f"{tmp_path}/*.tar"])
+    assert first == source_fingerprint("webdataset", [str(tmp_path / "a.tar")])
+    (tmp_path / "a.tar").write_bytes(b"12")
+    assert first != source_fingerprint("webdataset", [f"{tmp_path}/*.tar"])
+    remote = [source_fingerprint("webdataset", [f"https://example.org/{name}.tar"]) for name in "aab"]
+    assert remote[0] == remote[1] != remote[2]
 
 
 def test_a_streamed_audio_folder_needs_no_decoder(tmp_path):

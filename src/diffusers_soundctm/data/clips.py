@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import atomic, is_hidden, write_json
+from ..files import atomic, is_hidden, reading, write_json
 from .captions import METADATA, check_captions, read_metadata
 from .skipped import SkippedClips
 
@@ -181,7 +181,8 @@ def open_dataset(dataset: str, split: str) -> Any:
 
     folder = Path(dataset)
     if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
-        loaded = load_from_disk(str(folder))
+        with reading(f"Data set {dataset!r}"):
+            loaded = load_from_disk(str(folder))
         splits = loaded if isinstance(loaded, DatasetDict) else {str(loaded.split or "train"): loaded}
         if split not in splits:
             raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(splits)}.")
@@ -192,10 +193,12 @@ def open_dataset(dataset: str, split: str) -> Any:
     if metadata:
         raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(metadata)}.")
     check_described(dataset)
-    available = get_dataset_split_names(str(dataset))
+    with reading(f"Data set {dataset!r}"):
+        available = get_dataset_split_names(str(dataset))
     if split not in available:
         raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {available}.")
-    return load_dataset(str(dataset), split=split)
+    with reading(f"Data set {dataset!r}"):
+        return load_dataset(str(dataset), split=split)
 
 
 def check_described(dataset: str) -> None:

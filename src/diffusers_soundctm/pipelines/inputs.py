@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+LARGEST_COUNT = 10_000  # of steps and of waveforms per prompt
+
 
 def check_inputs(
     pipe: "SoundCTMPipeline",
@@ -54,7 +56,7 @@ def check_inputs(
         ValueError, TypeError: an argument is wrong; the message names argument, value and remedy.
     """
     check_scheduler(pipe.scheduler)
-    _check_prompts(
+    check_prompts(
         pipe.conditioning,
         prompt,
         negative_prompt,
@@ -165,8 +167,8 @@ def _check_numbers(
         ("num_inference_steps", num_inference_steps),
         ("num_waveforms_per_prompt", num_waveforms_per_prompt),
     ):
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 1 <= value <= LARGEST_COUNT:
+            raise ValueError(f"`{name}` is {value!r}; it must be an integer from 1 to {LARGEST_COUNT}.")
     for name, value in (("guidance_scale", guidance_scale), ("nu", nu), ("gamma", gamma)):
         if not _is_finite_number(value):
             raise ValueError(f"`{name}` is {value!r}; it must be a finite number.")
@@ -197,7 +199,7 @@ def _check_decoder(pipe: "SoundCTMPipeline") -> None:
             raise ValueError(f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`.")
 
 
-def _check_prompts(
+def check_prompts(
     conditioning: PromptConditioning,
     prompt,
     negative_prompt,
@@ -206,6 +208,7 @@ def _check_prompts(
     attention_mask,
     negative_attention_mask,
 ) -> None:
+    """Check prompts or their embeddings, of a call or of `encode_prompt`; raises as `check_inputs` does."""
     if (prompt is None) == (prompt_embeds is None):
         given = "neither" if prompt is None else "both"
         raise ValueError(f"The call has {given} of `prompt` and `prompt_embeds`; pass one of them.")

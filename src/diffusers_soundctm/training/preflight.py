@@ -4,7 +4,6 @@ import argparse
 import os
 import shutil
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from .optimizers import check_optimizer
 from .publish import publishing_problems
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 # Weights, EMA and two moments, all float32.
 _STATE_BYTES_PER_PARAMETER = 16
 
@@ -32,17 +30,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         ValueError: A list of them, with remedies.
     """
     problems = _precision_problems(args.mixed_precision)
-    for name in [] if args.report_to in (None, "none") else args.report_to.split(","):
-        if name not in TRACKERS:
-            problems.append(f"--report_to {name} is unknown; choose from none, {', '.join(TRACKERS)}.")
-        elif find_spec(TRACKERS[name]) is None:
-            problems.append(f"--report_to {name} needs a package that is missing: pip install {TRACKERS[name]}.")
     try:
         check_optimizer(args.optimizer, args.use_8bit_adam)
     except ValueError as error:
         problems.append(str(error))
-    if args.validation_prompts and find_spec("matplotlib") is None:
-        problems.append("--validation_prompts draws spectrograms and needs matplotlib: pip install matplotlib.")
     _raise(problems + publishing_problems(args))
 
 
