@@ -51,23 +51,21 @@ def choose_precision(args: argparse.Namespace, scheduler: CTMScheduler) -> None:
         ValueError: A given precision would make the error of a jump larger than `precision.MAX_JUMP_ERROR`.
     """
     highest, prediction_type = scheduler.config.sigma_max, scheduler.config.prediction_type
+    problems = []
+    for name in ("mixed_precision", "teacher_precision"):
+        given = PRECISIONS.get(getattr(args, name))
+        if given is not None and not is_precise(given, highest, prediction_type):
+            problems.append(
+                f"--{name} {getattr(args, name)}: the teacher predicts {prediction_type}, whose rounding errors are "
+                f"multiplied by the noise level. A jump from its highest, {highest:.3g}, would be wrong by "
+                f"{jump_error(given, highest, prediction_type):.0%} of the latents' standard deviation. Pass --{name} "
+                "no."
+            )
+    _raise(problems)
     if args.mixed_precision is None:
         args.mixed_precision = "bf16" if is_precise(torch.bfloat16, highest, prediction_type) else "no"
     if args.teacher_precision is None:
         args.teacher_precision = args.mixed_precision
-    errors = {
-        name: jump_error(PRECISIONS[getattr(args, name)], highest, prediction_type)
-        for name in ("mixed_precision", "teacher_precision")
-        if not is_precise(PRECISIONS[getattr(args, name)], highest, prediction_type)
-    }
-    _raise(
-        [
-            f"--{name} {getattr(args, name)}: the teacher predicts {prediction_type}, whose rounding errors are "
-            f"multiplied by the noise level. A jump from its highest, {highest:.3g}, would be wrong by {error:.0%} of "
-            f"the latents' standard deviation. Pass --{name} no."
-            for name, error in errors.items()
-        ]
-    )
 
 
 def make_accelerator(mixed_precision: str = "no", **settings: Any) -> Accelerator:
