@@ -395,7 +395,7 @@ def processes(args: argparse.Namespace) -> None:
     count = sum(parameter.numel() for parameter in pipe.unet.parameters())
     speedup = float(rows[1][2]) / float(rows[0][2])
     print_command()
-    print_table(["processes", "threads each", "steps a second", "of it in the solver"], rows)
+    print_table(["processes", "threads each", "steps per second", "of it in the solver"], rows)
     print(f"\n2 processes are {speedup:.2f} × as fast. They exchange {4 * count / 1e6:.0f} MB of gradients a step.")
 
 

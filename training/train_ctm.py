@@ -40,9 +40,8 @@ FP16_GRADIENT_SCALE = 2.0**14
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=preset_names(), help="published recipe whose values replace the defaults")
-    add_data_arguments(parser)
-    # The teacher's pipeline has these.
-    parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None, dataset_name=None)
+    add_data_arguments(parser, from_teacher=True)
+    parser.set_defaults(dataset_name=None)
     parser.add_argument(
         "--captions", help="text file, one caption per line: distill from captions and noise alone, without audio"
     )

@@ -345,8 +345,8 @@ def test_a_released_dit_is_recognized_wherever_it_lies(dit_teacher, tmp_path):
     student = Denoiser(teacher.student().eval(), teacher.preconditioning)
     where = torch.tensor([[0.05, 3.5], [0.2, 2.0]])
     assert student(z, sigma, timestep_cond=where, **kwargs).shape == z.shape
-    with pytest.raises(ValueError, match=r"`branch_init` is 'zero'.*choose 'reference'"):
-        teacher.student("zero")
+    student = Denoiser(teacher.student("zero").eval(), teacher.preconditioning)
+    torch.testing.assert_close(student(z, sigma, timestep_cond=where, **kwargs), denoised)
 
 
 def test_a_released_dit_is_distilled_and_sounds(dit_teacher, training_inputs, tmp_path):

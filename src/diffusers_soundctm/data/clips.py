@@ -177,7 +177,7 @@ def open_dataset(dataset: str, split: str) -> Any:
     Raises:
         ValueError: The folder is empty, its metadata is missing or malformed, or there is no such split.
     """
-    from datasets import DatasetDict, get_dataset_split_names, load_dataset, load_from_disk
+    from datasets import DatasetDict, get_dataset_split_names, load_dataset, load_dataset_builder, load_from_disk
 
     folder = Path(dataset)
     if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
@@ -197,8 +197,13 @@ def open_dataset(dataset: str, split: str) -> Any:
         available = get_dataset_split_names(str(dataset))
     if split not in available:
         raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {available}.")
+    files = None
     with reading(f"Data set {dataset!r}"):
-        return load_dataset(str(dataset), split=split)
+        if folder.is_dir():
+            # `datasets` caches the rows of a folder by its name and card. With the names and dates of the files as
+            # well, it does not confuse them with those of another folder or of earlier files.
+            files = {name: list(paths) for name, paths in load_dataset_builder(str(folder)).config.data_files.items()}
+        return load_dataset(str(dataset), data_files=files, split=split)
 
 
 def check_described(dataset: str) -> None:

@@ -295,31 +295,10 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             >>> audio = pipe("rain on a tin roof", num_inference_steps=4).audios[0]
             >>> write_audio("rain.wav", audio, pipe.sampling_rate)
         """
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "return_dict")}
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self.check_inputs(
-            prompt=prompt,
-            audio_length_in_s=audio_length_in_s,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            nu=nu,
-            gamma=gamma,
-            negative_prompt=negative_prompt,
-            num_waveforms_per_prompt=num_waveforms_per_prompt,
-            sigmas=sigmas,
-            generator=generator,
-            latents=latents,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            attention_mask=attention_mask,
-            negative_attention_mask=negative_attention_mask,
-            initial_audio_waveforms=initial_audio_waveforms,
-            initial_audio_sampling_rate=initial_audio_sampling_rate,
-            strength=strength,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-        )
+        self.check_inputs(**arguments | {"callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs})
         num_samples = inputs.num_samples(
             self, audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )

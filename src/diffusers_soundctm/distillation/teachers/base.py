@@ -161,9 +161,9 @@ class TeacherFamily:
     @classmethod
     def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
         """Arguments of the student's class that the network's configuration does not hold."""
-        betas = {key: teacher.scheduler.config[key] for key in _BETAS}
-        prediction_type = teacher.scheduler.config.prediction_type
-        return {"prediction_type": prediction_type, "conditioning": cls.conditioning, **betas}
+        scheduler = teacher.scheduler.config
+        betas = {key: scheduler[key] for key in _BETAS} if cls.network == "unet" else {}
+        return {"prediction_type": scheduler.prediction_type, "conditioning": cls.conditioning, **betas}
 
     @classmethod
     def new_student(cls, teacher: "Teacher", branch_init: str) -> torch.nn.Module:
@@ -242,7 +242,8 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
     if "beta_schedule" not in config or prediction_type not in _VP_TYPES:
         raise ValueError(
             f"The teacher's scheduler {name} with prediction_type {prediction_type!r} is not supported; choose a "
-            "teacher with an EDM scheduler, or with one that has betas and predicts epsilon, v_prediction or sample."
+            "teacher with an EDM or FlowMatchEulerDiscrete scheduler, or with one that has betas and predicts epsilon, "
+            "v_prediction or sample."
         )
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(
