@@ -107,7 +107,7 @@ def test_folders_without_sounds_or_metadata_are_refused_with_the_remedy(tmp_path
     with pytest.raises(ValueError, match=r"is an empty folder; put audio files and a metadata\.csv"):
         load_clips(str(tmp_path))
     soundfile.write(tmp_path / "a.wav", tone(440), RATE)
-    with pytest.raises(ValueError, match=r"audio files but no metadata\.csv; add one with the columns"):
+    with pytest.raises(ValueError, match=r"audio files but no metadata\.csv or metadata\.jsonl; add one"):
         load_clips(str(tmp_path))
 
 

@@ -354,13 +354,35 @@ def test_offload_sequence_names_every_model(pipe):
 def test_bfloat16_stays_close_and_gives_float32_sound(family, tiny_pipeline):
     pipe = tiny_pipeline(family)
     full = latents_of(pipe, num_inference_steps=2, nu=1.5)
-    pipe.to(dtype=torch.bfloat16)
+    assert pipe.to(dtype=torch.bfloat16) is pipe
+    predicts_epsilon = pipe.scheduler.config.prediction_type == "epsilon"
+    assert pipe.denoiser.dtype == (torch.float32 if predicts_epsilon else torch.bfloat16)
+    assert pipe.vae.dtype == pipe.text_encoder.dtype == torch.bfloat16
     half = latents_of(pipe, num_inference_steps=2, nu=1.5)
     assert half.dtype == torch.float32
-    # At sigma 80 an epsilon network's rounding error is multiplied by 80.
     assert (half - full).abs().mean() < 0.1 * full.abs().mean()
     audio = pipe("rain", generator=seeded(0)).audios
     assert audio.dtype == np.float32 and np.isfinite(audio).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, {"default": torch.bfloat16, "vae": torch.float32}])
+def test_an_epsilon_denoiser_is_loaded_in_float32(dtype, tiny_pipeline, tmp_path):
+    tiny_pipeline("audioldm").save_pretrained(tmp_path)
+    pipe = SoundCTMPipeline.from_pretrained(tmp_path, torch_dtype=dtype)
+    default = dtype["default"] if isinstance(dtype, dict) else dtype
+    assert pipe.unet.dtype == torch.float32 and pipe.vocoder.dtype == default
+    assert pipe.vae.dtype == (torch.float32 if isinstance(dtype, dict) else default)
+    assert pipe.to("cpu", torch.bfloat16).unet.dtype == torch.float32
+
+
+def test_an_epsilon_network_in_half_precision_is_refused_where_it_is_too_coarse(tiny_pipeline):
+    pipe = tiny_pipeline("audioldm")
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"inside torch\.autocast"):
+        pipe("rain")
+    pipe.unet.to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"epsilon and the denoiser is in torch\.bfloat16.*float32"):
+        pipe("rain")
+    assert pipe("rain", sigmas=[1.0, 0.1], output_type="latent").audios.isfinite().all()
 
 
 def test_progress_bar_has_one_tick_a_step(pipe, capsys):

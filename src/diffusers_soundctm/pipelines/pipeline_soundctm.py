@@ -12,6 +12,7 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..precision import full_float32
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMSchedule, CTMScheduler
 from . import inputs
@@ -307,6 +308,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         if initial_audio_waveforms is not None and sigmas is None:
             sigmas = self._last_levels(num_inference_steps, DEFAULT_STRENGTH if strength is None else strength)
         schedule = self.scheduler.make_schedule(num_inference_steps if sigmas is None else None, device, gamma, sigmas)
+        inputs.check_precision(self, schedule.init_noise_sigma, device)
         call = self._begin_call(schedule, guidance_scale, nu, num_samples)
 
         # 2. Prompt
@@ -427,12 +429,14 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             if mask is not None:
                 mask = torch.cat([self.conditioning.negative_mask(mask, *negative), mask])
         timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, guidance_scale)])
-        model_output = self.denoiser(
-            model_input.to(self.denoiser.dtype),
-            timestep,
-            timestep_cond=timestep_cond.expand(model_input.shape[0], 2),
-            **self.conditioning.network_kwargs(embeds.to(self.denoiser.dtype), mask),
-        ).sample.float()
+        config = self.scheduler.config
+        with full_float32(config.sigma_max, config.prediction_type):
+            model_output = self.denoiser(
+                model_input.to(self.denoiser.dtype),
+                timestep,
+                timestep_cond=timestep_cond.expand(model_input.shape[0], 2),
+                **self.conditioning.network_kwargs(embeds.to(self.denoiser.dtype), mask),
+            ).sample.float()
         if nu == 1:
             return model_output
         unconditional, conditional = model_output.chunk(2)

@@ -28,5 +28,4 @@ class LongCat(TeacherFamily):
     @classmethod
     def scheduler_config(cls, folder: Path) -> dict[str, Any]:
         """See `TeacherFamily.scheduler_config`."""
-        has_own = (folder / "scheduler" / "scheduler_config.json").is_file()
-        return super().scheduler_config(folder) if has_own else _SCHEDULER
+        return super().scheduler_config(folder) if (folder / "scheduler").is_dir() else _SCHEDULER
