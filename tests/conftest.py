@@ -64,7 +64,7 @@ def _hifigan():
         )
     )
     for parameter in vocoder.parameters():
-        parameter.data *= 10  # as initialised, its output is too small to tell two sounds apart
+        parameter.data *= 10  # as initialized, its output is too small to tell two sounds apart
     return vocoder
 
 

@@ -25,9 +25,7 @@ _FREE = ("output_dir", "cache_dir", "batch_size", "config")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
-    # The teacher's pipeline has these.
-    parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None)
+    add_data_arguments(parser, from_teacher=True)
     parser.add_argument("--teacher_model", default=..., help="folder or Hub id of the teacher's pipeline")
     parser.add_argument(
         "--allow_distilled_teacher",

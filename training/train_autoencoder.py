@@ -25,9 +25,7 @@ MEASURED_CLIPS = 512
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_clip_arguments(parser)
-    model = parser.add_argument_group(
-        "model and objective", "train_teacher.py and train_ctm.py support only the mel defaults"
-    )
+    model = parser.add_argument_group("model and objective", "train_teacher.py supports only the mel defaults")
     model.add_argument("--n_fft", type=int, default=1024, help="window of the mel front end in samples")
     model.add_argument("--hop_length", type=int, default=160, help="samples per mel frame")
     model.add_argument("--n_mels", type=int, default=64, help="mel bands")

@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--autoencoder", help="folder of a VAE whose reconstructions are training inputs too")
     data.add_argument("--autoencoder_clips", type=int, default=2000, help="number of clips to reconstruct, once")
     data.add_argument("--autoencoder_share", type=float, default=0.5, help="fraction of batches of reconstructions")
-    model = parser.add_argument_group("model", "train_teacher.py and train_ctm.py support only the mel defaults")
+    model = parser.add_argument_group("model", "train_teacher.py supports only the mel defaults")
     model.add_argument(
         "--initial_vocoder", help="folder of a trained vocoder to start from; its sizes replace the ones below"
     )

@@ -2,15 +2,17 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from batches import SAMPLES, rewrite, settings_of, write_tars
 from safetensors.torch import load_file
 
-from diffusers_soundctm.data import load_clips
+from diffusers_soundctm.data import decode_audio, load_clips
 from diffusers_soundctm.data.sources import distillation_data, source_fingerprint
 from diffusers_soundctm.data.streams import (
     MemorySource,
@@ -272,3 +274,14 @@ def test_sampled_posteriors_do_not_depend_on_the_number_of_processes(training_in
     both = torch.cat([draw(slice(0, 2)), draw(slice(2, 4))])
     torch.testing.assert_close(both, draw(slice(0, 4)), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(both, draw(slice(0, 4), seed=1))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_audio_files_needs_metadata_and_no_decoder_of_datasets(streaming, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # an import fails
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(160), 16000)
+    with pytest.raises(ValueError, match=r"no metadata\.csv or metadata\.jsonl; add one with the columns"):
+        open_rows(str(tmp_path), streaming=streaming)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav", "caption": "rain"}\n')
+    (row,) = open_rows(str(tmp_path), streaming=streaming)
+    assert row["caption"] == "rain" and len(decode_audio(row["audio"]["path"], 16000)) == 160

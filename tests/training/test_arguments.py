@@ -149,6 +149,7 @@ PUBLISHED = {
     "max_grad_norm": (1000.0, 1000.0, "release"),
     "ema_decay": (0.999, 0.999, "release"),
     "mixed_precision": ("bf16", "no", "release"),
+    "teacher_precision": ("no", "no", "release"),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ..files import reading
 from .batches import Batch
-from .clips import Clips, metadata_files, open_dataset
+from .clips import Clips, check_described, metadata_files, open_dataset
 from .encoders import Encoders
 from .latents import from_int16
 from .prompts import pad_prompts
@@ -54,6 +54,8 @@ def open_rows(
             files = load_dataset_builder(dataset, data_files=list(data_files)).config.data_files
         rows = IterableDataset.from_generator(read_tars, gen_kwargs={"paths": [str(f) for f in files["train"]]})
     elif data_files or (streaming and not metadata_files(Path(dataset))):
+        if not data_files:
+            check_described(dataset)
         with reading(f"Data set {dataset!r}"):
             rows = load_dataset(dataset, data_files=list(data_files or []) or None, split=split, streaming=True)
     else:
@@ -300,8 +302,9 @@ class WaveformData:
 def _network_kwargs(conditioning, embeddings, empty, device) -> tuple[dict, dict]:
     """Network arguments of the prompts, and of the prompts followed by as many empty ones."""
     has_mask = conditioning.prompt_embeds_ndim == 3
-    guided = [*embeddings, *[empty] * len(embeddings)]
-    return tuple(conditioning.network_kwargs(*pad_prompts(rows, has_mask, device)) for rows in (embeddings, guided))
+    prompts = pad_prompts(embeddings, has_mask, device)
+    guided = pad_prompts([*embeddings, *[empty] * len(embeddings)], has_mask, device)
+    return conditioning.network_kwargs(*prompts), conditioning.guided_kwargs(*guided)
 
 
 def mix(waveform: torch.Tensor, other: torch.Tensor, ratio: float = 0.5) -> torch.Tensor:

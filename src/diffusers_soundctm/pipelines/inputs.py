@@ -11,6 +11,7 @@ from diffusers.utils import logging
 
 from ..audio import as_samples
 from ..files import check_unicode
+from ..precision import is_precise, jump_error
 from ..schedulers.scheduling_ctm import CTMScheduler
 from .conditioning import PromptConditioning, latent_channels
 
@@ -95,6 +96,26 @@ def check_scheduler(scheduler: Any) -> None:
         raise TypeError(
             f"`scheduler` is a {type(scheduler).__name__}; a SoundCTM needs a `CTMScheduler`, such as the one that its "
             "folder holds."
+        )
+
+
+def check_precision(pipe: "SoundCTMPipeline", sigma: float, device: torch.device) -> None:
+    """Check that the denoiser is precise enough for a jump from the first noise level σ of a call.
+
+    Raises:
+        ValueError: its dtype, or that of the surrounding `torch.autocast`, is too coarse.
+    """
+    dtype, where = pipe.denoiser.dtype, f"the denoiser is in {pipe.denoiser.dtype}"
+    remedy = "Load it in float32; `from_pretrained` and `pipe.to` keep it so"
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+        where, remedy = f"the call is inside torch.autocast with {dtype}", "Leave out the autocast"
+    prediction_type = pipe.scheduler.config.prediction_type
+    if not is_precise(dtype, sigma, prediction_type):
+        raise ValueError(
+            f"The network predicts {prediction_type} and {where}: rounding would change a step from noise level "
+            f"{sigma:.3g} by {jump_error(dtype, sigma, prediction_type):.0%} of the latents' standard deviation. "
+            f"{remedy}."
         )
 
 

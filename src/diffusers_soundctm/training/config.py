@@ -107,11 +107,20 @@ def missing_packages(args: argparse.Namespace) -> str | None:
     return None
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for a data set and the frozen networks that encode it."""
+def add_data_arguments(parser: argparse.ArgumentParser, from_teacher: bool = False) -> None:
+    """Add the arguments for a data set and the frozen networks that encode it.
+
+    Args:
+        parser: Parser of the script.
+        from_teacher: Whether the networks, the sampling rate and the length are the teacher's by default.
+    """
     data = _add_dataset_group(parser, "data and frozen networks", cached="latents and prompt embeddings")
     data.add_argument("--vae", default=..., help="folder of the autoencoder")
     data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
+    if from_teacher:
+        for action in data._group_actions:
+            if action.dest in ("vae", "text_encoder", "sampling_rate", "num_samples"):
+                action.default, action.help = None, f"{action.help}; by default the teacher's"
 
 
 def data_settings(args: argparse.Namespace) -> Any:
