@@ -106,13 +106,7 @@ class TeacherFamily:
                 f"`teacher_model` {str(folder)!r} is distilled already: {reason}. Use the base model{base}, or pass "
                 "--allow_distilled_teacher."
             )
-        try:
-            scheduler = cls.load_scheduler(folder)
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:  # values of another type
-            raise OSError(
-                f"The scheduler in {folder} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); download or "
-                "copy it again."
-            ) from error
+        scheduler = cls.load_scheduler(folder)
         network = load_component(cls.network, cls.network_class, cls.network_folder(folder))
         components = {}
         for name, kind in cls.parts.items():
