@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from diffusers import StableAudio3DiTModel
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_stable_audio3 import StableAudio3ExpoFourierFeatures
 
@@ -76,7 +75,7 @@ class StableAudio3Network(FromTeacherMixin, StableAudio3DiTModel):
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
 
-class CTMStableAudio3DiTModel(StableAudio3Network, PeftAdapterMixin):
+class CTMStableAudio3DiTModel(StableAudio3Network):
     """The SoundCTM student of Stable Audio 3. The modulation of all blocks also depends on s and ω.
 
         embedding = global_embed(duration) + MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + W·ψ(ω)

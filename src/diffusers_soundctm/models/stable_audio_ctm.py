@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from ..preconditioning import c_noise, check_prediction_type
@@ -46,7 +45,7 @@ class StableAudioNetwork(LatentTransformer):
         return self._predict(sample, features, encoder_hidden_states, global_hidden_states, return_dict=return_dict)
 
 
-class CTMStableAudioDiTModel(StableAudioNetwork, PeftAdapterMixin):
+class CTMStableAudioDiTModel(StableAudioNetwork):
     """The SoundCTM student of Stable Audio. The first token of the sequence also embeds s and ω.
 
         token = global_proj(start, end) + MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + W·ψ(ω)
