@@ -11,10 +11,11 @@ from diffusers_soundctm import CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPi
 
 
 def test_models(embedded_folder):
-    assert type(AutoModel.from_pretrained(embedded_folder / "unet")) is CTMUNet2DConditionModel
-    assert type(AutoModel.from_pretrained(embedded_folder, subfolder="unet")) is CTMUNet2DConditionModel
-    assert type(AutoModel.from_pretrained(embedded_folder / "vocoder")) is ISTFTVocoder
-    assert type(AutoModel.from_config(embedded_folder / "vocoder")) is ISTFTVocoder
+    folder = str(embedded_folder)  # diffusers' `AutoModel` accepts no `Path`
+    assert type(AutoModel.from_pretrained(f"{folder}/unet")) is CTMUNet2DConditionModel
+    assert type(AutoModel.from_pretrained(folder, subfolder="unet")) is CTMUNet2DConditionModel
+    assert type(AutoModel.from_pretrained(f"{folder}/vocoder")) is ISTFTVocoder
+    assert type(AutoModel.from_config(f"{folder}/vocoder")) is ISTFTVocoder
 
 
 def test_pipelines(embedded_folder):

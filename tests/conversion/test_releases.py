@@ -204,5 +204,8 @@ def test_releases_that_cannot_be_told_are_named(unet_release, dit_release, tmp_p
         recognize_release([unet_release, dit_release])
     with pytest.raises(ValueError, match="holds no network of a release; pass `release=`, one of sony-unet"):
         SoundCTMPipeline.from_single_file(tmp_path)
+    assert recognize_release("Sony/soundctm") == "sony-unet"
+    with pytest.raises(ValueError, match="networks of sony-dit-v1 and sony-dit-v2"):
+        recognize_release("koichisaito/soundctm_dit")
     with pytest.raises(ValueError, match="Pass the authors' files, or `release=`"):
         SoundCTMPipeline.from_single_file()

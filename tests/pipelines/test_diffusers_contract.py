@@ -82,7 +82,7 @@ def test_a_folder_of_one_variant_loads_by_itself(pipe, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_denoiser_alone_is_saved_and_loaded(pipe, tmp_path, dtype):
     pipe.denoiser.save_pretrained(tmp_path, variant="fp16")
-    loaded = AutoModel.from_pretrained(tmp_path, variant="fp16", dtype=dtype)
+    loaded = AutoModel.from_pretrained(str(tmp_path), variant="fp16", dtype=dtype)
     assert type(loaded) is type(pipe.denoiser) and loaded.dtype == dtype
     again = SoundCTMPipeline(
         **pipe.components | {name: loaded for name in ("unet", "transformer") if getattr(pipe, name)}

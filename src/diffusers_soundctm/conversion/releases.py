@@ -172,13 +172,15 @@ def recognize_release(checkpoint: str | os.PathLike | Sequence[str | os.PathLike
     found: dict[str, None] = {}
     for source in sources:
         path = Path(source)
+        published = [name for name, known in RELEASES.items() if known.repo_id == str(source)]
         if path.exists() or path.suffix in _CHECKPOINTS:
             files = [path] if not path.is_dir() else sorted(f for f in path.rglob("*") if _named_as_network(f))
             found |= dict.fromkeys(name for file in files for name in _releases_of(file))
+        elif published:
+            found |= dict.fromkeys(published)
         else:
-            found |= dict.fromkeys(
-                name for file in _repo_files(str(source), hub_kwargs) for name in _named_as_network(file)
-            )
+            files = _repo_files(str(source), hub_kwargs)
+            found |= dict.fromkeys(name for file in files for name in _named_as_network(file))
     if len(found) != 1:
         given = ", ".join(map(str, sources))
         what = f"the networks of {' and '.join(found)}" if found else "no network of a release"
