@@ -20,8 +20,12 @@ class CTMAdapterMixin(PeftAdapterMixin, _Module):
 
     _new_parameters: tuple[str, ...] = ()
     _values_without_adapters: dict[str, torch.Tensor] | None = None
-    _values_of_adapters: dict[str, dict[str, torch.Tensor]] | None = None
-    _adapter_weights: dict[str, float] | None = None
+    _values_of_adapters: dict[str, dict[str, torch.Tensor]] = {}  # noqa: RUF012 (replaced with the first adapter)
+    _adapter_weights: dict[str, float] = {}  # noqa: RUF012
+
+    if TYPE_CHECKING:  # of the diffusers class
+        config: Any
+        peft_config: dict[str, Any]
 
     @property
     def new_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -65,7 +69,7 @@ class CTMAdapterMixin(PeftAdapterMixin, _Module):
         weights = list(weights) if isinstance(weights, (list, tuple)) else [weights] * len(names)
         weights = [1.0 if weight is None else weight for weight in weights]
         super().set_adapters(names, [self._expand_blocks(weight) for weight in weights])
-        if self._adapter_weights is not None:
+        if self._values_without_adapters is not None:
             numbers = [1.0 if isinstance(weight, dict) else float(weight) for weight in weights]
             self._adapter_weights.update(zip(names, numbers, strict=True))
         self.update_new_parameters()
@@ -93,8 +97,8 @@ class CTMAdapterMixin(PeftAdapterMixin, _Module):
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
         super().delete_adapters(adapter_names)
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            (self._values_of_adapters or {}).pop(name, None)
-            (self._adapter_weights or {}).pop(name, None)
+            self._values_of_adapters.pop(name, None)
+            self._adapter_weights.pop(name, None)
         self.update_new_parameters()
 
     def fuse_lora(
@@ -102,7 +106,7 @@ class CTMAdapterMixin(PeftAdapterMixin, _Module):
     ) -> None:
         active = self._effective_adapters()
         super().fuse_lora(lora_scale, safe_fusing=safe_fusing, adapter_names=adapter_names)
-        if self._adapter_weights is not None:  # as in the low-rank updates, the scale stays after `unfuse_lora`
+        if self._values_without_adapters is not None:  # as in the low-rank updates, the scale stays after `unfuse_lora`
             self._adapter_weights.update({name: lora_scale * self._adapter_weights.get(name, 1.0) for name in active})
         self.update_new_parameters()
 
@@ -117,7 +121,7 @@ class CTMAdapterMixin(PeftAdapterMixin, _Module):
         if self._values_without_adapters is not None:
             if not fused:
                 self.update_new_parameters()
-            self._values_without_adapters = self._values_of_adapters = self._adapter_weights = None
+            self._values_without_adapters, self._values_of_adapters, self._adapter_weights = None, {}, {}
 
     def _expand_blocks(self, weight: float | dict[str, Any]) -> float | dict[str, float]:
         """Turn a weight per block into a weight per prefix of a module's name."""

@@ -19,7 +19,6 @@ class FromTeacherMixin(CTMAdapterMixin, CacheMixin):
     """
 
     if TYPE_CHECKING:  # of the diffusers class
-        config: Any
         from_config: Any
         _repeated_blocks: list[str]
         register_to_config: Any
@@ -146,7 +145,7 @@ class CTMUNetMixin(FromTeacherMixin):
                     f"`weights` has {side!r}: {blocks}; choose among 'down', 'mid' and 'up', and among "
                     f"{sorted(known)} of 'down' or 'up'."
                 )
-        (scales,) = _maybe_expand_lora_scales(self, [weight])
+        scales: Any = _maybe_expand_lora_scales(self, [weight])[0]
         expanded = {}
         for name, scale in scales.items():  # such as down_blocks.1.attentions.0, the first layer of a block
             block, _, layer = name.rpartition(".")
