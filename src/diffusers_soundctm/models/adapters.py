@@ -47,10 +47,11 @@ class CTMAdapterMixin(PeftAdapterMixin, _Module):
         names = [name for name in self._effective_adapters() if name in self._values_of_adapters]
         weights = [self._adapter_weights.get(name, 1.0) for name in names]
         for key, parameter in self._current_values().items():
-            value = (1 - sum(weights)) * self._values_without_adapters[key].to(parameter)
-            for name, weight in zip(names, weights, strict=True):
-                value += weight * self._values_of_adapters[name][key].to(parameter)
-            parameter.copy_(value)
+            values = [self._values_without_adapters[key], *(self._values_of_adapters[name][key] for name in names)]
+            factors = [1 - sum(weights), *weights]
+            parameter.copy_(
+                sum(w * v.to(parameter.device, torch.float32) for w, v in zip(factors, values, strict=True))
+            )
 
     def set_adapters(self, adapter_names: list[str] | str, weights: Any = None) -> None:
         """Activate adapters with weights, as diffusers does.
