@@ -262,9 +262,9 @@ def edited(file, **changes):
         (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "lacks scheduler_config.json"),
         (
             lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(
-                '{"weight_map": {"a": "diffusion_pytorch_model-00002-of-00002.safetensors"}}'
+                '{"weight_map": {"a": "diffusion_pytorch_model.safetensors", "b": "missing-00002.safetensors"}}'
             ),
-            "lacks diffusion_pytorch_model-00002-of-00002.safetensors",
+            "lacks missing-00002.safetensors",
         ),
     ],
 )

@@ -43,8 +43,11 @@ def networks(pipe) -> dict[str, torch.nn.Module]:
 
 
 def dtypes(pipe) -> dict[str, torch.dtype]:
-    # The frequencies of Fourier features stay in float32.
-    return {name: part.dtype for name, part in networks(pipe).items()}
+    """The dtype of each component, without denoisers that predict epsilon, which stay in float32."""
+    parts = networks(pipe)
+    if pipe.scheduler.config.prediction_type == "epsilon":
+        assert parts.pop("unet").dtype == torch.float32
+    return {name: part.dtype for name, part in parts.items()}
 
 
 def latents(pipe, steps: int = 4):

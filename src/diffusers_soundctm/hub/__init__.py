@@ -4,6 +4,7 @@ from .card import model_card, update_card
 from .download import DOWNLOAD_ARGUMENTS, UNREACHABLE, download_files, download_model, not_found
 from .folders import (
     INDEX,
+    check_component,
     check_folder,
     check_student,
     components,
@@ -21,6 +22,7 @@ __all__ = [
     "DOWNLOAD_ARGUMENTS",
     "INDEX",
     "UNREACHABLE",
+    "check_component",
     "check_folder",
     "check_student",
     "components",
