@@ -20,7 +20,7 @@ gradio_client = pytest.importorskip("gradio_client")
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "examples" / "gradio_space"
 ENDPOINTS = ("draft", "refine", "vary", "morph", "draw", "upload", "inpaint", "continue_sound", "loop")
-ENDPOINTS += ("export", "code")
+ENDPOINTS += ("export", "code", "metadata")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,10 @@ def test_each_control(client, tmp_path):
     assert "variations" in client.predict(recipe=first, amount=0.2, seed=1, api_name="/vary")[1]["noise"]
     morph = {"recipe": first, "second_recipe": second, "steps": 2}
     assert client.predict(**morph, api_name="/morph")[1]["morph"]["prompt"] == "a dog barks"
-    drawn = client.predict(recipe=first, curve=[-50, -20, -50], strength=0.5, steps=2, api_name="/draw")[1]
+    curve = {"curve": [-50, -20, -50], "strength": 0.5, "steps": 2}
+    _, drawn, loudness = client.predict(recipe=first, **curve, api_name="/draw")
     assert drawn["curve"] == [-50, -20, -50]
+    assert loudness["error_db"] > 0 and loudness["turned_down_db"] >= 0
     assert client.predict(recipe=first, steps=2, api_name="/loop")[1]["loop"] is True
     soundfile.write(tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(22050), 22050)
     upload = client.predict(file=gradio_client.handle_file(tmp_path / "noise.wav"), api_name="/upload")

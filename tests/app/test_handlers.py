@@ -7,11 +7,12 @@ import pytest
 pytest.importorskip("gradio")
 
 from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.app.disk import DiskBudget
 from diffusers_soundctm.app.handlers import Handlers
 from diffusers_soundctm.app.recipe import Noise, Recipe
 from diffusers_soundctm.app.studio import Studio
 
-PERSON = SimpleNamespace(session_hash="tab")
+PERSON = SimpleNamespace(session_hash="tab", client=SimpleNamespace(host="127.0.0.1"))
 PLAIN = Recipe("rain", Noise(3), 0.6)
 CURRENT = {"recipe": PLAIN.to_json()}
 ADVANCED = ("", 3.5, 1, 0)  # negative prompt, omega, nu, gamma
@@ -21,7 +22,7 @@ ADVANCED = ("", 3.5, 1, 0)  # negative prompt, omega, nu, gamma
 def handlers(embedded_folder):
     pipe = SoundCTMPipeline.from_pretrained(embedded_folder)
     pipe.set_progress_bar_config(disable=True)
-    return Handlers(Studio(pipe, str(embedded_folder)))
+    return Handlers(Studio(pipe, str(embedded_folder)), DiskBudget())
 
 
 def test_drafts_appear_one_by_one(handlers):
@@ -108,9 +109,11 @@ def test_picking_sets_the_settings_to_those_of_the_sound(handlers):
         ("extend", (CURRENT, "wind", 60, 2, 0, *ADVANCED), "cannot be extended by 60 s"),
     ],
 )
-def test_errors_appear_beside_the_control(answer, arguments, named, handlers):
+def test_errors_appear_beside_the_control(answer, arguments, named, handlers, caplog):
     message, *others = list(getattr(handlers, answer)(*arguments, PERSON))[-1]
     assert named in message and 'role="alert"' in message and len(others) == 1
+    (line,) = caplog.messages
+    assert line.startswith(f"Refused {answer} for 127.0.0.1: ") and named in line and "\n" not in line
 
 
 def test_messages_are_escaped(handlers):

@@ -9,30 +9,33 @@ import gradio as gr
 from gradio.processing_utils import hash_bytes
 from gradio.utils import get_upload_folder
 
-from .. import files
 from . import edits
+from .curves import curve_error
+from .disk import DiskBudget
 from .handlers import EXPECTED_ERRORS
 from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload
-from .sound_files import encode, file_name
+from .sound_files import encode, file_name, read_settings
 from .studio import Studio, Take
 from .validators import integer, number
+from .visitors import log_refusal, owner_of
 
 RANDOM_SEED = -1
+WITHOUT_QUEUE = ("code", "metadata")
 
 
-def add_endpoints(studio: Studio) -> None:
+def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
     """Add the endpoints to the `gr.Blocks` that is being built. The docstring of each one is its documentation."""
-    endpoints = Endpoints(studio)
+    endpoints = Endpoints(studio, disk)
     with gr.Column(visible=False):
         recipe, other = gr.JSON(label="recipe"), gr.JSON(label="second_recipe")
         made, drift = gr.JSON(label="recipe"), gr.Number(label="drift")
         sound, upload, file = gr.File(label="sound"), gr.File(label="file"), gr.File(label="sound")
         prompt, code = gr.Textbox(label="prompt"), gr.Code(label="code")
+        loudness, metadata = gr.JSON(label="loudness"), gr.JSON(label="metadata")
         curve, spans = gr.JSON(label="curve"), gr.JSON(label="spans")
-        # No ranges here: recipes check them, with messages that say what to do.
-        seed = gr.Number(RANDOM_SEED, label="seed", precision=0)
-        draft_steps = gr.Number(1, label="steps", precision=0)
-        steps = gr.Number(8, label="steps", precision=0)
+        # No ranges and no rounding here: recipes check the values, with messages that say what to do.
+        seed = gr.Number(RANDOM_SEED, label="seed")
+        draft_steps, steps = gr.Number(1, label="steps"), gr.Number(8, label="steps")
         duration = gr.Number(round(studio.default_duration, 3), label="duration")
         negative_prompt = gr.Textbox("", label="negative_prompt")
         omega, nu, gamma = gr.Number(3.5, label="omega"), gr.Number(1, label="nu"), gr.Number(0, label="gamma")
@@ -43,28 +46,35 @@ def add_endpoints(studio: Studio) -> None:
             "refine": ([recipe, steps], [sound, made, drift]),
             "vary": ([recipe, amount, seed], [sound, made]),
             "morph": ([recipe, other, steps], [sound, made]),
-            "draw": ([recipe, curve, strength, steps], [sound, made]),
+            "draw": ([recipe, curve, strength, steps], [sound, made, loudness]),
             "upload": ([upload], [made]),
             "inpaint": ([recipe, prompt, spans, steps, seed], [sound, made]),
             "continue_sound": ([recipe, prompt, more, steps, seed], [sound, made]),
             "loop": ([recipe, steps], [sound, made]),
             "export": ([recipe, extension], [file]),
             "code": ([recipe], [code]),
+            "metadata": ([upload], [metadata]),
         }
         for name, (inputs, outputs) in table.items():
             endpoint = with_error_messages(getattr(endpoints, name))
-            gr.Button(name).click(endpoint, inputs, outputs, api_name=name, concurrency_limit=None)
+            # The studio has its own queue. What makes no sound does not wait at all.
+            queue = name not in WITHOUT_QUEUE
+            gr.Button(name).click(endpoint, inputs, outputs, api_name=name, concurrency_limit=None, queue=queue)
 
 
 def with_error_messages(function: Callable) -> Callable:
-    """Decorate an endpoint so that clients receive the messages of its expected errors."""
+    """Decorate an endpoint so that clients receive the messages of its expected errors, and the log one line.
+
+    The endpoint's last argument is the request.
+    """
 
     @wraps(function)
     def endpoint(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except EXPECTED_ERRORS as error:
-            raise gr.Error(str(error)) from error
+            log_refusal(f"/{function.__name__}", args[-1], error)
+            raise gr.Error(str(error), print_exception=False) from error
 
     return endpoint
 
@@ -72,21 +82,18 @@ def with_error_messages(function: Callable) -> Callable:
 class Endpoints:
     """The endpoints, one method per endpoint. Their docstrings are shown to users of the API."""
 
-    def __init__(self, studio: Studio):
-        self.studio = studio
+    def __init__(self, studio: Studio, disk: DiskBudget):
+        self.studio, self.disk = studio, disk
 
     def _make(self, recipe: Recipe, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        take = self.studio.make(recipe, request.session_hash)
-        return self._write(take), recipe.to_json()
+        take = self.studio.make(recipe, owner_of(request))
+        return self._write(take, request), recipe.to_json()
 
-    def _write(self, take: Take, extension: str = ".wav") -> str:
+    def _write(self, take: Take, request: gr.Request, extension: str = ".wav") -> str:
         content = encode(self.studio, take, extension)
-        path = Path(get_upload_folder()) / hash_bytes(content) / f"{file_name(take)}{extension}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Gradio's own `save_bytes_to_cache` writes in place, but somebody may be downloading the same file.
-        with files.atomic(path) as temporary:
-            temporary.write_bytes(content)
-        return str(path.resolve())
+        path = Path(get_upload_folder()).resolve() / hash_bytes(content) / f"{file_name(take)}{extension}"
+        self.disk.write(path, content, owner_of(request).client)
+        return str(path)
 
     def draft(
         self,
@@ -122,7 +129,7 @@ class Endpoints:
         first = Recipe.from_json(recipe)
         refined = first.change(steps=steps)
         path, made = self._make(refined, request)
-        takes = (self.studio.make(one, request.session_hash) for one in (first, refined))
+        takes = (self.studio.make(one, owner_of(request)) for one in (first, refined))
         return path, made, self.studio.drift(*takes)
 
     def vary(self, recipe: Any, amount: float, seed: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
@@ -137,13 +144,27 @@ class Endpoints:
 
     def draw(
         self, recipe: Any, curve: Any, strength: float, steps: int, request: gr.Request
-    ) -> tuple[str, dict[str, Any]]:
-        """Make the sound follow a loudness curve. curve: 2 to 128 values in dB, −100 to 0, evenly spaced in time."""
-        return self._make(edits.drawn(Recipe.from_json(recipe), curve, strength, steps), request)
+    ) -> tuple[str, dict[str, Any], dict[str, float]]:
+        """Make the sound follow a loudness curve. curve: 2 to 128 values in dB, −100 to 0, evenly spaced in time.
 
-    def upload(self, file: str) -> dict[str, Any]:
+        Also returns the mean distance from the curve (error_db), and by how many dB the sound was turned down because
+        its peaks exceeded full scale (turned_down_db).
+        """
+        drawn = edits.drawn(Recipe.from_json(recipe), curve, strength, steps)
+        path, made = self._make(drawn, request)
+        take = self.studio.make(drawn, owner_of(request))
+        error_db = round(curve_error(drawn.curve, self.studio.loudness(take.waveform)), 1)
+        return path, made, {"error_db": error_db, "turned_down_db": take.turned_down_db}
+
+    def upload(self, file: str, request: gr.Request) -> dict[str, Any]:
         """Upload a sound file for inpaint and continue_sound: WAV, FLAC, OGG or MP3, 0.5 to 30 s, at most 20 MB."""
+        self._count(file, request)
         return {"digest": self.studio.add_upload(file).digest}
+
+    def _count(self, file: Any, request: gr.Request) -> None:
+        if not isinstance(file, str):
+            raise ValueError("There is no file; choose a WAV, FLAC, OGG or MP3 file.")
+        self.disk.add(Path(file), owner_of(request).client)
 
     def _source(self, source: Any, request: gr.Request) -> tuple[Recipe | Upload, float]:
         """Return a recipe or an upload, and its length in seconds."""
@@ -151,7 +172,7 @@ class Endpoints:
             upload = Upload(source["digest"])
             return upload, self.studio.upload(upload).shape[-1] / self.studio.pipe.sampling_rate
         recipe = Recipe.from_json(source)
-        return recipe, self.studio.make(recipe, request.session_hash).seconds
+        return recipe, self.studio.make(recipe, owner_of(request)).seconds
 
     def inpaint(
         self, recipe: Any, prompt: str, spans: Any, steps: int, seed: int, request: gr.Request
@@ -176,11 +197,24 @@ class Endpoints:
         """Return the sound as a file with its settings in the metadata. extension: .wav or .flac."""
         if extension not in (".wav", ".flac"):
             raise ValueError(f"extension is {extension!r}; choose .wav or .flac.")
-        return self._write(self.studio.make(Recipe.from_json(recipe), request.session_hash), extension)
+        take = self.studio.make(Recipe.from_json(recipe), owner_of(request))
+        return self._write(take, request, extension)
 
-    def code(self, recipe: Any) -> str:
+    def code(self, recipe: Any, request: gr.Request) -> str:
         """Return a Python script that makes the sound again with the library, sample for sample."""
         return self.studio.code(Recipe.from_json(recipe))
+
+    def metadata(self, file: str, request: gr.Request) -> dict[str, Any]:
+        """Return the recipe and the model that a sound file names, and whether the app runs that model.
+
+        No other model is loaded: with another one, the recipe makes another sound.
+        """
+        self._count(file, request)
+        named = read_settings(file)
+        if named is None:
+            raise ValueError("The file names no recipe; use one that this app or soundctm generate wrote.")
+        model, recipe = named
+        return {"model": model, "is_in_use": model == self.studio.model, "recipe": recipe.to_json()}
 
 
 def _seed(seed: Any) -> int:

@@ -4,18 +4,29 @@ import threading
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from . import api, components
+from .disk import DiskBudget
 from .handlers import Handlers
 from .page import Page
+from .server_limits import ServerLimits
 from .studio import Studio
 from .uploads import MAX_UPLOAD_BYTES
 
 CACHE_SECONDS = (3600, 86400)  # how often files of API clients are checked, and the age at which they are deleted
 
 
-def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = None) -> gr.Blocks:
+class SoundCTMApp(gr.Blocks):
+    """The app, not yet started. `disk` bounds the files of its clients."""
+
+    def __init__(self, disk: DiskBudget):
+        super().__init__(title="SoundCTM", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS)
+        self.disk = disk
+
+
+def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = None) -> SoundCTMApp:
     """Build the app around a pipeline. Start it with `launch`.
 
     Args:
@@ -26,10 +37,11 @@ def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = Non
     Returns:
         The app, not yet started.
     """
-    handlers = Handlers(Studio(pipe, model, on_gpu))
-    with gr.Blocks(title="SoundCTM", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS) as app:
+    disk = DiskBudget()
+    handlers = Handlers(Studio(pipe, model, on_gpu), disk)
+    with SoundCTMApp(disk) as app:
         # The endpoints come first; otherwise gradio appends numbers to those of their names that the page uses too.
-        api.add_endpoints(handlers.studio)
+        api.add_endpoints(handlers.studio, disk)
         Page(handlers).build()
         app.unload(handlers.cancel)  # when a browser tab is closed
     if on_gpu is None:
@@ -37,7 +49,7 @@ def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = Non
     return app
 
 
-def launch(app: gr.Blocks, **kwargs: Any) -> Any:
+def launch(app: SoundCTMApp, **kwargs: Any) -> Any:
     """Start the server of an app from `build_app`, with its look and its limits.
 
     Args:
@@ -47,6 +59,7 @@ def launch(app: gr.Blocks, **kwargs: Any) -> Any:
     Returns:
         What `gr.Blocks.launch` returns.
     """
+    # The studio's queue has the limits that matter. Gradio's holds requests only while all threads are occupied.
     app.queue(max_size=64, default_concurrency_limit=16)
     theme = gr.themes.Base(
         primary_hue="indigo",
@@ -63,7 +76,8 @@ def launch(app: gr.Blocks, **kwargs: Any) -> Any:
         ),
         css_paths=components.ASSETS / "app.css",
         max_file_size=MAX_UPLOAD_BYTES,
-        max_threads=128,  # each waiting request occupies a thread, and cancelling needs a free one
+        max_threads=128,  # more than can wait for a sound, so that some are always free for everything else
+        app_kwargs={"middleware": [Middleware(ServerLimits, disk=app.disk)]},
         footer_links=["api"],
         ssr_mode=False,
         **kwargs,

@@ -11,6 +11,7 @@ import torch
 from .. import audio
 from ..control import noise_hash
 from ..version import __version__
+from .recipe import Noise, Recipe
 from .rendering import starting_noise
 from .studio import Studio, Take
 
@@ -50,6 +51,26 @@ def settings(studio: Studio, take: Take) -> dict[str, Any]:
         "dtype": dtype,
         **level,
     }
+
+
+def read_settings(path: str | Path) -> tuple[str, Recipe] | None:
+    """Return the model and the recipe that an audio file names, or None if it names none.
+
+    A file can name any model. The caller decides whether that is the one in use; none is loaded here.
+
+    Args:
+        path: A file that the app or `soundctm generate` wrote, or any other audio file.
+    """
+    try:
+        values = json.loads(audio.read_tags(path).get("comment", ""))
+        if "recipe" in values:
+            return str(values["model"]), Recipe.from_json(values["recipe"])
+        settings = {name: values[name] for name in ("duration", "steps", "omega", "nu", "gamma")}
+        negative_prompt = values["negative_prompt"] or ""
+        recipe = Recipe(values["prompt"], Noise(values["seed"]), negative_prompt=negative_prompt, **settings)
+        return str(values["model"]), recipe
+    except (KeyError, OSError, RecursionError, RuntimeError, TypeError, ValueError):
+        return None
 
 
 def encode(studio: Studio, take: Take, extension: str = ".wav") -> bytes:
