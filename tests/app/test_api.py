@@ -1,5 +1,6 @@
 """The HTTP API, used through gradio's own client, and the Space's folder on its own."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import venv
+import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -20,7 +22,7 @@ gradio_client = pytest.importorskip("gradio_client")
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "examples" / "gradio_space"
 ENDPOINTS = ("draft", "refine", "vary", "morph", "draw", "upload", "inpaint", "continue_sound", "loop")
-ENDPOINTS += ("export", "code", "metadata")
+ENDPOINTS += ("export", "export_all", "code", "metadata")
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,10 @@ def test_each_control(client, tmp_path):
     assert len(samples_of(client.predict(**span, api_name="/inpaint")[0])) == 16000
     more = {"recipe": first, "prompt": "wind", "more": 0.5, "steps": 2, "seed": 1}
     assert len(samples_of(client.predict(**more, api_name="/continue_sound")[0])) == 24000
-    flac = client.predict(recipe=drawn, extension=".flac", api_name="/export")
-    assert flac.endswith(".flac") and len(samples_of(flac)) == 16000
+    flac = client.predict(recipe=drawn, extension=".flac", settings={"bits": 24}, api_name="/export")
+    assert flac.endswith(".flac") and len(samples_of(flac)) == 16000 and soundfile.info(flac).subtype == "PCM_24"
+    with zipfile.ZipFile(client.predict(recipes=[first, drawn], settings={}, api_name="/export_all")) as archive:
+        assert len(json.loads(archive.read("manifest.json"))) == 2
     assert "LossGuidance" in client.predict(recipe=drawn, api_name="/code")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.app.fair_queue import MAX_WAITING_PER_CLIENT
 from diffusers_soundctm.app.recipe import Noise, Recipe
 from diffusers_soundctm.app.rendering import Observer
@@ -90,6 +91,14 @@ def test_large_requests_are_refused_unread(served):
         assert answer.status_code == 413 and "send at most" in answer.text
     answer = httpx.post(f"{served}gradio_api/call/code", content=iter([b"{}"]))
     assert answer.status_code == 411
+
+
+def test_a_taken_port_is_named(served, embedded_folder):
+    from diffusers_soundctm.app import build_app, launch
+
+    pipe, port = SoundCTMPipeline.from_pretrained(embedded_folder), int(served.rstrip("/").rpartition(":")[2])
+    with pytest.raises(OSError, match=f"port {port} is taken; .* --port"):
+        launch(build_app(pipe, "model"), server_port=port, prevent_thread_lock=True, quiet=True)
 
 
 def test_disk_space_of_a_client_is_bounded(served_with_disk, upload_folder, client, tmp_path, monkeypatch):

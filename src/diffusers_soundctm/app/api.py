@@ -1,23 +1,23 @@
 """The HTTP API for `gradio_client` and curl. Recipes travel as JSON."""
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import hash_bytes
-from gradio.utils import get_upload_folder
 
 from . import edits
 from .curves import curve_error
 from .disk import DiskBudget
+from .export import MAX_SOUNDS, archive, settings_from
 from .handlers import EXPECTED_ERRORS
 from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload
 from .sound_files import encode, file_name, read_settings
 from .studio import Studio, Take
-from .validators import integer, number
-from .visitors import log_refusal, owner_of
+from .validators import integer, is_list, number
+from .visitors import log_refusal, owner_of, store
 
 RANDOM_SEED = -1
 WITHOUT_QUEUE = ("code", "metadata")
@@ -31,6 +31,7 @@ def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
         made, drift = gr.JSON(label="recipe"), gr.Number(label="drift")
         sound, upload, file = gr.File(label="sound"), gr.File(label="file"), gr.File(label="sound")
         prompt, code = gr.Textbox(label="prompt"), gr.Code(label="code")
+        options, recipes = gr.JSON({}, label="settings"), gr.JSON(label="recipes")
         loudness, metadata = gr.JSON(label="loudness"), gr.JSON(label="metadata")
         curve, spans = gr.JSON(label="curve"), gr.JSON(label="spans")
         # No ranges and no rounding here: recipes check the values, with messages that say what to do.
@@ -51,7 +52,8 @@ def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
             "inpaint": ([recipe, prompt, spans, steps, seed], [sound, made]),
             "continue_sound": ([recipe, prompt, more, steps, seed], [sound, made]),
             "loop": ([recipe, steps], [sound, made]),
-            "export": ([recipe, extension], [file]),
+            "export": ([recipe, extension, options], [file]),
+            "export_all": ([recipes, options], [file]),
             "code": ([recipe], [code]),
             "metadata": ([upload], [metadata]),
         }
@@ -89,11 +91,9 @@ class Endpoints:
         take = self.studio.make(recipe, owner_of(request))
         return self._write(take, request), recipe.to_json()
 
-    def _write(self, take: Take, request: gr.Request, extension: str = ".wav") -> str:
-        content = encode(self.studio, take, extension)
-        path = Path(get_upload_folder()).resolve() / hash_bytes(content) / f"{file_name(take)}{extension}"
-        self.disk.write(path, content, owner_of(request).client)
-        return str(path)
+    def _write(self, take: Take, request: gr.Request) -> str:
+        content = encode(self.studio, take, ".wav")
+        return str(store(self.disk, content, f"{file_name(take)}.wav", owner_of(request)))
 
     def draft(
         self,
@@ -187,18 +187,38 @@ class Endpoints:
         """Make a sound longer. more: seconds to add. recipe: or an upload."""
         source, seconds = self._source(recipe, request)
         more = number("more", more, 0.1, DURATION[1])
-        return self._make(edits.continued(source, seconds, prompt, more, steps, _seed(seed)), request)
+        return self._make(edits.continued(source, seconds, prompt, seconds + more, steps, _seed(seed)), request)
 
     def loop(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
         """Make the sound loop: its end runs seamlessly into its start."""
         return self._make(edits.looped(Recipe.from_json(recipe), steps), request)
 
-    def export(self, recipe: Any, extension: str, request: gr.Request) -> str:
-        """Return the sound as a file with its settings in the metadata. extension: .wav or .flac."""
-        if extension not in (".wav", ".flac"):
-            raise ValueError(f"extension is {extension!r}; choose .wav or .flac.")
+    def export(self, recipe: Any, extension: str, settings: Any, request: gr.Request) -> str:
+        """Return the sound as a file with its recipe in the metadata. extension: .wav or .flac.
+
+        settings: {"bits": 16 or 24, "sampling_rate": 16000, 44100 or 48000, "channels": 1 or 2, "level": "as made",
+        "loudness" or "peak", "loudness": LUFS, "pattern": "{prompt}_{seed}_{n}"}, each optional. The WAV file of a loop
+        has loop points.
+        """
+        settings = settings_from({"extension": extension, **_object(settings)})
         take = self.studio.make(Recipe.from_json(recipe), owner_of(request))
-        return self._write(take, request, extension)
+        content, _ = settings.write(self.studio, take)
+        name = Path(settings.name(take, 1)).name
+        return str(store(self.disk, content, f"{name}{extension}", owner_of(request)))
+
+    def export_all(self, recipes: Any, settings: Any, request: gr.Request) -> str:
+        """Return a zip archive of several sounds, with manifest.json and manifest.csv.
+
+        recipes: at most 200. settings: those of export, and {"extension": ".wav" or ".flac", "folders": true for a
+        folder per kind of sound}, each optional.
+        """
+        settings, owner = settings_from(_object(settings)), owner_of(request)
+        now = datetime.now().replace(microsecond=0)
+        if not is_list(recipes) or len(recipes) > MAX_SOUNDS:
+            raise ValueError(f"The recipes must be a list of at most {MAX_SOUNDS}.")
+        takes = self.studio.make_each([Recipe.from_json(recipe) for recipe in recipes], owner)
+        content = archive(self.studio, [(take, now) for take in takes], settings)
+        return str(store(self.disk, content, "soundctm.zip", owner))
 
     def code(self, recipe: Any, request: gr.Request) -> str:
         """Return a Python script that makes the sound again with the library, sample for sample."""
@@ -215,6 +235,12 @@ class Endpoints:
             raise ValueError("The file names no recipe; use one that this app or soundctm generate wrote.")
         model, recipe = named
         return {"model": model, "is_in_use": model == self.studio.model, "recipe": recipe.to_json()}
+
+
+def _object(settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, dict | None):
+        raise ValueError("The settings of the export must be an object, such as {}.")
+    return settings or {}
 
 
 def _seed(seed: Any) -> int:

@@ -1,6 +1,7 @@
 """What happens when somebody uses a control of the page."""
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ from .components import message_html
 from .curves import LOWEST_DRAWN_DB, curve_error, curve_report
 from .disk import DiskBudget
 from .edits import NUM_DRAFTS
+from .export import MAX_SOUNDS, ExportSettings, archive
 from .fair_queue import Owner
 from .progress import steps_then_take
-from .recipe import MAX_SEED, Noise, Recipe, Upload
+from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload
 from .rendering import Cancelled
+from .sound_files import read_settings
 from .studio import Studio, Take
-from .validators import integer
-from .visitors import log_refusal, owner_of
+from .validators import integer, is_list
+from .visitors import log_refusal, owner_of, store
 
 WARM_UP_PROMPT = "rain on a tin roof"
 # Errors with a message for the person at the screen. All others are faults of the app and reach its log.
 EXPECTED_ERRORS = (OSError, RuntimeError, TypeError, ValueError)
+SAME_SOUND = 0.02  # drift of a file in another format from the sound that it holds
 QUEUED = "Waiting in the queue …"
 
 
@@ -73,14 +77,25 @@ class Handlers:
         recipe = Recipe(WARM_UP_PROMPT, Noise(0), self.studio.default_duration)
         card(self.studio, self.studio.make(recipe))
 
-    @with_messages()
+    @with_messages(num_others=2)
     def draft(self, prompt, negative_prompt, omega, nu, gamma, duration, seed, request: gr.Request) -> Iterator[Any]:
         typed = (seed or "").strip()
         if typed:
             typed = integer("The seed", int(typed) if typed.isdecimal() else typed, 0, MAX_SEED - NUM_DRAFTS)
         settings = call_settings(negative_prompt, omega, nu, gamma)
         recipes = edits.draft_recipes(prompt, duration, None if typed == "" else typed, **settings)
-        yield from self._grid(recipes, owner_of(request), "Draft", keys=True)
+        saved = [recipe.to_json() for recipe in recipes]
+        for update in self._grid(recipes, owner_of(request), "Draft", keys=True):
+            yield (*update, saved)
+
+    @with_messages()
+    def restore(self, saved, request: gr.Request) -> Iterator[Any]:
+        """Show the drafts of this browser again after a reload."""
+        recipes = [Recipe.from_json(recipe) for recipe in saved[:NUM_DRAFTS]] if is_list(saved) else []
+        if recipes:
+            yield from self._grid(recipes, owner_of(request), "Draft", keys=True)
+        else:
+            yield message_html(), gr.skip()
 
     @with_messages()
     def vary(self, current, amount, negative_prompt, omega, nu, gamma, request: gr.Request) -> Iterator[Any]:
@@ -118,23 +133,59 @@ class Handlers:
             if not is_superseded():
                 del self._newest[grid]
 
-    @with_messages(num_others=7)
-    def pick(self, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
+    @with_messages(num_others=9)
+    def pick(self, current, fill_prompt, extend_prompt, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
         recipe = Recipe.from_json(event.recipe)
-        settings = (recipe.omega, recipe.nu, recipe.gamma, recipe.negative_prompt, recipe.prompt)
-        shown = card(self.studio, self.studio.make(recipe, owner_of(request)))
-        yield (message_html(), {"recipe": recipe.to_json()}, {"a": shown}, *settings)
+        settings = (recipe.omega, recipe.nu, recipe.gamma, recipe.negative_prompt)
+        before = (current or {}).get("recipe", {}).get("prompt", "")
+        # The prompts of fill and continue follow the picked sound until somebody writes their own.
+        prompts = [recipe.prompt if one in (None, "", before) else gr.skip() for one in (fill_prompt, extend_prompt)]
+        take = self.studio.make(recipe, owner_of(request))
+        current = {"recipe": recipe.to_json()}
+        yield (
+            message_html(),
+            current,
+            {"a": card(self.studio, take)},
+            *settings,
+            *prompts,
+            self._extend_to(take.seconds),
+        )
 
-    @with_messages(num_others=2)
+    @with_messages(num_others=3)
     def upload(self, path: str | None, request: gr.Request) -> Iterator[Any]:
         if path is None:  # the file was removed from the field
-            yield message_html(), gr.skip(), gr.skip()
+            yield message_html(), gr.skip(), gr.skip(), gr.skip()
             return
         upload = self._read(path, request)
+        recipe, text = self._recognize(path, upload, owner_of(request))
+        if recipe is not None:
+            take = self.studio.make(recipe, owner_of(request))
+            current = {"recipe": recipe.to_json()}
+            yield message_html(text), current, {"a": card(self.studio, take)}, self._extend_to(take.seconds)
+            return
         seconds = self.studio.upload(upload).shape[-1] / self.studio.pipe.sampling_rate
-        text = "The uploaded sound is picked. Mark a part to replace, or continue it."
         current = {"digest": upload.digest, "seconds": seconds}
-        yield message_html(text), current, {"a": upload_card(self.studio, upload)}
+        yield message_html(text), current, {"a": upload_card(self.studio, upload)}, self._extend_to(seconds)
+
+    def _recognize(self, path: str, upload: Upload, owner: Owner) -> tuple[Recipe | None, str]:
+        """Return the recipe of an uploaded file if the model in use makes that sound from it, and what to say."""
+        text = "The uploaded sound is picked. Mark a part to replace, or continue it."
+        named = read_settings(path)
+        if named is None:
+            return None, text
+        model, recipe = named
+        if model != self.studio.model:
+            return None, f"{text} It was made with the model {model!r}, which is not loaded here."
+        uploaded = Take(recipe, self.studio.upload(upload), self.studio.pipe.sampling_rate)
+        drift = self.studio.drift(self.studio.make(recipe, owner), uploaded)
+        if drift is None or drift > SAME_SOUND:
+            return None, f"{text} It was changed since it was made."
+        return recipe, f"The uploaded sound was made here: {recipe.prompt}. It is picked and goes on from its recipe."
+
+    def _extend_to(self, seconds: float) -> Any:
+        """Return the update of the slider for the length that a sound is extended to."""
+        longest = min(DURATION[1], self.studio.pipe.max_audio_length_in_s)
+        return gr.update(minimum=round(seconds, 1), maximum=longest, value=min(round(seconds + 2, 1), longest))
 
     @with_messages()
     def choose_second(self, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
@@ -146,6 +197,33 @@ class Handlers:
     def keep(self, event: gr.EventData, request: gr.Request) -> Iterator[Any]:
         take = self.studio.make(Recipe.from_json(event.recipe), owner_of(request))
         yield message_html(), card(self.studio, take, with_files=True)
+
+    @with_messages()
+    def export(
+        self,
+        extension,
+        bits,
+        sampling_rate,
+        channels,
+        level,
+        loudness,
+        pattern,
+        folders,
+        event: gr.EventData,
+        request: gr.Request,
+    ) -> Iterator[Any]:
+        settings = ExportSettings(extension, bits, sampling_rate, channels, level, loudness, pattern, folders)
+        owner, kept = owner_of(request), event.sounds[:MAX_SOUNDS]
+        takes, missing = [], []
+        for i, sound in enumerate(kept):
+            yield message_html(f"Sound {i + 1} of {len(kept)} …", progress=(i, len(kept))), gr.skip()
+            try:
+                takes.append((self.studio.make(Recipe.from_json(sound["recipe"]), owner), _date(sound["kept"])))
+            except ValueError as error:  # such as an upload that is no longer there
+                missing.append(str(error))
+        path = store(self.disk, archive(self.studio, takes, settings), "soundctm.zip", owner)
+        text = f"{len(missing)} of {len(kept)} sounds are missing: {missing[0]}" if missing else ""
+        yield message_html(text, is_error=bool(missing)), {"download": f"gradio_api/file={path}"}
 
     @with_messages()
     def refine(self, current, steps, negative_prompt, omega, nu, gamma, request: gr.Request) -> Iterator[Any]:
@@ -190,11 +268,11 @@ class Handlers:
 
     @with_messages()
     def extend(
-        self, current, prompt, more, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request
+        self, current, prompt, to, steps, seed, negative_prompt, omega, nu, gamma, request: gr.Request
     ) -> Iterator[Any]:
         source, seconds = self._source(current, owner_of(request))
         seed, settings = integer("The seed", seed, 0, MAX_SEED), call_settings(negative_prompt, omega, nu, gamma)
-        recipe = edits.continued(source, seconds, prompt, more, steps, seed, **settings)
+        recipe = edits.continued(source, seconds, prompt, to, steps, seed, **settings)
         yield from self._compare(source, recipe, owner_of(request))
 
     @with_messages()
@@ -241,6 +319,14 @@ class Handlers:
                 value["achieved"] = self.studio.loudness(take.waveform)
                 text = curve_report(curve_error(second.curve, value["achieved"]), take.turned_down_db)
         yield message_html(text), value
+
+
+def _date(text: Any) -> datetime:
+    """Return the time at which a sound was kept, in the browser's time zone."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The date of a kept sound is {text!r}; reload the page.") from error
 
 
 def call_settings(negative_prompt: str, omega: float, nu: float, gamma: float) -> dict[str, Any]:

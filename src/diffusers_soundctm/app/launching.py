@@ -42,7 +42,9 @@ def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = Non
     with SoundCTMApp(disk) as app:
         # The endpoints come first; otherwise gradio appends numbers to those of their names that the page uses too.
         api.add_endpoints(handlers.studio, disk)
-        Page(handlers).build()
+        page = Page(handlers)
+        page.build()
+        page.restore_drafts(app)
         app.unload(handlers.cancel)  # when a browser tab is closed
     if on_gpu is None:
         threading.Thread(target=handlers.warm_up, daemon=True).start()
@@ -58,9 +60,23 @@ def launch(app: SoundCTMApp, **kwargs: Any) -> Any:
 
     Returns:
         What `gr.Blocks.launch` returns.
+
+    Raises:
+        OSError: The port is taken.
     """
     # The studio's queue has the limits that matter. Gradio's holds requests only while all threads are occupied.
     app.queue(max_size=64, default_concurrency_limit=16)
+    try:
+        return _serve(app, **kwargs)
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        port = kwargs.get("server_port")
+        where = "The ports from 7860 to 7959 are" if port is None else f"The port {port} is"
+        raise OSError(f"{where} taken; stop the program that uses it, or choose another with --port.") from error
+
+
+def _serve(app: SoundCTMApp, **kwargs: Any) -> Any:
     theme = gr.themes.Base(
         primary_hue="indigo",
         neutral_hue="slate",
