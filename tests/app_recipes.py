@@ -23,5 +23,5 @@ def kinds(studio, sound_file):
         "loop": edits.looped(PLAIN, 3),
         "filled": edits.filled(PLAIN, 1.0, "wind", [(0.3, 0.6)], 2),
         "filled upload": edits.filled(upload, 1.0, "wind", [(0.3, 0.6)], 2, seed=5),
-        "continued upload": edits.continued(upload, 1.0, "wind", 1.5, 2),
+        "continued upload": edits.continued(upload, 1.0, "wind", 0.5, 2),
     }

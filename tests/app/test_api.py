@@ -27,7 +27,12 @@ ENDPOINTS += ("export", "export_all", "code", "metadata")
 
 @pytest.fixture(scope="module")
 def client(served, tmp_path_factory):
-    return gradio_client.Client(served, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+    return connected(served, tmp_path_factory.mktemp("downloads"))
+
+
+def connected(address, folder):
+    """A client that waits long enough for a busy machine."""
+    return gradio_client.Client(address, verbose=False, download_files=folder, httpx_kwargs={"timeout": 300})
 
 
 def draft(client, prompt="rain on a tin roof", seed=3, **settings):
@@ -116,7 +121,7 @@ def test_ten_at_once_get_their_own_sounds(served, client, tmp_path):
     results = {}
 
     def ask(i):
-        own = gradio_client.Client(served, verbose=False, download_files=tmp_path)
+        own = connected(served, tmp_path)
         results[i] = own.predict("wind", 50 + i % 3, 1, 1, "", 3.5, 1, 0, api_name="/draft")[1]["noise"]["seed"]
         path = own.predict("rain on a tin roof", 50 + i % 3, 1, 1, "", 3.5, 1, 0, api_name="/draft")[0]
         assert samples_of(path).tolist() == alone[i % 3].tolist()

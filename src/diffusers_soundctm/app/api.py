@@ -187,7 +187,7 @@ class Endpoints:
         """Make a sound longer. more: seconds to add. recipe: or an upload."""
         source, seconds = self._source(recipe, request)
         more = number("more", more, 0.1, DURATION[1])
-        return self._make(edits.continued(source, seconds, prompt, seconds + more, steps, _seed(seed)), request)
+        return self._make(edits.continued(source, seconds, prompt, more, steps, _seed(seed)), request)
 
     def loop(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
         """Make the sound loop: its end runs seamlessly into its start."""

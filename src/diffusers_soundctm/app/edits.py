@@ -72,6 +72,13 @@ def filled(
 
 
 def continued(
+    source: Recipe | Upload, seconds: float, prompt: str, more: float, steps: int, seed: int = 0, **settings: Any
+) -> Recipe:
+    """Return `source`, which lasts `seconds`, made longer by `more` seconds."""
+    return extended(source, seconds, prompt, seconds + more, steps, seed, **settings)
+
+
+def extended(
     source: Recipe | Upload, seconds: float, prompt: str, to: float, steps: int, seed: int = 0, **settings: Any
 ) -> Recipe:
     """Return `source`, which lasts `seconds`, extended `to` seconds."""

@@ -272,7 +272,7 @@ class Handlers:
     ) -> Iterator[Any]:
         source, seconds = self._source(current, owner_of(request))
         seed, settings = integer("The seed", seed, 0, MAX_SEED), call_settings(negative_prompt, omega, nu, gamma)
-        recipe = edits.continued(source, seconds, prompt, to, steps, seed, **settings)
+        recipe = edits.extended(source, seconds, prompt, to, steps, seed, **settings)
         yield from self._compare(source, recipe, owner_of(request))
 
     @with_messages()
