@@ -212,7 +212,8 @@ def peak_normalize(waveform: torch.Tensor, peak: float = TRAINING_PEAK) -> torch
 def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
     """Scale down the waveforms (..., samples) whose peak exceeds `peak`. Others are returned unchanged."""
     waveform = as_samples(waveform)
-    return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
+    largest = waveform.abs().amax(dim=-1, keepdim=True)
+    return torch.where(largest > peak, waveform * (peak / largest.clamp(min=peak)), waveform)
 
 
 def leave_headroom(waveform: torch.Tensor, headroom_db: float = 1.0) -> torch.Tensor:

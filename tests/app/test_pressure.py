@@ -23,7 +23,9 @@ DRAFT = ("wind", 0, 1, 0.5, "", 3.5, 1, 0)
 
 @pytest.fixture
 def client(served, tmp_path):
-    return gradio_client.Client(served, verbose=False, download_files=tmp_path, max_workers=160, httpx_kwargs=PATIENT)
+    client = gradio_client.Client(served, verbose=False, download_files=tmp_path, max_workers=160, httpx_kwargs=PATIENT)
+    client.predict(*DRAFT, api_name="/draft")  # comes after the app's own warm-up
+    return client
 
 
 @pytest.fixture

@@ -33,12 +33,12 @@ EVENTS = {gr.State: ["change"], gr.Textbox: ["change"], gr.HTML: ["change", "inp
 
 def has_recipe(current: dict[str, Any] | None) -> bool:
     """Whether the picked sound is one of the app, not an upload."""
-    return bool(current) and "recipe" in current
+    return current is not None and "recipe" in current
 
 
 def is_from_noise(current: dict[str, Any] | None) -> bool:
     """Whether the picked sound is made from noise alone, so that it can be drawn, morphed and looped."""
-    return has_recipe(current) and "source" not in current["recipe"]
+    return "source" not in (current or {}).get("recipe", {"source": None})
 
 
 class Page:
