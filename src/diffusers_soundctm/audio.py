@@ -244,6 +244,8 @@ def excess_db(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
 def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr, on the CPU and without gradient."""
     waveform = as_samples(waveform)
+    for rate in (from_rate, to_rate):
+        check_rate(rate)
     if from_rate == to_rate:
         return waveform
     import soxr
@@ -251,6 +253,12 @@ def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tens
     flat = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
     resampled = torch.from_numpy(soxr.resample(flat.T.numpy(), from_rate, to_rate)).T.contiguous()
     return resampled.reshape(*waveform.shape[:-1], -1).to(waveform.device)
+
+
+def check_rate(sampling_rate: Any, name: str = "sampling_rate") -> None:
+    """Raise `ValueError`, with the name of the argument, unless `sampling_rate` is a positive integer."""
+    if not isinstance(sampling_rate, numbers.Integral) or isinstance(sampling_rate, bool) or sampling_rate < 1:
+        raise ValueError(f"`{name}` is {sampling_rate!r}; pass a sampling rate in Hz, for example 44100.")
 
 
 def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
@@ -283,6 +291,7 @@ def normalize_loudness(
         raise ValueError(f"`loudness` is {loudness}; choose -70 to 0 LUFS, for example -23 for broadcast.")
     if not max_true_peak <= 0:
         raise ValueError(f"`max_true_peak` is {max_true_peak}; choose 0 dBTP or less.")
+    check_rate(sampling_rate)
     waveform = as_samples(waveform)
     channels = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
     if not channels.isfinite().all():

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..audio import LogMel, as_samples, is_waveform_autoencoder, peak_normalize
 from ..files import save_safetensors
 from .clips import Clips
+from .devices import moved
 
 
 def encode(
@@ -105,13 +106,11 @@ def encode_latents(
     name = fingerprint(vae, settings, *(buffer.cpu().numpy() for buffer in mels), clips.waveforms)
     path = Path(cache_dir) / f"latents-{name}.safetensors"
     if not path.exists():
-        home = vae.device
-        vae = vae.to(device).eval()
         batches = []
-        for start in tqdm(range(0, len(clips), batch_size), desc="encoding clips", unit="batch"):
-            waveforms = from_int16(clips.waveforms[start : start + batch_size]).to(device)
-            batches.append(encode(vae, waveforms, front_end).to(torch.bfloat16).cpu())
-        vae.to(home)
+        with moved([vae.eval()], device):
+            for start in tqdm(range(0, len(clips), batch_size), desc="encoding clips", unit="batch"):
+                waveforms = from_int16(clips.waveforms[start : start + batch_size]).to(device)
+                batches.append(encode(vae, waveforms, front_end).to(torch.bfloat16).cpu())
         save_safetensors({"latents": torch.cat(batches)}, path)
     return load_file(path)["latents"]
 

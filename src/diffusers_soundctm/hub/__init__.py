@@ -4,6 +4,7 @@ from .card import model_card, update_card
 from .download import DOWNLOAD_ARGUMENTS, UNREACHABLE, download_files, download_model, not_found
 from .folders import (
     INDEX,
+    check_component,
     check_folder,
     components,
     count_parameters,
@@ -18,6 +19,7 @@ __all__ = [
     "DOWNLOAD_ARGUMENTS",
     "INDEX",
     "UNREACHABLE",
+    "check_component",
     "check_folder",
     "components",
     "count_parameters",

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 from ...models.stable_audio_3_ctm import CTMStableAudio3DiTModel, StableAudio3Network
 from ...schedulers.scheduling_ctm import CTMScheduler
-from .base import Teacher, TeacherFamily
+from .stable_audio import StableAudio
 
 
-class StableAudio3(TeacherFamily):
+class StableAudio3(StableAudio):
     """Folders of diffusers' `StableAudio3Pipeline`, of a base checkpoint.
 
     Inpainting inputs of the network are not used.
@@ -22,7 +22,6 @@ class StableAudio3(TeacherFamily):
         "tokenizer": "transformers.AutoTokenizer",
         "duration_embedder": "diffusers.StableAudio3DurationEmbedder",
     }
-    network = "transformer"
     network_class = f"{StableAudio3Network.__module__}.StableAudio3Network"
     student_class = CTMStableAudio3DiTModel
     conditioning = "stable_audio_3"
@@ -41,12 +40,3 @@ class StableAudio3(TeacherFamily):
                 "up to that number; set it to 1, as Stable Audio 3 was trained."
             )
         return super().read_scheduler(config)
-
-    @classmethod
-    def student_config(cls, teacher: Teacher) -> dict[str, Any]:
-        """See `TeacherFamily.student_config`."""
-        return {
-            "prediction_type": teacher.scheduler.config.prediction_type,
-            "conditioning": cls.conditioning,
-            "num_text_tokens": teacher.conditioning.num_text_tokens,
-        }
