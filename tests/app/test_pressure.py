@@ -64,8 +64,10 @@ def test_a_flood_is_refused_and_the_rest_of_the_app_answers(served, client, held
     recipe = Recipe("rain", Noise(1), 1.0).to_json()
     assert "manual_seed(1)" in client.predict(recipe=recipe, api_name="/code")
     assert len(finished(jobs)) == len(jobs) - accepted
-    elsewhere = PATIENT | {"transport": httpx.HTTPTransport(local_address="127.0.0.2")}
-    other = gradio_client.Client(served, verbose=False, download_files=tmp_path / "other", httpx_kwargs=elsewhere)
+    elsewhere = {"X-Forwarded-For": "10.0.0.2"}  # the server trusts proxies on its own machine
+    other = gradio_client.Client(
+        served, verbose=False, download_files=tmp_path / "other", headers=elsewhere, httpx_kwargs=PATIENT
+    )
     last = other.submit("rain", 7, 1, 0.5, "", 3.5, 1, 0, api_name="/draft")
     wait_for(lambda: last.status().code.value == "PROCESSING")
     held.set()
