@@ -272,7 +272,8 @@ from diffusers_soundctm.training.validation import TrajectoryValidation, log_sam
 
 def last_layer(student: torch.nn.Module) -> torch.nn.Module:
     """The layer on which the gradients of the losses are compared."""
-    return student.conv_out if hasattr(student, "conv_out") else student.postprocess_conv
+    names = ("conv_out", "postprocess_conv", "proj_out")  # of a UNet, Stable Audio, LongCat
+    return getattr(student, next(name for name in names if hasattr(student, name)))
 
 
 class DistillationRecipe(Recipe):
