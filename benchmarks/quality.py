@@ -123,7 +123,7 @@ class SoundMaker:
             return audios[:, 0]
         embeds, mask, no_embeds, no_mask = pipe.encode_prompt(captions)
         # A student's conditioning is its teacher's.
-        kwargs = conditioning_for(self.teacher).network_kwargs(
+        kwargs = conditioning_for(self.teacher).guided_kwargs(
             torch.cat([embeds, no_embeds]), None if mask is None else torch.cat([mask, no_mask])
         )
         guidance_scale = torch.full((len(captions),), setting.omega)

@@ -31,6 +31,7 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
             "diffusers_soundctm:CTMAudioLDM2UNet2DConditionModel",
             "diffusers_soundctm:CTMStableAudioDiTModel",
             "diffusers_soundctm:CTMStableAudio3DiTModel",
+            "diffusers_soundctm:CTMLongCatAudioDiTTransformer",
             "diffusers_soundctm:CTMAudioDiTModel",
             "diffusers_soundctm:AudioDiTModel",
             "diffusers_soundctm:CTMTimestepEmbedding",
@@ -72,6 +73,7 @@ METHODS = {
     "CTMScheduler": ["set_timesteps", "scale_model_input", "step", "jump", "denoised"],
     "CTMUNet2DConditionModel": [], "CTMAudioLDM2UNet2DConditionModel": [], "CTMTimestepEmbedding": ["forward"],
     "CTMStableAudioDiTModel": ["forward"], "CTMStableAudio3DiTModel": ["forward"],
+    "CTMLongCatAudioDiTTransformer": ["forward"],
     "CTMAudioDiTModel": ["forward"], "AudioDiTModel": ["forward"],
     "AutoencoderDAC": ["encode", "decode"], "ISTFTVocoder": ["forward", "match"], "ClapEmbedding": ["text", "__call__"],
 }  # fmt: skip

@@ -326,15 +326,29 @@ def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
 
 
 def is_waveform_autoencoder(vae: torch.nn.Module | None) -> bool:
-    """Whether an autoencoder encodes waveforms (`AutoencoderDAC`, `AutoencoderOobleck`, `AutoencoderSAME`)."""
-    return vae is not None and ("downsampling_ratios" in vae.config or "encoder_strides" in vae.config)
+    """Whether an autoencoder encodes waveforms, not mels.
+
+    These are `AutoencoderDAC`, `AutoencoderOobleck`, `AutoencoderSAME` and `LongCatAudioDiTVae`.
+    """
+    return vae is not None and any(
+        name in vae.config for name in ("downsampling_ratios", "encoder_strides", "downsampling_ratio")
+    )
 
 
 def waveform_hop_length(config: Any) -> int:
     """Samples per latent position of an autoencoder of waveforms, by its configuration."""
     if "encoder_strides" in config:  # AutoencoderSAME
         return config["patch_size"] * math.prod(config["encoder_strides"])
+    if "downsampling_ratio" in config:  # LongCatAudioDiTVae
+        return config["downsampling_ratio"]
     return math.prod(config["downsampling_ratios"])
+
+
+def waveform_format(config: Any) -> tuple[int, int]:
+    """Channels and sampling rate (Hz) of an autoencoder of waveforms, by its configuration."""
+    if "downsampling_ratio" in config:  # LongCatAudioDiTVae
+        return config["in_channels"], config["sample_rate"]
+    return config.get("audio_channels", 1), config["sampling_rate"]
 
 
 def read_audio(path: str | os.PathLike, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:

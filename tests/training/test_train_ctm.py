@@ -51,7 +51,7 @@ DEFAULTS = {"mixed_precision": None}  # the script's own choice, which depends o
 
 
 def length_of(family):
-    return {"stable_audio": 40 * 32, "stable_audio_3": 50 * 32}.get(family, 5120)
+    return {"stable_audio": 40 * 32, "stable_audio_3": 50 * 32, "longcat": 50 * 32}.get(family, 5120)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -302,8 +302,9 @@ class WaveformData:
 def _network_kwargs(conditioning, embeddings, empty, device) -> tuple[dict, dict]:
     """Network arguments of the prompts, and of the prompts followed by as many empty ones."""
     has_mask = conditioning.prompt_embeds_ndim == 3
-    guided = [*embeddings, *[empty] * len(embeddings)]
-    return tuple(conditioning.network_kwargs(*pad_prompts(rows, has_mask, device)) for rows in (embeddings, guided))
+    prompts = pad_prompts(embeddings, has_mask, device)
+    guided = pad_prompts([*embeddings, *[empty] * len(embeddings)], has_mask, device)
+    return conditioning.network_kwargs(*prompts), conditioning.guided_kwargs(*guided)
 
 
 def mix(waveform: torch.Tensor, other: torch.Tensor, ratio: float = 0.5) -> torch.Tensor:

@@ -426,7 +426,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 length = max(negative[0].shape[1], embeds.shape[1])
                 negative, (embeds, mask) = pad_tokens(*negative, length), pad_tokens(embeds, mask, length)
             embeds = torch.cat([negative[0], embeds])
-            mask = None if mask is None else torch.cat([negative[1], mask])
+            if mask is not None:
+                mask = torch.cat([self.conditioning.negative_mask(mask, *negative), mask])
         timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, guidance_scale)])
         config = self.scheduler.config
         with full_float32(config.sigma_max, config.prediction_type):

@@ -43,12 +43,14 @@ class WaveformMixin:
     @property
     def sampling_rate(self) -> int:
         """Sampling rate of the generated waveforms, in Hz."""
-        return (self.vae if self.encodes_waveforms else self.vocoder).config.sampling_rate
+        if self.encodes_waveforms:
+            return audio.waveform_format(self.vae.config)[1]
+        return self.vocoder.config.sampling_rate
 
     @property
     def num_channels(self) -> int:
         """Number of channels of the generated waveforms."""
-        return getattr(self.vae.config, "audio_channels", 1) if self.encodes_waveforms else 1
+        return audio.waveform_format(self.vae.config)[0] if self.encodes_waveforms else 1
 
     @property
     def hop_length(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import InitProcessGroupKwargs
 
+from ..data.latents import has_posterior
 from ..distillation.teachers import AudioLDM2, Teacher
 from ..precision import is_precise, jump_error
 from ..schedulers.scheduling_ctm import CTMScheduler
@@ -121,6 +122,8 @@ def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1
     ]
     if args.gradient_checkpointing and teacher.family is AudioLDM2:
         problems.append("--gradient_checkpointing fails inside diffusers' AudioLDM2 network; leave it out.")
+    if args.sample_posterior and not has_posterior(teacher.components["vae"]):
+        problems.append("--sample_posterior: the teacher's autoencoder has no posterior to sample; leave it out.")
     for name in ("validation_prompts", "push_to_hub"):
         if getattr(args, name) and not teacher.can_decode:
             problems.append(f"--{name} needs a vocoder to generate audio; pass --vocoder FOLDER.")

@@ -12,6 +12,7 @@ from .audioldm import AudioLDM
 from .audioldm2 import AudioLDM2
 from .base import Teacher, TeacherFamily, class_name
 from .edm import EDM
+from .longcat import LongCat
 from .musicldm import MusicLDM
 from .stable_audio import StableAudio
 from .stable_audio_3 import StableAudio3
@@ -19,7 +20,7 @@ from .tango import Tango
 
 __all__ = ["FAMILIES", "Teacher", "TeacherFamily", "load_teacher", "load_teacher_scheduler", "recognize"]
 
-FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, StableAudio3, AudioDiT, EDM)
+FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, StableAudio3, LongCat, AudioDiT, EDM)
 
 
 def load_teacher(

@@ -55,6 +55,9 @@ class TeacherFamily:
         student_class: The network's SoundCTM student.
         conditioning: Kind of conditioning, a key of `pipelines.conditioning.CONDITIONINGS`.
         base_model: Hub id of the checkpoint to use in place of a distilled one.
+        text_encoder_source: Hub id of the text encoder, for a folder that lacks it.
+        flow_time_factor: `num_train_timesteps` that the scheduler must have, if the pipeline tells the network the
+            scheduler's timesteps as they are. The network was trained with times in [0, flow_time_factor].
         branch_init: How the student's branches of s and ω are initialized unless another way is chosen.
     """
 
@@ -71,6 +74,8 @@ class TeacherFamily:
     student_class: ClassVar[type] = CTMUNet2DConditionModel
     conditioning = "cross_attention"
     base_model: ClassVar[str | None] = None
+    text_encoder_source: ClassVar[str | None] = None
+    flow_time_factor: ClassVar[int | None] = None
     branch_init: ClassVar[str] = "zero"
 
     @classmethod
@@ -94,11 +99,12 @@ class TeacherFamily:
             OSError: A component is damaged.
         """
         config = cls.scheduler_config(folder)
-        if config.get("stochastic_sampling") and not allow_distilled:
+        reason = None if allow_distilled else cls.distilled_by(folder, config)
+        if reason:
             base = f" {cls.base_model}" if cls.base_model else ""
             raise ValueError(
-                f"`teacher_model` {str(folder)!r} is distilled already: its scheduler has `stochastic_sampling`. Use "
-                f"the base model{base}, or pass --allow_distilled_teacher."
+                f"`teacher_model` {str(folder)!r} is distilled already: {reason}. Use the base model{base}, or pass "
+                "--allow_distilled_teacher."
             )
         scheduler = cls.load_scheduler(folder)
         network = load_component(cls.network, cls.network_class, cls.network_folder(folder))
@@ -109,6 +115,11 @@ class TeacherFamily:
                 if name in cls.optional:
                     continue
                 remedy = f"pass --{name} FOLDER" if name in ("vae", "text_encoder", "vocoder") else "copy it again"
+                if name == "text_encoder" and cls.text_encoder_source:
+                    remedy += (
+                        f" with {cls.text_encoder_source} and its tokenizer. If that repo is gated, accept its license "
+                        f"at https://huggingface.co/{cls.text_encoder_source} and run `hf auth login`"
+                    )
                 raise ValueError(f"`teacher_model` {str(folder)!r} has no {name}; {remedy}.")
             components[name] = load_component(name, kind, source)
         teacher = Teacher(cls, network, scheduler, components)
@@ -149,8 +160,24 @@ class TeacherFamily:
             ) from error
 
     @classmethod
+    def distilled_by(cls, folder: Path, scheduler_config: Mapping[str, Any]) -> str | None:
+        """What tells that the checkpoint is a distilled one, or None."""
+        return "its scheduler has `stochastic_sampling`" if scheduler_config.get("stochastic_sampling") else None
+
+    @classmethod
     def read_scheduler(cls, config: Mapping[str, Any]) -> CTMScheduler:
-        """The teacher's noise levels and prediction type, see `scheduler_of`."""
+        """The teacher's noise levels and prediction type, see `scheduler_of`.
+
+        Raises:
+            ValueError: The scheduler is not supported, or the pipeline would tell the network another time than
+                `flow_time_factor` times the share of noise.
+        """
+        factor = config.get("num_train_timesteps", 1000)
+        if cls.flow_time_factor not in (None, factor):
+            raise ValueError(
+                f"The teacher's scheduler has `num_train_timesteps` {factor}, so its pipeline tells the network times "
+                f"up to that number; set it to {cls.flow_time_factor}, as {cls.__name__} was trained."
+            )
         return scheduler_of(config)
 
     @classmethod
