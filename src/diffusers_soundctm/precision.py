@@ -17,7 +17,7 @@ from .preconditioning import c_out
 MAX_JUMP_ERROR = 0.02  # in standard deviations of the latents
 TF32 = "tf32"
 # Rounding error of F by number format, in standard deviations of F: the largest of the networks of published sizes in
-# docs/results.md.
+# docs/notebook.md.
 OUTPUT_ERRORS: dict[torch.dtype | str, float] = {TF32: 1.0e-3, torch.float16: 2.0e-3, torch.bfloat16: 1.5e-2}
 
 _lock = threading.Lock()
