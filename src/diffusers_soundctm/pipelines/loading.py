@@ -70,7 +70,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
     def from_teacher(
         cls,
         name_or_folder: str | os.PathLike,
-        branch_init: str | None = None,
+        branch_init: str = "zero",
         *,
         torch_dtype: torch.dtype | None = None,
         revision: str | None = None,
@@ -83,7 +83,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
 
         Args:
             name_or_folder: folder or Hub id of a diffusers text-to-audio pipeline, see `distillation.teachers`.
-            branch_init: "zero" or "reference", as in the adapter's training. None is the default of training.
+            branch_init: "zero" or "reference", as in the adapter's training.
             torch_dtype: dtype of the components, float32 by default. See `to` for networks that predict epsilon.
             revision: branch, tag or commit on the Hub.
             token: access token for the Hub.
