@@ -16,7 +16,7 @@ from .embeddings import CTMTimestepEmbedding, CTMTimestepProjection, split_condi
 class FromTeacherMixin:
     """Adds `from_teacher` to a network class. List it before the diffusers class, and pass that class's arguments on.
 
-    `_new_parameters` are the prefixes of the parameters that the student has and the teacher does not.
+    `_new_parameters` are the prefixes of the tensors that the student saves and the teacher does not.
     """
 
     _new_parameters: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class FromTeacherMixin:
                 f"`teacher` is a {type(teacher).__name__}; pass a network of the class that {cls.__name__} extends."
             )
         student = cls.from_config(dict(teacher.config), **config)
-        new = {name for name, _ in student.named_parameters() if name.startswith(cls._new_parameters)}
+        new = {name for name in student.state_dict() if name.startswith(cls._new_parameters)}
         missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
         if set(missing) != new or unexpected:
             raise ValueError(
