@@ -1,5 +1,9 @@
-"""Flow teachers against diffusers' own pipelines: from the same noise, both converge to the same latents."""
+"""Flow teachers against diffusers' own pipelines: from the same noise, both converge to the same latents.
 
+And which of them are refused.
+"""
+
+import json
 import math
 
 import pytest
@@ -158,3 +162,25 @@ def test_students_take_audio_and_control(teacher, seconds):
         for callback in (None, LossGuidance(energy))
     )
     assert energy(guided) < energy(plain)
+
+
+def test_distilled_flow_teachers_are_refused(tmp_path, tiny_pipeline):
+    make_teacher("stable_audio_3", tmp_path, tiny_pipeline)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"stochastic_sampling": True}))
+    with pytest.raises(ValueError, match=r"distilled already.*stable-audio-3-medium-base, or pass --allow_distilled"):
+        load_teacher(tmp_path)
+    assert load_teacher(tmp_path, allow_distilled=True).scheduler.config.prediction_type == "flow"
+    file.write_text(json.dumps(config | {"num_train_timesteps": 1000}))
+    with pytest.raises(ValueError, match=r"`num_train_timesteps` 1000.*set it to 1"):
+        load_teacher(tmp_path)
+
+
+def test_turbo_models_of_ace_step_are_refused(tmp_path, tiny_pipeline):
+    make_teacher("ace_step", tmp_path, tiny_pipeline)
+    file = tmp_path / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"is_turbo": True}))
+    with pytest.raises(ValueError, match=r"turbo model. Use the base model ACE-Step/acestep-v15-xl-base-diffusers, or"):
+        load_teacher(tmp_path)
+    assert load_teacher(tmp_path, allow_distilled=True).network.silence_latent.abs().max() > 0
