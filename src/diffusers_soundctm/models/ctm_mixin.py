@@ -164,7 +164,8 @@ class TransformerMixin(FromTeacherMixin):
         Raises:
             ValueError: `timestep_cond` of a student is missing or has another shape, or a teacher is given one.
         """
-        features = self._embed(per_sample_timestep(timestep, sample), timestep_cond)
+        timestep = torch.as_tensor(timestep, device=sample.device).float().expand(len(sample))
+        features = self._embed(timestep, timestep_cond)
         prediction = self._stock_forward(
             sample,
             features,
@@ -249,8 +250,3 @@ class CTMTransformerMixin(PeftAdapterMixin):
         target = self._features(c_noise(target_sigma, self._prediction_type))
         guidance = self.get_submodule(self._projection).guidance(guidance_scale, target)
         return torch.cat([self._features(timestep), target, guidance], dim=-1)
-
-
-def per_sample_timestep(timestep: float | torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """Expand `timestep`, a scalar or (B,), to float32 (B,) on the device of `sample` (B, ...)."""
-    return torch.as_tensor(timestep, device=sample.device).float().expand(len(sample))

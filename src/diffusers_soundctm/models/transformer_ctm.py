@@ -9,7 +9,6 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import nn
 
 from .ctm_mixin import CTMTransformerMixin, TransformerMixin
-from .ctm_mixin import per_sample_timestep as per_sample_timestep
 from .embeddings import FourierFeatures
 
 
