@@ -69,7 +69,8 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
 METHODS = {
     "SoundCTMPipeline": [
         "__call__", "encode_prompt", "encode_audio", "decode_latents", "latent_shape", "predict", "from_pretrained",
-        "from_embedded", "from_single_file", "from_teacher", "load_lora_weights", "fuse_lora", "push_to_hub",
+        "from_embedded", "from_single_file", "from_teacher", "load_lora_weights",
+        "save_lora_weights", "fuse_lora", "push_to_hub",
     ],
     "CTMScheduler": ["set_timesteps", "scale_model_input", "step", "jump", "denoised"],
     "CTMUNet2DConditionModel": [], "CTMAudioLDM2UNet2DConditionModel": [], "CTMTimestepEmbedding": ["forward"],

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from .auto_classes import register
 from .lazy import lazy_exports
 from .version import __version__
 
@@ -41,3 +42,6 @@ if TYPE_CHECKING:  # the same names, for type checkers
 else:
     __all__ = ["__version__", *sorted(_PUBLIC)]
     __getattr__, __dir__ = lazy_exports(__name__, _PUBLIC | _DIFFUSERS_BASES)
+    register(
+        [name for name, module in _PUBLIC.items() if module.startswith(".models.") and name != "CTMTimestepEmbedding"]
+    )

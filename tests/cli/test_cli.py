@@ -248,6 +248,32 @@ def test_info_says_what_the_model_is(embedded_folder, capsys):
     assert "no/folder" in fails(capsys, "info", "--model", "no/folder/here")
 
 
+def edited(file, **changes):
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: edited(f / "model_index.json", unet=["diffusers_soundctm", "CTMNoSuchModel"]), "CTMNoSuchModel"),
+        (lambda f: edited(f / "model_index.json", guidance_scale_range=[1]), "missing or wrong value"),
+        (lambda f: edited(f / "scheduler" / "scheduler_config.json", sigma_min=None), "missing or wrong value"),
+        (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "lacks scheduler_config.json"),
+        (
+            lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "diffusion_pytorch_model.safetensors", "b": "missing-00002.safetensors"}}'
+            ),
+            "lacks missing-00002.safetensors",
+        ),
+    ],
+)
+def test_info_finds_damage(embedded_folder, tmp_path, capsys, damage, message):
+    folder = shutil.copytree(embedded_folder, tmp_path / "model")
+    damage(folder)
+    assert message in fails(capsys, "info", "--model", str(folder))
+
+
 def test_info_counts_a_model_once_whatever_its_variants(embedded_folder, tmp_path, capsys):
     folder = shutil.copytree(embedded_folder, tmp_path / "model")
     assert main(["info", "--model", str(folder)]) == 0

@@ -213,7 +213,7 @@ def test_presets_lie_between_file_and_defaults(tmp_path):
         ({"num_samples": 5000}, ["not a multiple of 1280", "= 5120"]),
         ({"sampling_rate": 44100}, ["not the teacher's 16000 Hz"]),
         ({"mixed_precision": "fp16", "use_8bit_adam": True}, ["fp16 needs a CUDA GPU", "pass --optimizer adamw"]),
-        ({"mixed_precision": "bf16"}, ["predicts epsilon", "wrong by 117%", "Pass --mixed_precision no"]),
+        ({"mixed_precision": "bf16"}, ["predicts epsilon", "wrong by 126%", "Pass --mixed_precision no"]),
         ({"teacher_precision": "bf16"}, ["--teacher_precision bf16", "Pass --teacher_precision no"]),
         ({"use_8bit_adam": True}, ["pass --optimizer adamw"]),
         ({"caption_column": "lyrics"}, ["'lyrics' is not in data set"]),

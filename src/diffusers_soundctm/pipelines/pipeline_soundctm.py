@@ -1,5 +1,6 @@
 """Text to audio with a SoundCTM student: prompt → latents → jumps along the trajectory → mel → waveform."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -79,6 +80,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         "condition_encoder",
     ]
     _callback_tensor_inputs = ["latents", "previous_latents", *_CONDITIONS]  # noqa: RUF012
+    _current_timestep: torch.Tensor | None = None
     _called: "SoundCTMPipeline | None" = None  # of a view that a callback gets: the pipeline that was called
 
     def __init__(
@@ -153,6 +155,11 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
     def num_timesteps(self) -> int:
         """Number of steps of the last call."""
         return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """c_noise(t) of the step that is being computed, which caches of diffusers ask for; None between calls."""
+        return self._current_timestep
 
     @property
     def num_samples(self) -> int | None:
@@ -346,6 +353,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 model_input = self.scheduler.scale_model_input(latents, timestep)
                 target_sigma = schedule.target_sigmas[i]
                 embeds, mask, *negative = conditions.values()
+                call._called._current_timestep = timestep
                 model_output = self.predict(
                     model_input, timestep, target_sigma, guidance_scale, nu, (embeds, mask), negative
                 )
@@ -361,7 +369,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 progress_bar.update()
                 if call.interrupt:
                     break
-        call._called._interrupt = call.interrupt
+        call._called._interrupt, call._called._current_timestep = call.interrupt, None
 
         # 5. Waveforms
         audios, turned_down_db = latents, None
@@ -434,7 +442,9 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 mask = torch.cat([self.conditioning.negative_mask(mask, *negative), mask])
         timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, guidance_scale)])
         config = self.scheduler.config
-        with full_float32(config.sigma_max, config.prediction_type):
+        caching = getattr(self.denoiser, "is_cache_enabled", False)
+        cache = self.denoiser.cache_context("denoiser") if caching else contextlib.nullcontext()
+        with full_float32(config.sigma_max, config.prediction_type), cache:
             model_output = self.denoiser(
                 model_input.to(self.denoiser.dtype),
                 timestep,
