@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.loaders import PeftAdapterMixin
 
-# At run time the mixin stands before the network's class; for type checkers it inherits from it.
-_Module = torch.nn.Module if TYPE_CHECKING else object
 
-
-class CTMAdapterMixin(PeftAdapterMixin, _Module):
+class CTMAdapterMixin(PeftAdapterMixin):
     """Extends diffusers' LoRA methods to adapters that turn a teacher into a SoundCTM.
 
     Such an adapter also has values v of the parameters that the teacher lacks, whose names start with one of
@@ -26,6 +23,10 @@ class CTMAdapterMixin(PeftAdapterMixin, _Module):
     if TYPE_CHECKING:  # of the diffusers class
         config: Any
         peft_config: dict[str, Any]
+        named_parameters: Any
+        named_modules: Any
+        modules: Any
+        get_submodule: Any
 
     @property
     def new_parameters(self) -> dict[str, torch.nn.Parameter]:
