@@ -245,7 +245,7 @@ from diffusers_soundctm.training.validation import TrajectoryValidation, log_sam
 
 def last_layer(student: torch.nn.Module) -> torch.nn.Module:
     """The layer on which the gradients of the losses are compared."""
-    names = ("conv_out", "postprocess_conv", "proj_out")  # of a UNet, Stable Audio, LongCat
+    names = ("conv_out", "postprocess_conv", "proj_out_conv", "proj_out")  # UNet, Stable Audio, ACE-Step, LongCat
     return getattr(student, next(name for name in names if hasattr(student, name)))
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -298,6 +299,23 @@ def test_as_a_module_in_its_own_process(embedded_folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("rain.wav: 0.50 s") and result.stderr == ""
     assert names(tmp_path) == ["rain.wav"]
+
+
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_is_no_obstacle(embedded_folder, tmp_path):
+    """Nothing is written to the caches of huggingface_hub; /proc refuses even the superuser."""
+    command = [sys.executable, "-m", "diffusers_soundctm", "generate", "rain", "--model", str(embedded_folder)]
+    environment = {**os.environ, "HF_HOME": "/proc/home", "XDG_CACHE_HOME": "/proc/cache"}
+    result = subprocess.run(
+        [*command, "-o", "rain.wav", "--duration", "0.5"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr
+    assert names(tmp_path) == ["rain.wav"] and "Traceback" not in result.stderr
 
 
 def test_help_shows_an_example_without_importing_torch():

@@ -18,7 +18,7 @@ class FromTeacherMixin(CTMAdapterMixin, CacheMixin):
     """Adds `from_teacher`, LoRA and caching to a network class.
 
     List it before the diffusers class, and pass that class's arguments on. `_new_parameters` are the prefixes of the
-    parameters that the student has and the teacher does not.
+    tensors that the student saves and the teacher does not.
     """
 
     if TYPE_CHECKING:  # of the diffusers class
@@ -63,7 +63,7 @@ class FromTeacherMixin(CTMAdapterMixin, CacheMixin):
                 f"`teacher` is a {type(teacher).__name__}; pass a network of the class that {cls.__name__} extends."
             )
         student = cls.from_config(dict(teacher.config), **config)
-        new = set(student.new_parameters)
+        new = {name for name in student.state_dict() if name.startswith(cls._new_parameters)}
         missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
         if set(missing) != new or unexpected:
             raise ValueError(

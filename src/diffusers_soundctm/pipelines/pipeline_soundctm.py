@@ -52,6 +52,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         language_model: GPT-2 of AudioLDM2.
         transformer: student of a transformer teacher, in place of `unet`.
         duration_embedder: Stable Audio 3's embedding of the length.
+        condition_encoder: ACE-Step's encoder of text, lyrics and timbre.
 
     Raises:
         ValueError: both `unet` and `transformer` are given.
@@ -62,7 +63,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
     scheduler: CTMScheduler
     model_cpu_offload_seq = (
         "text_encoder->text_encoder_2->projection_model->language_model->duration_embedder->"
-        "unet->transformer->vae->vocoder"
+        "condition_encoder->unet->transformer->vae->vocoder"
     )
     _optional_components = [  # noqa: RUF012
         "unet",
@@ -76,6 +77,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         "projection_model",
         "language_model",
         "duration_embedder",
+        "condition_encoder",
     ]
     _callback_tensor_inputs = ["latents", "previous_latents", *_CONDITIONS]  # noqa: RUF012
     _current_timestep: torch.Tensor | None = None
@@ -96,6 +98,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         language_model: PreTrainedModel | None = None,
         transformer: ModelMixin | None = None,
         duration_embedder: ModelMixin | None = None,
+        condition_encoder: ModelMixin | None = None,
     ):
         super().__init__()
         inputs.check_scheduler(scheduler)
@@ -119,6 +122,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             projection_model=projection_model,
             language_model=language_model,
             duration_embedder=duration_embedder,
+            condition_encoder=condition_encoder,
             transformer=transformer,
         )
         self.register_to_config(guidance_scale_range=self._share_guidance_scale_range(guidance_scale_range))
@@ -306,6 +310,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self.check_inputs(**arguments | {"callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs})
+        guidance_scale, nu, gamma = float(guidance_scale), float(nu), float(gamma)  # also of integers beyond 64 bits
         num_samples = inputs.num_samples(
             self, audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
