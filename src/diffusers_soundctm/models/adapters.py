@@ -22,11 +22,13 @@ class CTMAdapterMixin(PeftAdapterMixin):
 
     if TYPE_CHECKING:  # of the diffusers class
         config: Any
-        peft_config: dict[str, Any]
-        named_parameters: Any
-        named_modules: Any
         modules: Any
-        get_submodule: Any
+        named_modules: Any
+        named_parameters: Any
+        parameters: Any
+        peft_config: dict[str, Any]
+        requires_grad_: Any
+        state_dict: Any
 
     @property
     def new_parameters(self) -> dict[str, torch.nn.Parameter]:
