@@ -6,6 +6,7 @@ python training/assemble_pipeline.py --vae runs/autoencoder/vae --vocoder runs/v
 """
 
 import argparse
+import random
 from pathlib import Path
 
 import torch
@@ -14,10 +15,14 @@ from transformers import AutoModel, AutoTokenizer
 
 from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
 from diffusers_soundctm.files import atomic_folder
+from diffusers_soundctm.pipelines.known_sounds import KnownSounds, embed_prompts
 from diffusers_soundctm.training.config import run_script
 from diffusers_soundctm.training.ranges import range_problems
 
 MAX_BYTES = 95e6
+PAIR = " + "  # between the labels of a mixture
+REFERENCES, EXAMPLES = 4, 3  # captions per kind
+BATCH = 64  # captions encoded at once
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,10 +43,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--audio_length_in_s", type=float, default=5.12, help="duration of the training clips (%(default)s)"
     )
+    parser.add_argument(
+        "--dataset",
+        type=Path,
+        help="folder of the data set, for known_sounds.json: the kinds of its column label with example captions "
+        "(by default the model does not say what it knows)",
+    )
     parser.add_argument("--sigma_data", type=float, default=0.5, help="as in training (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; it must not exist yet")
     args = parser.parse_args(argv)
     problems = list(range_problems(args))
+    if args.dataset is not None and not args.dataset.is_dir():
+        problems.append(f"--dataset {args.dataset} is not a folder")
     if problems:
         parser.error("; ".join(problems))
     if args.output.exists():
@@ -88,9 +101,48 @@ def assemble(args: argparse.Namespace) -> SoundCTMPipeline:
     return pipe
 
 
+def captions_by_kind(dataset: Path, split: str) -> dict[str, list[str]]:
+    """Distinct captions of each kind in a split, sorted; mixtures are left out."""
+    from datasets import load_dataset
+
+    columns = load_dataset(str(dataset), split=split).select_columns(["label", "caption"]).to_dict()
+    found: dict[str, set[str]] = {}
+    for label, captions in zip(columns["label"], columns["caption"], strict=True):
+        if PAIR not in label:
+            found.setdefault(label, set()).update(captions)
+    return {label: sorted(captions) for label, captions in found.items()}
+
+
+def known_sounds(pipe: SoundCTMPipeline, dataset: Path) -> KnownSounds:
+    """What the model knows: captions of the training split as references, the threshold from those of the test split.
+
+    Few captions of each kind are enough, drawn at random but in the same way every time.
+    """
+
+    def embed(captions: list[str]) -> torch.Tensor:
+        embeds, mask, _, _ = pipe.encode_prompt(captions, do_nu_sampling=False)
+        return embed_prompts(embeds, mask)
+
+    training = captions_by_kind(dataset, "train")
+    draw = random.Random(0)
+    references = {kind: draw.sample(some, min(len(some), REFERENCES)) for kind, some in training.items()}
+    # The shortest captions name the kind and little else.
+    kinds = {
+        kind: sorted(some, key=lambda caption: (len(caption), caption))[:EXAMPLES] for kind, some in training.items()
+    }
+    heldout = [caption for some in captions_by_kind(dataset, "test").values() for caption in some]
+    batches = [heldout[i : i + BATCH] for i in range(0, len(heldout), BATCH)]
+    return KnownSounds.fit(
+        kinds, {kind: embed(some) for kind, some in references.items()}, torch.cat([embed(some) for some in batches])
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     pipe = assemble(args)
+    if args.dataset is not None:
+        pipe.known_sounds = known_sounds(pipe.to(dtype=torch.float32), args.dataset)
+        pipe.to(dtype=torch.float16)
     with atomic_folder(args.output) as temporary:
         pipe.save_pretrained(temporary)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())

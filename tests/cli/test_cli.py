@@ -24,7 +24,7 @@ def tiny_embedded_model(monkeypatch, embedded_folder):
 def settings_of(path):
     """Settings in a file, but for its level: the tiny model's random vocoder exceeds full scale by chance."""
     settings = json.loads(read_tags(path)["comment"])
-    return {name: value for name, value in settings.items() if name != "turned_down_db"}
+    return {name: value for name, value in settings.items() if name not in ("turned_down_db", "measured_loudness")}
 
 
 def names(folder):
@@ -209,9 +209,9 @@ def test_failure_while_generating_leaves_the_old_file(tmp_path, capsys):
         (["rain", "-o", "folder.wav"], "exists"),
         (["rain", "--num", "0"], "--num"),
         (["rain", "--seed", "-1"], "--seed"),
-        (["rain", "--steps", "0"], "num_inference_steps"),
+        (["rain", "--steps", "0"], "--steps"),
         (["rain", "--steps", "one"], "--steps"),
-        (["rain", "--duration", "0"], "audio_length_in_s"),
+        (["rain", "--duration", "0"], "--duration"),
         (["rain", "--duration", "31"], "audio_length_in_s"),
         (["rain", "--nu", "nan"], "nu"),
         (["rain", "--dtype", "int8"], "--dtype"),

@@ -4,12 +4,15 @@ from .card import model_card, update_card
 from .download import DOWNLOAD_ARGUMENTS, UNREACHABLE, download_files, download_model, not_found
 from .folders import (
     INDEX,
+    KNOWN_SOUNDS,
+    KNOWN_SOUNDS_WEIGHTS,
     check_folder,
     components,
     count_parameters,
     embedded_folder,
     read_config,
     read_header,
+    read_known_sounds,
 )
 from .trust import holds_only_our_code, model_to_load
 from .upload import push_to_hub, write_loaders, write_repo
@@ -17,6 +20,8 @@ from .upload import push_to_hub, write_loaders, write_repo
 __all__ = [
     "DOWNLOAD_ARGUMENTS",
     "INDEX",
+    "KNOWN_SOUNDS",
+    "KNOWN_SOUNDS_WEIGHTS",
     "UNREACHABLE",
     "check_folder",
     "components",
@@ -31,6 +36,7 @@ __all__ = [
     "push_to_hub",
     "read_config",
     "read_header",
+    "read_known_sounds",
     "update_card",
     "write_loaders",
     "write_repo",

@@ -343,6 +343,8 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             negative_attention_mask,
             audio_length_in_s if num_samples is None else num_samples / self.sampling_rate,
         )
+        if prompt is not None:
+            self._warn_unknown(prompt, *encoded[:2], num_waveforms_per_prompt)
         conditions: dict[str, Any] = dict(zip(_CONDITIONS, encoded, strict=True))
 
         # 3. Latents
