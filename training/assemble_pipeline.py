@@ -6,7 +6,6 @@ python training/assemble_pipeline.py --vae runs/autoencoder/vae --vocoder runs/v
 """
 
 import argparse
-import random
 from pathlib import Path
 
 import torch
@@ -18,10 +17,11 @@ from diffusers_soundctm.files import atomic_folder
 from diffusers_soundctm.pipelines.known_sounds import KnownSounds, embed_prompts
 from diffusers_soundctm.training.config import run_script
 from diffusers_soundctm.training.ranges import range_problems
+from sources.classes import CLASSES
 
 MAX_BYTES = 95e6
 PAIR = " + "  # between the labels of a mixture
-REFERENCES, EXAMPLES = 4, 3  # captions per kind
+EXAMPLES = 6  # captions of a kind
 BATCH = 64  # captions encoded at once
 
 
@@ -102,39 +102,42 @@ def assemble(args: argparse.Namespace) -> SoundCTMPipeline:
 
 
 def captions_by_kind(dataset: Path, split: str) -> dict[str, list[str]]:
-    """Distinct captions of each kind in a split, sorted; mixtures are left out."""
-    from datasets import load_dataset
+    """Distinct captions of each kind in a split, sorted; mixtures are left out.
 
-    columns = load_dataset(str(dataset), split=split).select_columns(["label", "caption"]).to_dict()
+    Raises:
+        OSError: The folder has no such split.
+    """
+    from pyarrow import parquet
+
+    files = sorted(dataset.glob(f"{split}-*.parquet"))
+    if not files:
+        raise OSError(f"{dataset} has no {split}-*.parquet; name a folder that prepare_dataset.py wrote.")
     found: dict[str, set[str]] = {}
-    for label, captions in zip(columns["label"], columns["caption"], strict=True):
-        if PAIR not in label:
-            found.setdefault(label, set()).update(captions)
-    return {label: sorted(captions) for label, captions in found.items()}
+    for file in files:
+        columns = parquet.read_table(file, columns=["label", "caption"]).to_pydict()
+        for label, captions in zip(columns["label"], columns["caption"], strict=True):
+            if PAIR not in label:
+                found.setdefault(label, set()).update(captions)
+    return {label: sorted(captions) for label, captions in sorted(found.items())}
 
 
 def known_sounds(pipe: SoundCTMPipeline, dataset: Path) -> KnownSounds:
-    """What the model knows: captions of the training split as references, the threshold from those of the test split.
-
-    Few captions of each kind are enough, drawn at random but in the same way every time.
-    """
-
-    def embed(captions: list[str]) -> torch.Tensor:
-        embeds, mask, _, _ = pipe.encode_prompt(captions, do_nu_sampling=False)
-        return embed_prompts(embeds, mask)
-
-    training = captions_by_kind(dataset, "train")
-    draw = random.Random(0)
-    references = {kind: draw.sample(some, min(len(some), REFERENCES)) for kind, some in training.items()}
-    # The shortest captions name the kind and little else.
+    """What the model knows: the kinds of the training split, with a threshold from captions of the test split."""
+    plain = {one.label: [*one.nouns, *one.clauses] for one in CLASSES}
+    # Of a kind that is not ours, the shortest captions name it and little else.
     kinds = {
-        kind: sorted(some, key=lambda caption: (len(caption), caption))[:EXAMPLES] for kind, some in training.items()
+        kind: plain.get(kind) or sorted(captions, key=len)[:EXAMPLES]
+        for kind, captions in captions_by_kind(dataset, "train").items()
     }
-    heldout = [caption for some in captions_by_kind(dataset, "test").values() for caption in some]
-    batches = [heldout[i : i + BATCH] for i in range(0, len(heldout), BATCH)]
-    return KnownSounds.fit(
-        kinds, {kind: embed(some) for kind, some in references.items()}, torch.cat([embed(some) for some in batches])
-    )
+    # The other half is for benchmarks/known_sounds.py.
+    heldout = [caption for some in captions_by_kind(dataset, "test").values() for caption in some[::2]]
+
+    def embed(prompts: list[str]) -> torch.Tensor:
+        batches = (prompts[i : i + BATCH] for i in range(0, len(prompts), BATCH))
+        encoded = (pipe.encode_prompt(batch, do_nu_sampling=False)[:2] for batch in batches)
+        return torch.cat([embed_prompts(embeds, mask) for embeds, mask in encoded])
+
+    return KnownSounds.fit(kinds, embed([prompt for prompts in kinds.values() for prompt in prompts]), embed(heldout))
 
 
 def main(argv: list[str] | None = None) -> None:

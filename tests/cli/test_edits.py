@@ -78,13 +78,12 @@ def test_draw_follows_points_values_and_sounds(draft, recording, soundctm, comme
 def test_fill_and_extend_keep_the_rest(recording, soundctm, comment_of):
     soundctm("fill", recording, "rain", "--spans", "0.3:0.4", "--steps", "1", "--seed", "1", "-o", "filled.flac")
     filled, before = samples("filled.flac"), read_audio(recording, 16000)[0][0].numpy()
-    assert (
-        len(filled) == 12800 and np.abs(filled - before)[:3900].max() < 1e-4 < np.abs(filled - before)[4900:6300].max()
-    )
+    assert len(filled) == 12800
+    assert correlation(filled[:3900], before[:3900]) > 0.9999 > correlation(filled[4900:6300], before[4900:6300])
     (line,) = soundctm("extend", "filled.flac", "--to", "1", "--steps", "1")
     assert "1.00 s" in line
     longer = samples("filled-extended.flac")
-    assert len(longer) == 16000 and np.abs(longer[:11000] - filled[:11000]).max() < 1e-4
+    assert len(longer) == 16000 and correlation(longer[:11000], filled[:11000]) > 0.9999
     # Without a prompt, it is that of the file.
     assert comment_of("filled-extended.flac")["recipe"]["prompt"] == "rain"
 

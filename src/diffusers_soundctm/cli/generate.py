@@ -4,11 +4,11 @@ import argparse
 import math
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..files import check_unicode
+from ..app.validators import text
 from .arguments import (
     add_device,
     add_dtype,
@@ -57,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--match", action="store_true", help="bring all files to one loudness, the highest that their peaks allow"
     )
     parser.add_argument("--resume", action="store_true", help="skip files that an earlier run has written")
-    parser.add_argument("--steps", type=int, help="network steps; more steps refine the same sound (default: 1)")
+    parser.add_argument("--steps", type=int, help="network steps: 1 for a draft, 4 for a good final (default: 1)")
     parser.add_argument(
         "--nu", type=float, help="weight of the prompt against the negative prompt; 1 ignores the latter (default: 1)"
     )
@@ -151,8 +151,9 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
     output, num = arguments.output, arguments.num
     names = file_names(rows, num, output.stem, arguments.name_from_prompt)
     paths = [output.with_name(f"{name}{output.suffix}") for name in names]
-    for row in rows:
-        check_unicode(row.prompt, "The prompt")
+    rows = [replace(row, prompt=text("prompt", row.prompt)) for row in rows]
+    if arguments.negative_prompt is not None:
+        text("negative prompt", arguments.negative_prompt, may_be_empty=True)
     for path in paths:
         check_overwrite(path, arguments.force or arguments.resume)
     options = {

@@ -12,7 +12,7 @@ from .rendering import load_pipeline, render, step_progress, write_sound
 if TYPE_CHECKING:
     import torch
 
-EXAMPLE = "example: soundctm refine rain.wav --steps 16 -o rain-final.wav"
+EXAMPLE = "example: soundctm refine rain.wav --steps 4 -o rain-final.wav"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("refine", help="generate a draft again with more steps", epilog=EXAMPLE)
     parser.set_defaults(run=run)
     parser.add_argument("draft", type=Path, help="file that soundctm or its app wrote")
-    add_edit_options(parser, "refined", steps=16)
+    add_edit_options(parser, "refined", steps=4)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,33 +17,33 @@ from .conditioning.base import sentence_embedding
 logger = logging.get_logger(__name__)
 
 NEAREST = 3  # kinds that the warning names
-FALSE_ALARMS = 0.025  # of held-out captions of the kinds, where the threshold is set
+FALSE_ALARMS = 0.002  # fraction of held-out captions of the kinds below the threshold
 
 
 class KnownSounds:
-    """The kinds that a model was trained on, with captions of each in the text encoder's own embedding.
+    """The kinds that a model was trained on, with prompts of each in the text encoder's own embedding.
 
-    The similarity of a prompt is the largest cosine between its embedding and those of the captions. Prompts below the
-    threshold are unknown.
+    The similarity of a prompt is the largest cosine between its embedding and those of the example prompts. Prompts
+    below the threshold are unknown.
 
     Args:
         kinds: Kind to example prompts.
-        names: Kind of each reference, (n,).
-        references: Unit-norm embeddings of captions, (n, width).
+        embeddings: Unit-norm embeddings of the example prompts, in order, (n, width).
         threshold: Smallest similarity of a known prompt.
     """
 
-    def __init__(
-        self, kinds: Mapping[str, Sequence[str]], names: Sequence[str], references: torch.Tensor, threshold: float
-    ):
+    def __init__(self, kinds: Mapping[str, Sequence[str]], embeddings: torch.Tensor, threshold: float):
         self.kinds = {kind: list(prompts) for kind, prompts in kinds.items()}
-        self.names, self.references, self.threshold = list(names), references.float(), threshold
+        self.embeddings, self.threshold = embeddings.float(), threshold
+        self._names = [kind for kind, prompts in self.kinds.items() for _ in prompts]
+        if embeddings.ndim != 2 or len(embeddings) != len(self._names):
+            raise ValueError(f"{tuple(embeddings.shape)} embeddings for {len(self._names)} prompts; pass one for each.")
 
     @classmethod
     def fit(
         cls,
         kinds: Mapping[str, Sequence[str]],
-        references: Mapping[str, torch.Tensor],
+        embeddings: torch.Tensor,
         heldout: torch.Tensor,
         false_alarms: float = FALSE_ALARMS,
     ) -> Self:
@@ -52,12 +51,11 @@ class KnownSounds:
 
         Args:
             kinds: Kind to example prompts.
-            references: Kind to embeddings of its captions, (n, width).
-            heldout: Embeddings of captions of the kinds that are no references, (m, width).
+            embeddings: Of the example prompts, (n, width).
+            heldout: Embeddings of other captions of the kinds, (m, width).
             false_alarms: Fraction of `heldout` that is taken for unknown.
         """
-        names = [kind for kind, embeddings in references.items() for _ in embeddings]
-        known = cls(kinds, names, torch.cat(list(references.values())), 0.0)
+        known = cls(kinds, embeddings, 0.0)
         known.threshold = round(float(np.quantile(known.similarities(heldout).amax(dim=1), false_alarms)), 4)
         return known
 
@@ -68,29 +66,22 @@ class KnownSounds:
         Raises:
             OSError: a file is damaged.
         """
-        content = read_known_sounds(folder)
-        if not content or not content["kinds"]:
+        content, file = read_known_sounds(folder), folder / KNOWN_SOUNDS_WEIGHTS
+        if not content.get("kinds"):
             return None
-        file = folder / KNOWN_SOUNDS_WEIGHTS
         try:
-            references = load_file(file)["references"]
-            names = [kind for kind, count in content["references"].items() for _ in range(count)]
-            if references.ndim != 2 or len(references) != len(names):
-                raise ValueError(f"{tuple(references.shape)} references for {len(names)} names")
-            return cls(content["kinds"], names, references, float(content["threshold"]))
-        except (AttributeError, KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+            return cls(content["kinds"], load_file(file)["embeddings"], float(content["threshold"]))
+        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
             raise OSError(f"{file} does not fit {KNOWN_SOUNDS} ({error}); download or copy the model again.") from error
 
     def save(self, folder: Path) -> None:
         """Write the kinds as JSON and the embeddings as float16 into a model's folder."""
-        counts = {kind: self.names.count(kind) for kind in dict.fromkeys(self.names)}
-        content: dict[str, Any] = {"threshold": self.threshold, "references": counts, "kinds": self.kinds}
-        write_json(folder / KNOWN_SOUNDS, content)
-        save_safetensors({"references": self.references.half()}, folder / KNOWN_SOUNDS_WEIGHTS)
+        write_json(folder / KNOWN_SOUNDS, {"threshold": self.threshold, "kinds": self.kinds})
+        save_safetensors({"embeddings": self.embeddings.half()}, folder / KNOWN_SOUNDS_WEIGHTS)
 
     def similarities(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Cosines of unit-norm embeddings (N, width) with all references, (N, n), float32, on the CPU."""
-        return embeddings.detach().to("cpu", torch.float32) @ self.references.T
+        """Cosines of unit-norm embeddings (N, width) with those of the example prompts, (N, n), float32, on the CPU."""
+        return embeddings.detach().to("cpu", torch.float32) @ self.embeddings.T
 
     def unknown(self, prompts: Sequence[str], embeddings: torch.Tensor) -> dict[str, list[str]]:
         """Return the prompts that are far from every kind, each with the kinds that are nearest.
@@ -103,7 +94,7 @@ class KnownSounds:
         for prompt, cosines in zip(prompts, self.similarities(embeddings), strict=True):
             if prompt.strip() and cosines.max() < self.threshold:
                 order = cosines.argsort(descending=True).tolist()
-                found[prompt] = list(dict.fromkeys(self.names[i] for i in order))[:NEAREST]
+                found[prompt] = list(dict.fromkeys(self._names[i] for i in order))[:NEAREST]
         return found
 
 
