@@ -98,6 +98,9 @@ class Handlers:
                 cards.append(card(self.studio, take))
                 done = len(cards) == len(recipes)
                 yield update("" if done else f"{name} {len(cards) + 1} of {len(recipes)} …", len(recipes))
+            note = self.studio.note(recipes[0].prompt)
+            if note:
+                yield message_html(note), gr.skip()
         except (Cancelled, *EXPECTED_ERRORS):
             if is_superseded():
                 return

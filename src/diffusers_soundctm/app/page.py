@@ -14,8 +14,8 @@ from .uploads import MAX_UPLOAD_BYTES
 EXAMPLES = [
     "rain on a tin roof",
     "a music box plays a melody",
-    "a dog barks twice",
-    "a church bell rings",
+    "a dog barks",
+    "a police siren",
     "wind howls around a house",
     "footsteps on gravel",
 ]
@@ -104,8 +104,16 @@ class Page:
                 cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")  # app.css hides it while nothing runs
         self.draft_message = components.message()
         self.examples = gr.Examples(EXAMPLES, self.prompt, label="Examples")
+        self._known_sounds()
         self._advanced()
         cancel.click(self.handlers.cancel, queue=False, api_visibility="private", show_progress="hidden")
+
+    def _known_sounds(self) -> None:
+        """Add the list of what the model knows, if its folder has one."""
+        known = self.handlers.studio.pipe.known_sounds
+        if known is not None:
+            with gr.Accordion(f"What it knows: {len(known.kinds)} kinds of sounds", open=False):
+                gr.Markdown(", ".join(known.kinds))
 
     def _advanced(self) -> None:
         default = self.handlers.studio.default_duration

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..control import IntensityObjective, Sound, drift
+from ..pipelines.known_sounds import unknown_message
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .code_export import python_code
 from .fair_queue import FairQueue
@@ -176,6 +177,12 @@ class Studio:
             return drift(first.waveform.mean(dim=0), second.waveform.mean(dim=0), self.pipe.sampling_rate).item()
         except ValueError:
             return None
+
+    def note(self, prompt: str) -> str:
+        """Return a sentence about a prompt that is far from all that the model knows, and "" for any other."""
+        if self._render is not render:  # the text encoder is in another process
+            return ""
+        return " ".join(unknown_message(*found) for found in self.pipe.unknown_sounds(prompt).items())
 
     def loudness(self, waveform: torch.Tensor, points: int = 64) -> list[float]:
         """Return the short-time loudness in dB of a waveform (channels, samples) at `points` evenly spaced times."""
