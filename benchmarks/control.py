@@ -1,9 +1,9 @@
 """Training-free control, measured: what it costs, intensity, bandwidth, holes, loops, and variations.
 
-Prompts are wordings of the test split for a few classes of sustained sounds, the same noise for every method. Every
-batch of sounds is kept under --output by weights, setting, prompt and seeds (not by code: a changed library needs
-another folder): a run that was stopped continues, tables and the figure share their sounds, and processes that were
-given different --labels or --only can fill one folder before a last one makes all tables.
+Prompts are captions of the test split for a few classes of sustained sounds, with the same noise for every method.
+Each batch of sounds is kept under --output by weights, setting, prompt and seeds, but not by code: a changed library
+needs another folder. An interrupted run resumes, tables and the figure share their sounds, and processes with different
+--labels or --only can fill one folder before a last one makes all tables.
 
     python benchmarks/control.py --dataset data --cache runs/embeddings --output runs/control \
         --figure docs/images/control.png
@@ -195,7 +195,7 @@ def cost(bench: Bench) -> dict:
 
 
 def intensity_sounds(bench: Bench, case: Case, name: str) -> Sounds:
-    """Without control and towards one of the curves."""
+    """Without control, and guided to one of the curves."""
     args = bench.args
     objective = IntensityObjective(target_curve(name), args.domain)
 
@@ -340,7 +340,7 @@ def spectral_distance(first: torch.Tensor, second: torch.Tensor, rate: int, low:
 def seams(waveforms: torch.Tensor, rate: int, seconds: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Change from frame to frame (B, len(seconds)) at given times, and its 95 % quantile over the whole sound (B, 1).
 
-    Root mean square distance of neighbouring log-mel frames, averaged over a tenth of a second.
+    Root mean square distance of neighboring log-mel frames, averaged over a tenth of a second.
     """
     mel = log_mel(waveforms, sampling_rate=rate, hop_length=rate // 100)
     change = mel.diff(dim=1).square().mean(dim=-1).sqrt()
@@ -537,14 +537,14 @@ def main() -> None:
     parser.add_argument("--pipeline", help="folder or Hub id (the embedded model)")
     parser.add_argument("--only", nargs="+", choices=tables, default=list(tables), help="tables to make (all)")
     parser.add_argument("--labels", nargs="+", default=LABELS, help="classes whose captions are the prompts")
-    parser.add_argument("--seeds", type=int, default=4, help="sounds a prompt (%(default)s)")
-    parser.add_argument("--steps", type=int, default=16, help="(%(default)s)")
-    parser.add_argument("--scale", type=float, default=0.2, help="of loudness and loops (%(default)s)")
-    parser.add_argument("--inner-steps", type=int, default=1, help="gradient steps a level (%(default)s)")
-    parser.add_argument("--iterations", type=int, default=20, help="of noise optimization (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="sounds per prompt (%(default)s)")
+    parser.add_argument("--steps", type=int, default=16, help="%(default)s by default")
+    parser.add_argument("--scale", type=float, default=0.2, help="of guidance by loudness and loops (%(default)s)")
+    parser.add_argument("--inner-steps", type=int, default=1, help="gradient steps per noise level (%(default)s)")
+    parser.add_argument("--iterations", type=int, default=20, help="iterations of noise optimization (%(default)s)")
     parser.add_argument("--domain", choices=("mel", "waveform"), default="mel", help="where loudness is guided")
-    parser.add_argument("--repeats", type=int, default=3, help="of the calls that are timed (%(default)s)")
-    parser.add_argument("--leak-calls", type=int, default=50, help="(%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions of each timed call (%(default)s)")
+    parser.add_argument("--leak-calls", type=int, default=50, help="%(default)s by default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (%(default)s)")
     args = parser.parse_args()

@@ -1,13 +1,13 @@
-"""What each way of fitting a full-size released model into a small machine costs: time, memory and accuracy.
+"""Time, memory and accuracy of each recipe that fits a full-size released model into a small machine.
 
 python benchmarks/memory.py --release sony-dit-v2 --folder random-dit --device cuda
 
-Weights are random, of the released sizes, made once in --folder (or give a model there that was converted with
---variants fp16 bf16); the text encoder is left out. Every recipe runs in a process of its own; the first call is not
-counted, nor is compiling, which it includes. Time is the processor's on a CPU, so that other work beside does not
-count. Memory is what the whole process holds at most, libraries and mapped files included, until the first call has
-ended; and then, without what later calls never touch, such as weights in a mapped file that were converted: the system
-takes those back when memory is short (Linux).
+Weights are random, of the released sizes, and written once to --folder. A model in --folder that was converted with
+--variants fp16 bf16 is used instead. The text encoder is left out. Every recipe runs in a process of its own. The first
+call, which includes compilation, is not counted. On a CPU, time is processor time, so that other jobs do not count.
+"To start" is the peak memory of the process until the first call has ended, with libraries and mapped files. "In later
+calls" leaves out pages that later calls never touch, such as a mapped file of weights that were converted: Linux takes
+those back when memory is short.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """How good the sounds are: recognition, kernel distance, pairs of sounds, refinement, fidelity, and what ν and ω do.
 
-Captions are wordings of the test split, which training never saw; with `--wordings train`, those it saw. Embeddings of
-generated sounds are kept under --output by weights, setting, prompt and seed: a run stopped half-way continues, and
-tables share their sounds.
+Captions are those of the test split, which training never saw, or with `--split train` those that it saw. Embeddings of
+generated sounds are kept under --output by weights, setting, prompt and seed: an interrupted run resumes, and tables
+share their sounds.
 
     python benchmarks/quality.py recognition --dataset data --teacher runs/teacher/unet
 """
@@ -123,7 +123,7 @@ class SoundMaker:
             return audios[:, 0]
         embeds, mask, no_embeds, no_mask = pipe.encode_prompt(captions)
         # A student's conditioning is its teacher's.
-        kwargs = conditioning_for(self.teacher).network_kwargs(
+        kwargs = conditioning_for(self.teacher).guided_kwargs(
             torch.cat([embeds, no_embeds]), None if mask is None else torch.cat([mask, no_mask])
         )
         guidance_scale = torch.full((len(captions),), setting.omega)
@@ -160,14 +160,14 @@ def load_pipeline(args: argparse.Namespace, teacher: UNet2DConditionModel | None
 
 
 def plan_single(captions: Sequence[list[str]], labels: Sequence[str], seeds_per_class: int) -> Prompts:
-    """`seeds_per_class` sounds of each class: its wordings in the test split in turn, each with a few seeds."""
+    """`seeds_per_class` sounds of each class: its captions in the test split in turn, each with a few seeds."""
     plan = Prompts([], [], [])
     for index, label in enumerate(sorted({label for label in labels if PAIR not in label})):
-        of_class = [wordings for wordings, name in zip(captions, labels, strict=True) if name == label]
-        wordings = sorted({wording for some in of_class for wording in some})
-        np.random.default_rng(index).shuffle(wordings)
+        of_class = [some for some, name in zip(captions, labels, strict=True) if name == label]
+        of_label = sorted({caption for some in of_class for caption in some})
+        np.random.default_rng(index).shuffle(of_label)
         for seed in range(seeds_per_class):
-            plan.captions.append(wordings[seed // SEEDS_PER_PROMPT % len(wordings)])
+            plan.captions.append(of_label[seed // SEEDS_PER_PROMPT % len(of_label)])
             plan.seeds.append(1000 * index + seed)
             plan.labels.append(label)
     return plan
@@ -221,7 +221,7 @@ class Measure:
         self.train, self.train_labels, _ = train
         self.test, self.test_labels, _ = test
         # The clips whose captions are asked for.
-        self.asked, self.labels, self.captions = {"train": train, "test": test}[args.wordings]
+        self.asked, self.labels, self.captions = {"train": train, "test": test}[args.split]
         self.maker = SoundMaker(args)
 
     def probe(self) -> LinearProbe:
@@ -229,7 +229,7 @@ class Measure:
         return single_probe(self.train, self.train_labels, self.cache)
 
     def prompts(self, seeds_per_class: int) -> Prompts:
-        """Wordings of every class, of the split that --wordings names."""
+        """Captions of every class, of the split that --split names."""
         return plan_single(self.captions, self.labels, seeds_per_class)
 
     def reference(self) -> np.ndarray:
@@ -271,8 +271,8 @@ def recognition(args: argparse.Namespace) -> None:
         add(name, embeddings, labels, kernel_distance(embeddings, reference))
 
     print_command()
-    seeds = f"{args.seeds_per_class} seeds a class"
-    print(f"{len(set(prompts.labels))} classes, {seeds}, captions of the {args.wordings} split.\n")
+    seeds = f"{args.seeds_per_class} seeds per class"
+    print(f"{len(set(prompts.labels))} classes, {seeds}, captions of the {args.split} split.\n")
     print_table(["sounds", "n", "recognized", "in top 3", "kernel distance × 1000 to held-out clips"], rows)
     names = [name for name, setting in compared if setting.model == "student"]
     print("\nChange of the kernel distance × 1000 with the steps (same seeds, paired bootstrap, 95 %):\n")
@@ -309,7 +309,7 @@ def pairs(args: argparse.Namespace) -> None:
         results[name] = {"n": len(both), "both": float(both.mean()), "interval": fraction_interval(both)}
         rows.append((name, len(both), percent(both), f"{found.any(axis=1).mean():.1%}"))
 
-    add(f"real mixtures of the {args.wordings} split", measure.asked[mixtures])
+    add(f"real mixtures of the {args.split} split", measure.asked[mixtures])
     for name, setting in settings(args, measure.maker):
         add(name, measure.maker.embeddings(setting, prompts))
     print_command()
@@ -318,7 +318,7 @@ def pairs(args: argparse.Namespace) -> None:
 
 
 def refinement(args: argparse.Namespace) -> None:
-    """Is the 16-step sound of a seed the 1-step sound, refined? Cosine of embeddings standardised by real clips."""
+    """Is the 16-step sound of a seed the 1-step sound, refined? Cosine of embeddings standardized by real clips."""
     measure = Measure(args)
     probe, prompts = measure.probe(), measure.prompts(args.seeds_per_class)
 
@@ -356,7 +356,7 @@ def refinement(args: argparse.Namespace) -> None:
 
 
 def fidelity(args: argparse.Namespace) -> None:
-    """Is the student's sound its teacher's own of the same noise? Cosine of embeddings standardised by real clips."""
+    """Is the student's sound its teacher's own of the same noise? Cosine of embeddings standardized by real clips."""
     measure = Measure(args)
     if measure.maker.teacher is None or not args.teacher_steps:
         raise SystemExit("fidelity is to a teacher: name its folder, --teacher UNET, and --teacher-steps above 0")
@@ -375,9 +375,9 @@ def fidelity(args: argparse.Namespace) -> None:
 
 
 def directions(probe: LinearProbe, embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D), standardised by real clips, to unit length."""
-    standardised = (embeddings - probe.mean) / probe.scale
-    return standardised / np.linalg.norm(standardised, axis=1, keepdims=True)
+    """Embeddings (N, D), standardized by real clips, to unit length."""
+    standardized = (embeddings - probe.mean) / probe.scale
+    return standardized / np.linalg.norm(standardized, axis=1, keepdims=True)
 
 
 def guidance(args: argparse.Namespace) -> None:
@@ -423,7 +423,7 @@ def main() -> None:
         command.add_argument("--dataset", required=True, help="data set with splits train and test and a column label")
         command.add_argument("--cache", type=Path, required=True, help="folder of embeddings of real clips")
         command.add_argument("--train-clips", type=int, help="fit the probe on the first so many training clips (all)")
-        command.add_argument("--wordings", choices=("test", "train"), default="test", help="split of the captions")
+        command.add_argument("--split", choices=("test", "train"), default="test", help="split of the captions")
         command.add_argument("--output", type=Path, required=True, help="folder of results and generated embeddings")
         command.add_argument("--pipeline", help="folder or Hub id (the embedded model)")
         command.add_argument("--unet", help="folder of another student network to put into the pipeline")

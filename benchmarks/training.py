@@ -36,6 +36,7 @@ from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.preconditioning import karras_sigmas, per_sample
 from diffusers_soundctm.training.ema import ema_copy, ema_update
 from diffusers_soundctm.training.optimizers import make_optimizer
+from networks import AUDIOLDM_S
 
 ROOT = Path(__file__).parents[1]
 CAPTIONS = [
@@ -43,18 +44,6 @@ CAPTIONS = [
     "an engine idles, close and rough", "a bright bell, struck once", "footsteps on gravel", "a flute, held",
 ]  # fmt: skip
 TEN_TIMES = [96, 208, 400, 816]  # block_out_channels
-# cvssp/audioldm-s-full-v2
-AUDIOLDM_S = {
-    "in_channels": 8,
-    "out_channels": 8,
-    "block_out_channels": [128, 256, 384, 640],
-    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
-    "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
-    "cross_attention_dim": [128, 256, 384, 640],
-    "class_embed_type": "simple_projection",
-    "projection_class_embeddings_input_dim": 512,
-    "class_embeddings_concat": True,
-}
 
 
 def embedded_teacher(block_out_channels: list[int] | None = None) -> Teacher:
@@ -406,7 +395,7 @@ def processes(args: argparse.Namespace) -> None:
     count = sum(parameter.numel() for parameter in pipe.unet.parameters())
     speedup = float(rows[1][2]) / float(rows[0][2])
     print_command()
-    print_table(["processes", "threads each", "steps a second", "of it in the solver"], rows)
+    print_table(["processes", "threads each", "steps per second", "of it in the solver"], rows)
     print(f"\n2 processes are {speedup:.2f} × as fast. They exchange {4 * count / 1e6:.0f} MB of gradients a step.")
 
 

@@ -80,7 +80,7 @@ def solutions(args: argparse.Namespace, pipe: SoundCTMPipeline, prompts: list[st
             Preconditioning.from_scheduler(scheduler),
             noise,
             conditioning.network_kwargs(embeds, mask),
-            conditioning.network_kwargs(*both),
+            conditioning.guided_kwargs(*both),
             args.guidance_scale,
             settings.sigma_min,
             settings.sigma_max,

@@ -1,10 +1,10 @@
-"""How well a vocoder resynthesises held-out sounds, beside Griffin-Lim: recognition, kernel distance to the
+"""How well a vocoder resynthesizes held-out sounds, compared with Griffin-Lim: recognition, kernel distance to the
 same clips, mel error, harmonics, speed.
 
 python benchmarks/vocoder.py --vocoder runs/vocoder/vocoder --dataset data [--autoencoder runs/autoencoder/vae] \
     [--probe runs/embeddings/probe-4000.npz]
 
-The probe is what `benchmarks/probe.py` leaves in its cache; it listens to clips of one sound, not to mixtures.
+`benchmarks/probe.py` leaves the probe in its cache. It measures clips of one sound, not mixtures.
 
 Harmonics and pitch are measured where the real sound is tonal: frames whose autocorrelation reaches HNR >= 15 dB.
 """
@@ -62,8 +62,8 @@ def harmonics(reference: torch.Tensor, sounds: list[torch.Tensor], rate: int) ->
         ratio = values.amax(dim=1).clamp(1e-3, 1 - 1e-5)
         # A parabola through the peak gives the period to a fraction of a sample.
         middle = values.argmax(dim=1).clamp(1, 5)
-        left, centre, right = (values.gather(1, middle[:, None] + d)[:, 0] for d in (-1, 0, 1))
-        shift = (0.5 * (left - right) / (left - 2 * centre + right).clamp(max=-1e-9)).clamp(-1, 1)
+        left, center, right = (values.gather(1, middle[:, None] + d)[:, 0] for d in (-1, 0, 1))
+        shift = (0.5 * (left - right) / (left - 2 * center + right).clamp(max=-1e-9)).clamp(-1, 1)
         lag = near.gather(1, middle[:, None])[:, 0] + shift
         found.append(((10 * torch.log10(ratio / (1 - ratio)))[tonal].numpy(), lag[tonal].numpy()))
     lags = found[0][1]
@@ -77,7 +77,7 @@ def griffin_lim(mel: LogMel, iterations: int = 64) -> Callable[[torch.Tensor], t
         power = log_mel.exp().T.numpy()
         magnitude = librosa.util.nnls(mel.filterbank.T.numpy(), power)
         length = log_mel.shape[0] * mel.hop_length
-        # The centred transform of `length` samples has one frame more.
+        # The centerd transform of `length` samples has one frame more.
         magnitude = np.concatenate([magnitude, magnitude[:, -1:]], axis=1)
         waveform = librosa.griffinlim(
             magnitude, n_iter=iterations, hop_length=mel.hop_length, n_fft=mel.n_fft, length=length, random_state=0

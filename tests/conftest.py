@@ -1,5 +1,10 @@
 """Tiny pipelines of each family, real components with random weights."""
 
+import os
+
+# Tiny networks gain nothing from threads, and several processes of tests or training would compete for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest
@@ -59,7 +64,7 @@ def _hifigan():
         )
     )
     for parameter in vocoder.parameters():
-        parameter.data *= 10  # as initialised, its output is too small to tell two sounds apart
+        parameter.data *= 10  # as initialized, its output is too small to tell two sounds apart
     return vocoder
 
 

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from diffusers_soundctm import files
 from diffusers_soundctm.files import (
     atomic,
     atomic_folder,
@@ -141,11 +144,33 @@ def test_a_folder_is_complete_or_not_there(tmp_path):
         pass
 
 
-def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed_and_work_of_others_stays(tmp_path):
+    """Two processes write a file and a folder each; one is killed."""
+    code = (
+        "import sys\nfrom diffusers_soundctm.files import atomic, atomic_folder\n"
+        "file, folder = atomic(sys.argv[1] + '/a'), atomic_folder(sys.argv[1] + '/b')\n"
+        "file.__enter__(), (folder.__enter__() / 'content').touch()\n"
+        "print('written', flush=True)\nsys.stdin.read()\nfile.__exit__(None, None, None)"
+    )
     (tmp_path / "kept.txt").touch()
-    file, folder = atomic(tmp_path / "a"), atomic_folder(tmp_path / "b")
-    file.__enter__()
-    (folder.__enter__() / "content").touch()
-    assert len(list(tmp_path.iterdir())) == 3
+    dead, alive = (
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path],
+            env={"PYTHONPATH": str(Path(files.__file__).parents[1])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    )
+    try:
+        for process in (dead, alive):
+            process.stdout.readline()
+        dead.kill()
+        dead.communicate()
+        assert len(list(tmp_path.glob(".*"))) == 4
+        remove_unfinished(tmp_path)
+        assert len(list(tmp_path.glob(".*"))) == 2
+    finally:
+        alive.communicate()
     remove_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "kept.txt"]

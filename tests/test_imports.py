@@ -17,7 +17,7 @@ PACKAGE = diffusers_soundctm.__name__
 # From low to high; the longest name that a module's begins with is its package.
 LAYERS = (
     ("version", "lazy", "terminal", "preconditioning", "files"),
-    ("audio",),
+    ("audio", "precision"),
     ("schedulers", "models"),
     ("hub", "pipelines.conditioning"),
     ("data",),

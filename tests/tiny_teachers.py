@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-FAMILIES = ("audioldm", "musicldm", "audioldm2", "tango", "stable_audio", "stable_audio_3")
+FAMILIES = ("audioldm", "musicldm", "audioldm2", "tango", "stable_audio", "stable_audio_3", "longcat")
 BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
 STABLE_AUDIO_SCHEDULER = {
     "_class_name": "CosineDPMSolverMultistepScheduler",
@@ -248,6 +248,51 @@ def _stable_audio_3(tiny_pipeline):
     )
 
 
+def _longcat(tiny_pipeline):
+    from diffusers import LongCatAudioDiTPipeline, LongCatAudioDiTTransformer, LongCatAudioDiTVae
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    tokenizer = tiny_pipeline("tango").tokenizer
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=8,
+            d_kv=4,
+            d_ff=16,
+            num_layers=2,
+            num_heads=2,
+            is_encoder_decoder=False,
+            use_cache=False,
+        )
+    )
+    vae = LongCatAudioDiTVae(
+        channels=4,
+        c_mults=[1, 2],
+        strides=[4, 8],
+        latent_dim=4,
+        encoder_latent_dim=8,
+        downsampling_ratio=32,
+        sample_rate=24000,
+    )
+    transformer = LongCatAudioDiTTransformer(
+        dit_dim=16, dit_depth=2, dit_heads=2, dit_text_dim=8, latent_dim=4, ff_mult=2.0
+    )
+    like_a_trained_longcat(transformer)
+    return LongCatAudioDiTPipeline(
+        vae=vae.eval(), text_encoder=text_encoder.eval(), tokenizer=tokenizer, transformer=transformer.eval()
+    )
+
+
+def like_a_trained_longcat(transformer):
+    """Modulation, output and GRN are not zero, and the velocity is smooth in time: 95 of 128 frequencies are unused."""
+    for module in (transformer.adaln_global_mlp.mlp[-1], transformer.norm_out.linear, transformer.proj_out):
+        torch.nn.init.normal_(module.weight, std=0.2)
+    for block in transformer.text_conv_layer:
+        torch.nn.init.normal_(block.grn.gamma)
+        torch.nn.init.normal_(block.grn.beta)
+    transformer.time_embed.time_mlp[0].weight.data.unflatten(1, (2, 128))[:, :, :95] = 0
+
+
 _MAKERS = {
     "audioldm": _audioldm,
     "musicldm": _musicldm,
@@ -255,6 +300,7 @@ _MAKERS = {
     "tango": _tango,
     "stable_audio": _stable_audio,
     "stable_audio_3": _stable_audio_3,
+    "longcat": _longcat,
 }
 
 

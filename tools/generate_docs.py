@@ -31,6 +31,7 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
             "diffusers_soundctm:CTMAudioLDM2UNet2DConditionModel",
             "diffusers_soundctm:CTMStableAudioDiTModel",
             "diffusers_soundctm:CTMStableAudio3DiTModel",
+            "diffusers_soundctm:CTMLongCatAudioDiTTransformer",
             "diffusers_soundctm:CTMAudioDiTModel",
             "diffusers_soundctm:AudioDiTModel",
             "diffusers_soundctm:CTMTimestepEmbedding",
@@ -72,6 +73,7 @@ METHODS = {
     "CTMScheduler": ["set_timesteps", "scale_model_input", "step", "jump", "denoised"],
     "CTMUNet2DConditionModel": [], "CTMAudioLDM2UNet2DConditionModel": [], "CTMTimestepEmbedding": ["forward"],
     "CTMStableAudioDiTModel": ["forward"], "CTMStableAudio3DiTModel": ["forward"],
+    "CTMLongCatAudioDiTTransformer": ["forward"],
     "CTMAudioDiTModel": ["forward"], "AudioDiTModel": ["forward"],
     "AutoencoderDAC": ["encode", "decode"], "ISTFTVocoder": ["forward", "match"], "ClapEmbedding": ["text", "__call__"],
 }  # fmt: skip
@@ -135,7 +137,7 @@ SYMBOLS = {
     "num_scales": "N", "trajectory_reuse": "K", "omega": "ω", "omega_min": "ω_min", "omega_max": "ω_max",
     "denoising_weight": "λ", "step_count_power": "p", "ema_decay": "μ", "sigma_data": "σ_data",
     "sigma_min": "σ_min", "sigma_max": "σ_max", "p_mean": "P_mean", "p_std": "P_std", "kl_weight": "β",
-    "match_point": "s or 0", "solve_to_target": "u = s", "no_adaptive_weight": "adaptive weight = 1",
+    "match_point": "s or 0", "solve_to_target": "u = s", "adaptive_weight": "a",
     "feature_distance": "d", "target_sigma_min_rate": "P(s = σ_min)",
 }  # fmt: skip
 
@@ -323,9 +325,11 @@ def options_page() -> str:
 
 
 def _option(action: argparse.Action, default: Any) -> str:
-    flag = max(action.option_strings, key=len)
+    flags = action.option_strings if isinstance(action, argparse.BooleanOptionalAction) else action.option_strings[-1:]
     if default is ...:
         shown = "required"
+    elif isinstance(action, argparse.BooleanOptionalAction):
+        shown = "on" if default else "off"
     elif action.nargs == 0:
         shown = "off"
     elif default is None:
@@ -336,7 +340,8 @@ def _option(action: argparse.Action, default: Any) -> str:
     if action.choices:
         choices = ", ".join(f"`{choice}`" for choice in action.choices)
         effect = f"{effect}{'; ' if effect else ''}one of {choices}"
-    return f"| `{flag}` | {SYMBOLS.get(action.dest, '')} | {shown} | {_cell(effect)} |"
+    flag = ", ".join(f"`{flag}`" for flag in flags)
+    return f"| {flag} | {SYMBOLS.get(action.dest, '')} | {shown} | {_cell(effect)} |"
 
 
 def _presets() -> str:

@@ -264,6 +264,7 @@ def evaluate(recipe: EmbeddedRecipe) -> None:
     recipe.call(["benchmarks/quality.py", "recognition"], {
         **common, "teacher": teacher / "unet", "cache": folder / "cache", "output": folder,
         "seeds-per-class": settings["seeds_per_class"], "steps": settings["steps"],
+        "teacher-steps": settings["teacher_steps"],
     }, folder / "recognition.md")  # fmt: skip
 
 

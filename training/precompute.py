@@ -15,18 +15,17 @@ from datetime import timedelta
 from itertools import count, islice
 from pathlib import Path
 
-from diffusers_soundctm.training.config import add_data_arguments, parse_with_config, run_script
+from diffusers_soundctm.training.config import add_data_arguments, begin_script, parse_with_config, run_script
 
 SETTINGS = "settings.json"
+STOPPED = "Stopped by a signal. The same command goes on from here."
 # Arguments that may differ when a run is resumed, because they do not change the shards.
 _FREE = ("output_dir", "cache_dir", "batch_size", "config")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_data_arguments(parser)
-    # The teacher's pipeline has these.
-    parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None)
+    add_data_arguments(parser, from_teacher=True)
     parser.add_argument("--teacher_model", default=..., help="folder or Hub id of the teacher's pipeline")
     parser.add_argument(
         "--allow_distilled_teacher",
@@ -44,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_args()  # wrong arguments are refused here, before the slow imports
+    begin_script(parse_args, STOPPED)  # before the slow imports
 
 from accelerate import PartialState
 from tqdm import tqdm
@@ -58,9 +57,10 @@ from diffusers_soundctm.data.shards import (
     write_index,
     write_shard,
 )
+from diffusers_soundctm.data.sources import source_fingerprint
 from diffusers_soundctm.data.streams import open_rows
 from diffusers_soundctm.distillation.teachers import Teacher, load_teacher
-from diffusers_soundctm.files import read_json, write_json
+from diffusers_soundctm.files import read_json, remove_unfinished, write_json
 from diffusers_soundctm.training.output_folder import locked
 
 
@@ -72,6 +72,7 @@ def check_settings(args: argparse.Namespace, teacher: Teacher) -> None:
     """
     weights = fingerprint(teacher.components["vae"], *teacher.conditioning.models)
     settings = {name: value for name, value in vars(args).items() if name not in _FREE} | {"weights": weights}
+    settings["data"] = source_fingerprint(args.dataset_name, args.data_files, args.output_dir)
     folder = Path(args.output_dir)
     if (folder / SETTINGS).is_file():
         before = read_json(folder / SETTINGS)
@@ -150,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     check_length(args, teacher)
     with locked(args.output_dir) if processes.is_main_process else nullcontext():
         with processes.main_process_first():
+            remove_unfinished(args.output_dir)
             check_settings(args, teacher)
         encode(args, teacher, processes)
 

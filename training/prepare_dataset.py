@@ -12,7 +12,6 @@ import argparse
 import io
 import multiprocessing
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
@@ -25,6 +24,8 @@ import pyarrow.parquet
 import soundfile
 from tqdm.auto import tqdm
 
+from diffusers_soundctm.files import atomic_folder, remove_unfinished
+from diffusers_soundctm.training.config import begin_script, run_script
 from diffusers_soundctm.training.ranges import range_problems
 
 sys.path.insert(0, str(Path(__file__).parent))  # also found by worker processes
@@ -229,9 +230,8 @@ def main() -> None:
         for voice in sound.voices:
             if isinstance(voice, File):
                 recordings.read(voice.source, voice.name)  # a missing package ends the run now, not in an hour
-    temporary = args.output_dir.with_name(f".{args.output_dir.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    remove_unfinished(args.output_dir.parent)
+    with atomic_folder(args.output_dir) as temporary:
         texts = {}
         with multiprocessing.get_context("spawn").Pool(args.num_proc) as pool:
             for split, clips in (("train", args.train_clips), ("test", args.test_clips)):
@@ -239,11 +239,9 @@ def main() -> None:
                 texts[split] = write_split(split, rows, clips, temporary)
         check(texts["train"], texts["test"])
         (temporary / "README.md").write_text(card(texts["train"], texts["test"], args), encoding="utf-8")
-        temporary.replace(args.output_dir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     print(f"{args.output_dir}: {args.train_clips} training and {args.test_clips} test clips.")
 
 
 if __name__ == "__main__":
-    main()
+    begin_script(parse_args, "Stopped by a signal. Nothing was written; start the same command again.")
+    run_script(main)

@@ -12,6 +12,7 @@ import json
 from diffusers_soundctm.training.config import (
     add_clip_arguments,
     add_optimization_arguments,
+    begin_script,
     clips_of,
     parse_with_config,
     run_script,
@@ -24,9 +25,7 @@ MEASURED_CLIPS = 512
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_clip_arguments(parser)
-    model = parser.add_argument_group(
-        "model and objective", "train_teacher.py and train_ctm.py support only the mel defaults"
-    )
+    model = parser.add_argument_group("model and objective", "train_teacher.py supports only the mel defaults")
     model.add_argument("--n_fft", type=int, default=1024, help="window of the mel front end in samples")
     model.add_argument("--hop_length", type=int, default=160, help="samples per mel frame")
     model.add_argument("--n_mels", type=int, default=64, help="mel bands")
@@ -49,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_args()  # wrong arguments are refused here, before the slow imports
+    begin_script(parse_args)  # before the slow imports
 
 import torch
 from diffusers import AutoencoderKL
@@ -57,6 +56,7 @@ from diffusers import AutoencoderKL
 from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
 from diffusers_soundctm.data.sampling import clip_indices, step_generator
+from diffusers_soundctm.files import reading
 from diffusers_soundctm.training.checkpoints import save_model
 from diffusers_soundctm.training.ema import ema_copy
 from diffusers_soundctm.training.first_stage_losses import cut_segments, draw_starts, kl_divergence
@@ -69,7 +69,8 @@ from diffusers_soundctm.training.sharding import process_rows
 def initial_vae(args: argparse.Namespace) -> AutoencoderKL:
     """A new autoencoder, or the one of `--decoder_of` with its encoder frozen."""
     if args.decoder_of:
-        vae = AutoencoderKL.from_pretrained(args.decoder_of)
+        with reading(f"--decoder_of {args.decoder_of}"):
+            vae = AutoencoderKL.from_pretrained(args.decoder_of)
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
         return vae
@@ -142,6 +143,7 @@ class AutoencoderRecipe(Recipe):
         self.rows = process_rows(args.train_batch_size, accelerator)
         with accelerator.main_process_first():
             self.clips = clips_of(args, "train", args.max_train_samples)
+            self.validation = clips_of(args, args.validation_split) if args.validation_split else None
         self.mel = LogMel(args.sampling_rate, args.n_fft, args.hop_length, args.n_mels).to(accelerator.device)
         vae = initial_vae(args)
         trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
@@ -177,9 +179,8 @@ class AutoencoderRecipe(Recipe):
     def finish(self) -> dict[str, object]:
         args, device = self.args, self.accelerator.device
         measured = {"train": measure(self.average, self.mel, self.clips, MEASURED_CLIPS, device)}
-        if args.validation_split:
-            clips = clips_of(args, args.validation_split)
-            measured[args.validation_split] = measure(self.average, self.mel, clips, MEASURED_CLIPS, device)
+        if self.validation is not None:
+            measured[args.validation_split] = measure(self.average, self.mel, self.validation, MEASURED_CLIPS, device)
         if not args.decoder_of:
             self.average.register_to_config(scaling_factor=SIGMA_DATA / measured["train"]["latent_std"])
         save_model(self.average, self.output_dir / self.folder)

@@ -24,7 +24,10 @@ from diffusers_soundctm.training.config import (
     add_run_arguments,
     add_scheduler_arguments,
     add_stream_arguments,
+    begin_script,
+    cache_dir,
     data_settings,
+    missing_packages,
     parse_with_config,
     preset_names,
     run_script,
@@ -37,9 +40,8 @@ FP16_GRADIENT_SCALE = 2.0**14
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=preset_names(), help="published recipe whose values replace the defaults")
-    add_data_arguments(parser)
-    # The teacher's pipeline has these.
-    parser.set_defaults(vae=None, text_encoder=None, sampling_rate=None, num_samples=None, dataset_name=None)
+    add_data_arguments(parser, from_teacher=True)
+    parser.set_defaults(dataset_name=None)
     parser.add_argument(
         "--captions", help="text file, one caption per line: distill from captions and noise alone, without audio"
     )
@@ -58,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parse_with_config(parser, argv)
     if args.omega is not None:
         args.omega_min = args.omega_max = args.omega
-    problem = contradiction(args)
+    problem = missing_packages(args) or contradiction(args)
     if problem:
         parser.error(problem)
     return args
@@ -128,8 +130,9 @@ def add_student_arguments(parser: argparse.ArgumentParser) -> None:
     student.add_argument(
         "--branch_init",
         choices=CHOICES["branch_init"],
-        default="reference",
-        help="initial weights of the s and omega branches: random as in the release, or zero",
+        help="initial weights of the s and omega branches: random as in the release (reference), or zero, so that "
+        "training starts at the teacher; by default zero, except for the teacher of the 44.1 kHz release, which allows "
+        "reference alone",
     )
     student.add_argument("--initial_unet", help="folder of a student to start from, instead of the teacher's weights")
     student.add_argument("--lora_rank", type=int, help="train an adapter of this rank instead of the whole network")
@@ -156,7 +159,15 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser) -> argparse._Argume
     run.add_argument("--max_grad_norm", type=float, default=1000.0, help="norm to which larger gradients are scaled")
     run.add_argument("--ema_decay", type=float, default=0.999, help="decay of the EMA: the target, and the model")
     run.add_argument(
-        "--mixed_precision", choices=CHOICES["mixed_precision"], default="bf16", help="precision of the forward pass"
+        "--mixed_precision",
+        choices=CHOICES["mixed_precision"],
+        help="precision of the student; by default bf16, and no for teachers that predict epsilon, whose rounding "
+        "errors are multiplied by the noise level",
+    )
+    run.add_argument(
+        "--teacher_precision",
+        choices=CHOICES["teacher_precision"],
+        help="precision of the frozen teacher and of the target, by default that of the student; no is the paper's",
     )
     run.add_argument("--gradient_checkpointing", action="store_true", help="less memory, more computation")
     return run
@@ -222,33 +233,37 @@ def captions_problem(args: argparse.Namespace) -> str | None:
 
 
 if __name__ == "__main__":
-    parse_args()  # wrong arguments are refused here, before the slow imports
+    begin_script(parse_args)  # before the slow imports
 
 import torch
 from tqdm import tqdm
 
 from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.data.devices import moved
 from diffusers_soundctm.data.sampling import step_generator
-from diffusers_soundctm.data.sources import default_num_samples, distillation_data
+from diffusers_soundctm.data.sources import default_num_samples, distillation_data, source_fingerprint
 from diffusers_soundctm.data.streams import WaveformData
 from diffusers_soundctm.distillation.denoisers import Denoiser
 from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.objective import CTMObjective, micro_batches
-from diffusers_soundctm.distillation.teachers import load_teacher
+from diffusers_soundctm.distillation.teachers import load_teacher, load_teacher_scheduler
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.lora import add_lora, save_lora
 from diffusers_soundctm.pipelines.conditioning import latent_channels
+from diffusers_soundctm.precision import full_float32
 from diffusers_soundctm.preconditioning import karras_sigmas
 from diffusers_soundctm.training.checkpoints import save_model
+from diffusers_soundctm.training.counters import StreamCounts
 from diffusers_soundctm.training.identity import data_fingerprint, weights_fingerprint
 from diffusers_soundctm.training.loop import Recipe, accumulate, settings_of, train
 from diffusers_soundctm.training.optimizers import make_optimizer
 from diffusers_soundctm.training.preflight import (
+    PRECISIONS,
     check_arguments,
     check_processes,
     check_run,
+    choose_precision,
     make_accelerator,
-    teacher_dtype,
 )
 from diffusers_soundctm.training.publish import publish
 from diffusers_soundctm.training.sharding import Networks, process_rows
@@ -257,7 +272,8 @@ from diffusers_soundctm.training.validation import TrajectoryValidation, log_sam
 
 def last_layer(student: torch.nn.Module) -> torch.nn.Module:
     """The layer on which the gradients of the losses are compared."""
-    return student.conv_out if hasattr(student, "conv_out") else student.postprocess_conv
+    names = ("conv_out", "postprocess_conv", "proj_out")  # of a UNet, Stable Audio, LongCat
+    return getattr(student, next(name for name in names if hasattr(student, name)))
 
 
 class DistillationRecipe(Recipe):
@@ -279,6 +295,7 @@ class DistillationRecipe(Recipe):
         args.sampling_rate = args.sampling_rate or self.teacher.sampling_rate
         args.num_samples = args.num_samples or default_num_samples(args.dataset_name, self.teacher.default_num_samples)
         check_run(args, self.teacher, accelerator.num_processes)
+        args.branch_init = args.branch_init or self.teacher.family.branch_init
         student = self.teacher.student(args.branch_init, args.initial_unet)
         with accelerator.main_process_first():
             self.data = distillation_data(
@@ -292,7 +309,7 @@ class DistillationRecipe(Recipe):
         if args.gradient_checkpointing:
             student.enable_gradient_checkpointing()
         frozen = self.teacher.network.eval().requires_grad_(False)
-        frozen.to(accelerator.device, teacher_dtype(args.mixed_precision))
+        frozen.to(accelerator.device, PRECISIONS[args.teacher_precision])
         self.setup_optimizer(student)
         self.stream, self.objective = self.make_stream(), self.make_objective()
         self.seconds_in_solver, self.started_at = 0.0, time.time()
@@ -335,11 +352,13 @@ class DistillationRecipe(Recipe):
 
     def make_objective(self) -> CTMObjective:
         args, teacher, preconditioning = self.args, self.teacher, self.teacher.preconditioning
-        in_feature_space = args.feature_distance in ("full", "half")
+        frozen, features = PRECISIONS[args.teacher_precision], None
+        if args.feature_distance in ("full", "half"):
+            features = FeatureSpace(teacher.network, preconditioning, args.feature_distance, frozen)
         return CTMObjective(
             Denoiser(self.model, preconditioning),
-            Denoiser(self.average, preconditioning),
-            FeatureSpace(teacher.network, preconditioning, args.feature_distance) if in_feature_space else None,
+            Denoiser(self.average, preconditioning, frozen),
+            features,
             last_layer(self.network),
             distance=args.feature_distance,
             denoising_weight=args.denoising_weight,
@@ -351,13 +370,18 @@ class DistillationRecipe(Recipe):
 
     def identity(self) -> dict[str, object]:
         args = self.args
-        stream = (args.dataset_name, args.data_files) if args.streaming or args.data_files else None
+        streamed = args.streaming or args.data_files
+        stream = source_fingerprint(args.dataset_name, args.data_files, args.output_dir) if streamed else None
         return {"clips": len(self.data), "data": data_fingerprint(self.data), "stream": stream,
                 "teacher": weights_fingerprint(self.teacher.network)}  # fmt: skip
 
+    @property
+    def is_stream(self) -> bool:
+        return isinstance(self.data, WaveformData) and self.data.skipped is not None
+
     def state(self) -> dict[str, object]:
         # A stream counts the clips that it skips over all runs.
-        counters = {"data": self.data} if isinstance(self.data, WaveformData) else {}
+        counters = {"data": StreamCounts(self.data)} if self.is_stream else {}
         return {**self.networks.state(self.network), **counters}
 
     def started(self) -> None:
@@ -400,6 +424,7 @@ class DistillationRecipe(Recipe):
 
     def save(self) -> None:
         distilled = self.networks.whole_average()
+        self.counts = StreamCounts(self.data).state_dict() if self.is_stream else {}
         if self.accelerator.is_main_process and self.args.lora_rank:
             save_lora(distilled, self.output_dir)
         elif self.accelerator.is_main_process:
@@ -437,7 +462,7 @@ class DistillationRecipe(Recipe):
                 self.data.latent_shape,
                 (args.omega_min + args.omega_max) / 2,
                 args.num_samples / args.sampling_rate,
-                Path(args.cache_dir or self.output_dir / "cache"),
+                cache_dir(args),
                 args.seed,
                 self.accelerator.device,
             )
@@ -448,17 +473,18 @@ class DistillationRecipe(Recipe):
 
     def generate(self, distilled: torch.nn.Module, done: int) -> None:
         args, folder = self.args, self.output_dir / "samples" / f"step-{done}"
-        pipe = self.pipeline(distilled).to(self.accelerator.device)
+        pipe = self.pipeline(distilled)
+        models = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
         omega = (args.omega_min + args.omega_max) / 2
         steps = args.validation_num_inference_steps
-        samples = make_samples(pipe, args.validation_prompts, folder, omega, steps, args.seed)
+        with moved(models, self.accelerator.device):
+            samples = make_samples(pipe, args.validation_prompts, folder, omega, steps, args.seed)
         log_samples(self.accelerator.trackers, samples, folder / "spectrograms.png", done)
 
     def finish(self) -> dict[str, object]:
         if self.teacher.can_decode and not self.args.lora_rank:
             self.pipeline(self.distilled).save_pretrained(self.output_dir)
-        skipped = self.data.skipped if isinstance(self.data, WaveformData) else None
-        counts = {} if skipped is None else {"clips_read": skipped.seen, "clips_skipped": skipped.reasons}
+        counts = {"clips_read": self.counts["seen"], "clips_skipped": self.counts["reasons"]} if self.is_stream else {}
         return {"clips": len(self.data), **counts, "seconds_in_solver": round(self.seconds_in_solver)}
 
     def publish(self, record: dict[str, object]) -> None:
@@ -475,11 +501,14 @@ def loggable(arguments: dict[str, object]) -> dict[str, object]:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
+    scheduler = load_teacher_scheduler(args.teacher_model)
+    choose_precision(args, scheduler)
     trackers = None if args.report_to in (None, "none") else args.report_to.split(",")
     logs = str(Path(args.output_dir) / args.logging_dir)
     accelerator = make_accelerator(args.mixed_precision, log_with=trackers, project_dir=logs)
     check_processes(accelerator, args.use_8bit_adam)
-    train(DistillationRecipe(args, accelerator))
+    with full_float32(scheduler.config.sigma_max, scheduler.config.prediction_type):
+        train(DistillationRecipe(args, accelerator))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ SIGTERM or SIGUSR1, sent to the script and not to its launcher, writes a checkpo
 """
 
 import argparse
+from pathlib import Path
 
 from diffusers_soundctm.training.config import (
     add_data_arguments,
     add_optimization_arguments,
+    begin_script,
     data_settings,
     parse_with_config,
     run_script,
@@ -48,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    parse_args()  # wrong arguments are refused here, before the slow imports
+    begin_script(parse_args)  # before the slow imports
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -61,7 +63,8 @@ from diffusers_soundctm.data.sources import training_data
 from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning
 from diffusers_soundctm.distillation.losses import denoising_loss
 from diffusers_soundctm.distillation.noise_levels import lognormal_sigmas
-from diffusers_soundctm.files import read_json
+from diffusers_soundctm.files import reading
+from diffusers_soundctm.hub.folders import read_config
 from diffusers_soundctm.pipelines.conditioning import conditioning_for
 from diffusers_soundctm.training.ema import ema_copy
 from diffusers_soundctm.training.identity import data_fingerprint
@@ -73,11 +76,11 @@ from diffusers_soundctm.training.sharding import process_rows
 def initial_unet(args: argparse.Namespace) -> UNet2DConditionModel:
     """A trained network, or a new one with random weights."""
     if args.initial_unet:
-        return UNet2DConditionModel.from_pretrained(args.initial_unet, torch_dtype=torch.float32)
+        with reading(f"--initial_unet {args.initial_unet}"):
+            return UNet2DConditionModel.from_pretrained(args.initial_unet, torch_dtype=torch.float32)
     config = args.unet_config
-    if not isinstance(config, dict):
-        config = read_json(config)
-    return UNet2DConditionModel.from_config(config)
+    with reading(f"--unet_config {config}"):
+        return UNet2DConditionModel.from_config(config if isinstance(config, dict) else read_config(Path(config)))
 
 
 class TeacherRecipe(Recipe):
@@ -90,9 +93,12 @@ class TeacherRecipe(Recipe):
         self.rows = process_rows(args.train_batch_size, accelerator)
         unet = initial_unet(args)
         with accelerator.main_process_first():
-            text_encoder = AutoTextEncoder.from_pretrained(args.text_encoder)
-            conditioning = conditioning_for(unet, text_encoder, AutoTokenizer.from_pretrained(args.text_encoder))
-            encoders = Encoders(AutoencoderKL.from_pretrained(args.vae), conditioning)
+            with reading(f"--text_encoder {args.text_encoder}"):
+                text_encoder = AutoTextEncoder.from_pretrained(args.text_encoder)
+                tokenizer = AutoTokenizer.from_pretrained(args.text_encoder)
+            with reading(f"--vae {args.vae}"):
+                vae = AutoencoderKL.from_pretrained(args.vae)
+            encoders = Encoders(vae, conditioning_for(unet, text_encoder, tokenizer))
             self.data = training_data(data_settings(args), encoders, accelerator.device)
         self.scheduler = CTMScheduler(sigma_min=args.sigma_min, sigma_max=args.sigma_max, sigma_data=args.sigma_data)
         optimizer = torch.optim.AdamW(

@@ -13,6 +13,7 @@ import math
 from diffusers_soundctm.training.config import (
     add_clip_arguments,
     add_optimization_arguments,
+    begin_script,
     clips_of,
     parse_with_config,
     run_script,
@@ -28,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--autoencoder", help="folder of a VAE whose reconstructions are training inputs too")
     data.add_argument("--autoencoder_clips", type=int, default=2000, help="number of clips to reconstruct, once")
     data.add_argument("--autoencoder_share", type=float, default=0.5, help="fraction of batches of reconstructions")
-    model = parser.add_argument_group("model", "train_teacher.py and train_ctm.py support only the mel defaults")
+    model = parser.add_argument_group("model", "train_teacher.py supports only the mel defaults")
     model.add_argument(
         "--initial_vocoder", help="folder of a trained vocoder to start from; its sizes replace the ones below"
     )
@@ -67,7 +68,7 @@ def add_loss_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    parse_args()  # wrong arguments are refused here, before the slow imports
+    begin_script(parse_args)  # before the slow imports
 
 import torch
 from diffusers import AutoencoderKL
@@ -78,6 +79,7 @@ from diffusers_soundctm.audio import LogMel
 from diffusers_soundctm.data import Clips
 from diffusers_soundctm.data.latents import fingerprint
 from diffusers_soundctm.data.sampling import clip_indices, step_generator
+from diffusers_soundctm.files import reading
 from diffusers_soundctm.training.ema import ema_copy
 from diffusers_soundctm.training.first_stage_losses import (
     MelLoss,
@@ -114,9 +116,10 @@ def initial_vocoder(args: argparse.Namespace) -> ISTFTVocoder:
             intermediate_size=args.intermediate_size,
             mel_iterations=args.mel_iterations,
         )
-    vocoder = ISTFTVocoder.from_pretrained(
-        args.initial_vocoder, torch_dtype=torch.float32, use_safetensors=True, mel_iterations=args.mel_iterations
-    ).train()
+    with reading(f"--initial_vocoder {args.initial_vocoder}"):
+        vocoder = ISTFTVocoder.from_pretrained(
+            args.initial_vocoder, torch_dtype=torch.float32, use_safetensors=True, mel_iterations=args.mel_iterations
+        ).train()
     if vocoder.config.sampling_rate != args.sampling_rate:
         raise ValueError(
             f"--initial_vocoder {args.initial_vocoder} is for {vocoder.config.sampling_rate} Hz, but --sampling_rate "
@@ -176,6 +179,7 @@ class VocoderRecipe(Recipe):
         vocoder = initial_vocoder(args)
         with accelerator.main_process_first():
             self.clips = clips_of(args, "train", args.max_train_samples)
+            self.validation = clips_of(args, args.validation_split) if args.validation_split else None
         sizes = self.sizes = vocoder.config
         self.mel = LogMel(sizes.sampling_rate, sizes.n_fft, sizes.hop_length, sizes.model_in_dim).to(accelerator.device)
         self.mel_loss, self.stft_loss = MelLoss(self.mel), MultiResolutionSTFTLoss().to(accelerator.device)
@@ -205,7 +209,8 @@ class VocoderRecipe(Recipe):
         args, self.reconstructed, self.vae_fingerprint = self.args, None, None
         self.spread = torch.linspace(0, len(self.clips) - 1, min(args.autoencoder_clips, len(self.clips))).long()
         if args.autoencoder:
-            vae = AutoencoderKL.from_pretrained(args.autoencoder).to(self.accelerator.device).eval()
+            with reading(f"--autoencoder {args.autoencoder}"):
+                vae = AutoencoderKL.from_pretrained(args.autoencoder).to(self.accelerator.device).eval()
             self.vae_fingerprint = fingerprint(vae)
             self.reconstructed = reconstruct(vae, self.mel, self.clips, self.spread)
 
@@ -282,10 +287,11 @@ class VocoderRecipe(Recipe):
         }
 
     def finish(self) -> dict[str, object]:
-        args, measured = self.args, {}
-        if args.validation_split:
-            clips = clips_of(args, args.validation_split)
-            measured["mel_l1"] = measure(self.average, self.mel, clips, MEASURED_CLIPS, self.accelerator.device)
+        measured = {}
+        if self.validation is not None:
+            measured["mel_l1"] = measure(
+                self.average, self.mel, self.validation, MEASURED_CLIPS, self.accelerator.device
+            )
             print(json.dumps(measured))
         return {"clips": len(self.clips), **measured}
 

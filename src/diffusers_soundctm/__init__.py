@@ -10,6 +10,7 @@ _PUBLIC = {
     "AutoencoderDAC": ".models.autoencoder_dac",
     "CTMAudioDiTModel": ".models.transformer_ctm",
     "CTMAudioLDM2UNet2DConditionModel": ".models.unet_audioldm2_ctm",
+    "CTMLongCatAudioDiTTransformer": ".models.longcat_ctm",
     "CTMScheduler": ".schedulers.scheduling_ctm",
     "CTMStableAudio3DiTModel": ".models.stable_audio_3_ctm",
     "CTMStableAudioDiTModel": ".models.stable_audio_ctm",
@@ -25,6 +26,7 @@ _DIFFUSERS_BASES = dict.fromkeys(("ConfigMixin", "DiffusionPipeline", "ModelMixi
 if TYPE_CHECKING:  # the same names, for type checkers
     from .models.autoencoder_dac import AutoencoderDAC as AutoencoderDAC
     from .models.embeddings import CTMTimestepEmbedding as CTMTimestepEmbedding
+    from .models.longcat_ctm import CTMLongCatAudioDiTTransformer as CTMLongCatAudioDiTTransformer
     from .models.stable_audio_3_ctm import CTMStableAudio3DiTModel as CTMStableAudio3DiTModel
     from .models.stable_audio_ctm import CTMStableAudioDiTModel as CTMStableAudioDiTModel
     from .models.transformer_ctm import AudioDiTModel as AudioDiTModel

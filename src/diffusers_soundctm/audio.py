@@ -223,6 +223,8 @@ def excess_db(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
 def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """Resample (..., samples) from `from_rate` to `to_rate` Hz with soxr, on the CPU and without gradient."""
     waveform = as_samples(waveform)
+    for rate in (from_rate, to_rate):
+        check_rate(rate)
     if from_rate == to_rate:
         return waveform
     import soxr
@@ -230,6 +232,12 @@ def resample(waveform: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tens
     flat = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
     resampled = torch.from_numpy(soxr.resample(flat.T.numpy(), from_rate, to_rate)).T.contiguous()
     return resampled.reshape(*waveform.shape[:-1], -1).to(waveform.device)
+
+
+def check_rate(sampling_rate: Any, name: str = "sampling_rate") -> None:
+    """Raise `ValueError`, with the name of the argument, unless `sampling_rate` is a positive integer."""
+    if not isinstance(sampling_rate, numbers.Integral) or isinstance(sampling_rate, bool) or sampling_rate < 1:
+        raise ValueError(f"`{name}` is {sampling_rate!r}; pass a sampling rate in Hz, for example 44100.")
 
 
 def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
@@ -251,6 +259,7 @@ def measure_loudness(waveform: torch.Tensor, sampling_rate: int) -> float:
     """
     import pyloudnorm
 
+    check_rate(sampling_rate)
     waveform = as_samples(waveform)
     channels = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
     if not channels.isfinite().all():
@@ -328,15 +337,29 @@ def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:
 
 
 def is_waveform_autoencoder(vae: torch.nn.Module | None) -> bool:
-    """Whether an autoencoder encodes waveforms (`AutoencoderDAC`, `AutoencoderOobleck`, `AutoencoderSAME`)."""
-    return vae is not None and ("downsampling_ratios" in vae.config or "encoder_strides" in vae.config)
+    """Whether an autoencoder encodes waveforms, not mels.
+
+    These are `AutoencoderDAC`, `AutoencoderOobleck`, `AutoencoderSAME` and `LongCatAudioDiTVae`.
+    """
+    return vae is not None and any(
+        name in vae.config for name in ("downsampling_ratios", "encoder_strides", "downsampling_ratio")
+    )
 
 
 def waveform_hop_length(config: Any) -> int:
     """Samples per latent position of an autoencoder of waveforms, by its configuration."""
     if "encoder_strides" in config:  # AutoencoderSAME
         return config["patch_size"] * math.prod(config["encoder_strides"])
+    if "downsampling_ratio" in config:  # LongCatAudioDiTVae
+        return config["downsampling_ratio"]
     return math.prod(config["downsampling_ratios"])
+
+
+def waveform_format(config: Any) -> tuple[int, int]:
+    """Channels and sampling rate (Hz) of an autoencoder of waveforms, by its configuration."""
+    if "downsampling_ratio" in config:  # LongCatAudioDiTVae
+        return config["in_channels"], config["sample_rate"]
+    return config.get("audio_channels", 1), config["sampling_rate"]
 
 
 def read_audio(path: str | os.PathLike, sampling_rate: int | None = None) -> tuple[torch.Tensor, int]:

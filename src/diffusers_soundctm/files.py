@@ -1,6 +1,7 @@
 """Write files and folders completely or not at all, and read JSON."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -9,6 +10,11 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock
+    fcntl = None
 
 if TYPE_CHECKING:
     import torch
@@ -45,14 +51,15 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         kind = "a folder" if target.is_dir() else "not a regular file"
         raise OSError(f"{path} is {kind}; choose the name of a file.")
     temporary = _temporary(target)
+    temporary.touch(exist_ok=False)
     try:
-        temporary.touch(exist_ok=False)
-        mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
-        yield temporary
-        temporary.chmod(mode)
-        _flush(temporary)
-        temporary.replace(target)
-        _flush(target.parent)
+        with owned(temporary):
+            mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
+            yield temporary
+            temporary.chmod(mode)
+            _flush(temporary)
+            temporary.replace(target)
+            _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,36 +84,67 @@ def atomic_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
     if not overwrite and target.is_dir() and any(target.iterdir()):
         raise OSError(f"{path} is not empty; delete it or choose another folder.")
     temporary, old = _temporary(target), _temporary(target)
+    temporary.mkdir(parents=True)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush(file)
-        if target.exists():
-            target.replace(old)
-        try:
-            temporary.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
-        _flush(target.parent)
+        with owned(temporary):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if target.exists():
+                target.replace(old)
+            try:
+                temporary.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
+            _flush(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Remove the temporary files and folders that a killed process left in `folder`.
+    """Remove the temporary files and folders that killed processes left in `folder`.
 
-    Call it only where no other process is writing.
+    What another process is writing stays.
     """
-    for path in Path(folder).glob(f".*{_SUFFIX}"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for path in list(Path(folder).glob(f".*{_SUFFIX}")):
+        with contextlib.suppress(OSError), owned(path):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def owned(path: str | os.PathLike) -> Iterator[None]:
+    """Lock an existing file or folder as this process's own. The system releases the lock if the process dies.
+
+    Nothing is locked on Windows and on network file systems that have no locks.
+
+    Raises:
+        BlockingIOError: Another process owns it.
+        FileNotFoundError: There is no such file or folder.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                raise BlockingIOError(error.errno, "locked by another process", str(path)) from error
+        if os.fstat(descriptor).st_ino != Path(path).stat().st_ino:
+            raise FileNotFoundError(errno.ENOENT, "removed by another process", str(path))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_unicode(text: str, name: str) -> None:
@@ -119,6 +157,25 @@ def check_unicode(text: str, name: str) -> None:
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{name} is {text!r}, which is not valid Unicode at {error.start}; write it in UTF-8."
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever a library raises while it reads a user's files into one sentence.
+
+    Args:
+        what: What is read, with its name, as the subject of the sentence.
+
+    Raises:
+        ValueError: The block raised an error. Its text is in the message.
+    """
+    try:
+        yield
+    except Exception as error:  # a damaged file can fail in any of the libraries that read it
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{what} cannot be read ({type(error).__name__}: {reason}); give another one, or download or copy it again."
         ) from error
 
 

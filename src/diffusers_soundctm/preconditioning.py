@@ -134,7 +134,7 @@ def vp_log_sigmas(
 ) -> torch.Tensor:
     """The table ln σ(τ) = ln √((1 − ᾱ_τ)/ᾱ_τ) of a VP teacher for τ = 0..T−1, increasing, float32 (T,).
 
-    The arguments are those of the teacher's diffusers scheduler. The defaults are AudioLDM's (σ from 0.039 to 82).
+    The arguments are those of the teacher's diffusers scheduler. The defaults are AudioLDM's (σ from 0.0388 to 83.82).
 
     Args:
         beta_start: First β.

@@ -88,7 +88,7 @@ def test_a_recording_at_another_rate_gives_its_own_curve_and_is_said_to_be_resam
     assert objective(sound_of(same.waveform.flip(1))).item() > 50
 
 
-def test_each_sample_has_its_own_target_and_neighbours_share():
+def test_each_sample_has_its_own_target_and_neighbors_share():
     sound = sound_of(0.1 * noise(batch=4))
     target = IntensityObjective(torch.tensor([[-20.0, -20.0], [-40.0, -40.0]])).target(sound)
     torch.testing.assert_close(target[:, 0], torch.tensor([-20.0, -20, -40, -40]))

@@ -79,7 +79,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
     for name in ("none.pt", "bare.pt"):
         with pytest.raises(ValueError, match="no named tensors"):
             read_checkpoint(tmp_path / name)
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         read_checkpoint(tmp_path / "missing.pt")
     (tmp_path / "x.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"ends in '\.npz'"):

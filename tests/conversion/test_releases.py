@@ -140,7 +140,7 @@ def test_complaints(unet_release, dit_release, tmp_path, dit):
     with pytest.raises(ValueError, match="holds no part of this release"):
         torch.save({"x": torch.zeros(1)}, tmp_path / "x.pt")
         load_release("sony-unet", [unet_release, tmp_path / "x.pt"], **UNET)
-    with pytest.raises(ValueError, match=r"missing\.pt is no file"):
+    with pytest.raises(ValueError, match=r"missing\.pt is not a file"):
         load_release("sony-unet", tmp_path / "missing.pt", **UNET)
     teacher = {name.removeprefix("unet."): tensor for name, tensor in golden.read("teacher.safetensors").items()}
     torch.save(teacher, tmp_path / "teacher.pt")

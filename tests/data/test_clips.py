@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from diffusers_soundctm.data import load_clips
+from diffusers_soundctm.data.clips import open_dataset
 
 pytest.importorskip("datasets")
 
@@ -106,7 +107,7 @@ def test_folders_without_sounds_or_metadata_are_refused_with_the_remedy(tmp_path
     with pytest.raises(ValueError, match=r"is an empty folder; put audio files and a metadata\.csv"):
         load_clips(str(tmp_path))
     soundfile.write(tmp_path / "a.wav", tone(440), RATE)
-    with pytest.raises(ValueError, match=r"audio files but no metadata\.csv; add one with the columns"):
+    with pytest.raises(ValueError, match=r"audio files but no metadata\.csv or metadata\.jsonl; add one"):
         load_clips(str(tmp_path))
 
 
@@ -215,3 +216,21 @@ def test_no_instrument_sample_zone_or_held_out_file_serves_both_splits(prepare_d
                 assert not set(split_keys(sound, voice, "train")) & set(split_keys(sound, voice, "test"))
     by_label = {sound.label: sound for sound in CLASSES}
     assert holds_out_zones(by_label["violin"]) and holds_out_zones(by_label["piano"])
+
+
+def test_folders_of_one_name_and_card_and_changed_files_are_told_apart(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: train-*.parquet}\n---\n"
+
+    def captions(folder, *written):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card)
+        rows = [{"audio": {"bytes": None, "path": "a.wav"}, "caption": caption} for caption in written]
+        parquet.write_table(pa.Table.from_pylist(rows), folder / "train-0.parquet")
+        return open_dataset(str(folder), "train")["caption"][:]
+
+    assert captions(tmp_path / "small" / "data", "one") == ["one"]
+    assert captions(tmp_path / "large" / "data", "two", "three") == ["two", "three"]
+    assert captions(tmp_path / "large" / "data", "four", "five", "six") == ["four", "five", "six"]

@@ -165,6 +165,18 @@ def test_a_restart_does_not_undo_the_one_percent_rule(audioldm, tmp_path, monkey
     assert count_skipped(tmp_path / "latents").seen == 6
 
 
+def test_shards_of_a_data_set_that_changed_are_not_mixed(audioldm, tmp_path, monkeypatch):
+    data = write_clips(tmp_path / "clips", ["rain"] * 4)
+    arguments = {"dataset_name": data, "teacher_model": audioldm}
+    monkeypatch.setattr("diffusers_soundctm.data.shards.ShardEncoder.prompts", lambda *_: 1 / 0)
+    for _ in range(2):  # the output in the folder of the data set does not count as a change
+        with pytest.raises(ZeroDivisionError):
+            precompute(data / "latents", **arguments)
+    (data / "metadata.csv").write_text((data / "metadata.csv").read_text().replace("rain", "wind"))
+    with pytest.raises(ValueError, match="was begun with other settings: data was"):
+        precompute(data / "latents", **arguments)
+
+
 def test_a_data_set_without_a_usable_clip_is_refused(audioldm, tmp_path):
     data = write_clips(tmp_path / "clips", ["rain"] * 2, silent=[0, 1])
     with pytest.raises(ValueError, match=r"no clip that can be used: .*0\.flac is silent"):

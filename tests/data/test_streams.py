@@ -2,17 +2,27 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from batches import SAMPLES, rewrite, settings_of, write_tars
 from safetensors.torch import load_file
 
-from diffusers_soundctm.data import load_clips
-from diffusers_soundctm.data.sources import distillation_data
-from diffusers_soundctm.data.streams import MemorySource, StreamSource, WaveformData, join_captions, mix, open_rows
+from diffusers_soundctm.data import decode_audio, load_clips
+from diffusers_soundctm.data.sources import distillation_data, source_fingerprint
+from diffusers_soundctm.data.streams import (
+    MemorySource,
+    StreamSource,
+    WaveformData,
+    join_captions,
+    merged,
+    mix,
+    open_rows,
+)
 from diffusers_soundctm.distillation import load_teacher
 from runs import distil
 
@@ -216,6 +226,28 @@ def test_a_resumed_run_keeps_the_counts_of_its_stream(audioldm, tmp_path):
     assert second.source.skipped.seen == first.source.skipped.seen == 2
 
 
+def test_processes_count_the_skipped_clips_of_a_stream_together():
+    sources = [StreamSource(counting, read_unless(1, 5)) for _ in range(2)]
+    sources[0].fetch([0, 1])  # 1 is skipped, and 2 read in its place
+    sources[1].fetch([4, 5])  # 5 is skipped
+    both = merged([source.state_dict() for source in sources])
+    assert both["reasons"] == ["row 1 is silent", "row 5 is silent"] and both["next_row"] == 7
+    again = StreamSource(counting, read_unless(1, 5))
+    again.load_state_dict(both)
+    again.fetch([4, 5])
+    assert again.skipped.reasons == both["reasons"] and again.skipped.seen == both["seen"]
+
+
+def test_a_stream_is_told_from_one_of_changed_files(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"1")
+    first = source_fingerprint("webdataset", [f"{tmp_path}/*.tar"])
+    assert first == source_fingerprint("webdataset", [str(tmp_path / "a.tar")])
+    (tmp_path / "a.tar").write_bytes(b"12")
+    assert first != source_fingerprint("webdataset", [f"{tmp_path}/*.tar"])
+    remote = [source_fingerprint("webdataset", [f"https://example.org/{name}.tar"]) for name in "aab"]
+    assert remote[0] == remote[1] != remote[2]
+
+
 def test_a_streamed_audio_folder_needs_no_decoder(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav", "caption": "rain"}\n')
     (row,) = open_rows(str(tmp_path), streaming=True)
@@ -242,3 +274,14 @@ def test_sampled_posteriors_do_not_depend_on_the_number_of_processes(training_in
     both = torch.cat([draw(slice(0, 2)), draw(slice(2, 4))])
     torch.testing.assert_close(both, draw(slice(0, 4)), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(both, draw(slice(0, 4), seed=1))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_audio_files_needs_metadata_and_no_decoder_of_datasets(streaming, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # an import fails
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.ones(160), 16000)
+    with pytest.raises(ValueError, match=r"no metadata\.csv or metadata\.jsonl; add one with the columns"):
+        open_rows(str(tmp_path), streaming=streaming)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav", "caption": "rain"}\n')
+    (row,) = open_rows(str(tmp_path), streaming=streaming)
+    assert row["caption"] == "rain" and len(decode_audio(row["audio"]["path"], 16000)) == 160

@@ -230,3 +230,18 @@ def test_a_student_learns_the_exact_jump(kind, held_to_teacher):
             with torch.no_grad():
                 sample = jump(objective.target, sample, levels[t], levels[s], triples)
         assert (sample - wanted).square().mean().sqrt() < 0.1 * wanted.std()
+
+
+def test_a_denoiser_keeps_its_own_precision_inside_autocast():
+    class Network(torch.nn.Linear):
+        def forward(self, sample, timestep):
+            return SimpleNamespace(sample=super().forward(sample))
+
+    torch.manual_seed(0)
+    network, z, sigma = Network(8, 8), torch.randn(4, 8), torch.full((4,), 2.0)
+    exact = Denoiser(network, Preconditioning())(z, sigma)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Denoiser(network, Preconditioning(), torch.float32)(z, sigma), exact)
+        assert not torch.equal(Denoiser(network, Preconditioning())(z, sigma), exact)
+    rounded = Denoiser(network, Preconditioning(), torch.bfloat16)(z, sigma)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)

@@ -2,7 +2,10 @@
 
 import json
 import math
+import random
 import shutil
+import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +28,7 @@ from tiny_teachers import BETAS, FAMILIES, STABLE_AUDIO_SCHEDULER, make_teacher,
 CPU = torch.device("cpu")
 PROMPTS = ["rain on a tin roof", "a dog barks", ""]
 SECONDS = 0.02
-TRANSFORMERS = ("stable_audio", "stable_audio_3")
+TRANSFORMERS = ("stable_audio", "stable_audio_3", "longcat")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -78,6 +81,15 @@ def test_prompts_are_encoded_as_the_original_does(original, teacher):
         assert kwargs["encoder_attention_mask"].shape == mask.shape
         torch.testing.assert_close(kwargs["global_hidden_states"], duration)
         torch.testing.assert_close(condition(teacher, [""])["global_hidden_states"], duration)
+    elif family == "longcat":
+        embeds, lengths = pipe.encode_prompt([PROMPTS[0]], CPU)
+        torch.testing.assert_close(kwargs["encoder_hidden_states"], embeds)
+        assert kwargs["encoder_attention_mask"].sum(1).tolist() == lengths.tolist()
+        embeds, mask = teacher.conditioning.encode(['  "RAIN" on\na tin roof', ""], CPU)
+        torch.testing.assert_close(embeds[:1], kwargs["encoder_hidden_states"])
+        assert embeds[1].abs().max() == 0 and mask[1].any()
+        guided = teacher.conditioning.guided_kwargs(embeds, mask)["encoder_attention_mask"]
+        assert torch.equal(guided[1], mask[0])  # ∅ has the mask of its prompt
     elif family == "tango":
         tokens = pipe["tokenizer"](PROMPTS[:1], return_tensors="pt")
         torch.testing.assert_close(kwargs["encoder_hidden_states"], pipe["text_encoder"](**tokens).last_hidden_state)
@@ -131,6 +143,18 @@ def test_denoiser_is_the_original_schedulers_estimate(original, teacher):
         context, mask = pipe.prepare_cross_attention(embeds, mask, duration)
         velocity = pipe.transformer(x, time, context, duration, mask).sample
         sigma, z, expected = time / (1 - time), x / (1 - time), x - time * velocity
+    elif family == "longcat":
+        time = torch.tensor([0.2])  # the share of data
+        x = latents(teacher, 1)
+        embeds, _ = pipe.encode_prompt([PROMPTS[0]], CPU)
+        velocity = pipe.transformer(
+            x.transpose(1, 2),
+            embeds,
+            torch.ones(embeds.shape[:2], dtype=torch.bool),
+            time,
+            latent_cond=torch.zeros_like(x.transpose(1, 2)),
+        ).sample.transpose(1, 2)
+        sigma, z, expected = (1 - time) / time, x / time, x + (1 - time) * velocity
     else:
         unet = pipe["unet"] if isinstance(pipe, dict) else pipe.unet
         scheduler = pipe["scheduler"] if isinstance(pipe, dict) else pipe.scheduler
@@ -154,7 +178,7 @@ def test_zero_initialized_student_equals_the_teacher(teacher):
     where = torch.tensor([[0.05, 3.5], [0.2, 2.0]])
     student = Denoiser(teacher.student("zero").eval(), teacher.preconditioning)
     assert torch.equal(student(z, sigma, timestep_cond=where, **kwargs), expected)
-    reference = Denoiser(teacher.student().eval(), teacher.preconditioning)
+    reference = Denoiser(teacher.student("reference").eval(), teacher.preconditioning)
     outputs = [
         reference(z, sigma, timestep_cond=where * torch.tensor(change), **kwargs)
         for change in ([1.0, 1.0], [0.5, 1.0], [1.0, 0.5])
@@ -177,14 +201,14 @@ def test_features_and_guidance_reach_every_family(teacher):
 
 def test_noise_levels_are_the_teachers_own(original, teacher):
     expected = {
-        "audioldm": (0.039, 82),
-        "tango": (0.029, 14.6),
+        "tango": (0.02917, 14.61),
         "stable_audio": (0.01, 500),
         "stable_audio_3": (0.01, 493),
+        "longcat": (0.01, 493),
     }
-    lowest, highest = expected.get(original[0], (0.039, 82))
-    assert teacher.scheduler.config.sigma_min == pytest.approx(lowest, rel=0.05)
-    assert teacher.scheduler.config.sigma_max == pytest.approx(highest, rel=0.05)
+    lowest, highest = expected.get(original[0], (0.03876, 83.82))
+    assert teacher.scheduler.config.sigma_min == pytest.approx(lowest, rel=1e-3)
+    assert teacher.scheduler.config.sigma_max == pytest.approx(highest, rel=1e-3)
     again = CTMScheduler.from_config(teacher.scheduler.config)
     assert torch.equal(again.sigmas, teacher.scheduler.sigmas)
 
@@ -199,8 +223,9 @@ def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path
         generator = torch.Generator().manual_seed(0)
         sounds.append(each(PROMPTS[:2], num_inference_steps=2, nu=1.5, generator=generator, output_type="pt").audios)
     torch.testing.assert_close(*sounds)
-    assert loaded.sampling_rate == (44100 if original[0] in TRANSFORMERS else 16000)
-    shapes = {"stable_audio": (2, 2, 40 * 32), "stable_audio_3": (2, 2, 108 * 32)}
+    rates = {"stable_audio": 44100, "stable_audio_3": 44100, "longcat": 24000}
+    assert loaded.sampling_rate == rates.get(original[0], 16000)
+    shapes = {"stable_audio": (2, 2, 40 * 32), "stable_audio_3": (2, 2, 108 * 32), "longcat": (2, 1, 117 * 32)}
     assert sounds[0].shape == shapes.get(original[0], (2, 1, 16 * 4 * 160))
     assert sounds[0].isfinite().all() and sounds[0].std() > 0
     assert loaded("rain", audio_length_in_s=0.02).audios.shape[-1] == round(0.02 * loaded.sampling_rate)
@@ -214,13 +239,17 @@ def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
     if original[0] not in TRANSFORMERS:
         assert z.shape == (1, 8, 2, 16)
         return
-    encoded = original[2].vae.encode(sound)
-    torch.testing.assert_close(z, encoded.latents if original[0] == "stable_audio_3" else encoded.latent_dist.mode())
+    if original[0] == "longcat":
+        encoded = original[2].vae.encode(sound.mean(1, keepdim=True), sample_posterior=False)
+    else:
+        encoded = original[2].vae.encode(sound)
+    torch.testing.assert_close(z, encoded.latents if "latents" in encoded else encoded.latent_dist.mode())
     torch.testing.assert_close(pipe.decode_latents(z), original[2].vae.decode(z).sample)
-    if original[0] == "stable_audio_3":
-        assert pipe.max_audio_length_in_s == 384
-        with pytest.raises(ValueError, match=r"audio_length_in_s.*at most 384"):
-            pipe("rain", audio_length_in_s=385.0)
+    longest = {"stable_audio_3": 384, "longcat": 30}.get(original[0])
+    if longest:
+        assert pipe.max_audio_length_in_s == longest
+        with pytest.raises(ValueError, match=rf"audio_length_in_s.*at most {longest}"):
+            pipe("rain", audio_length_in_s=longest + 1.0)
         return
     with pytest.raises(ValueError, match=r"audio_length_in_s.*at most 0\.029"):
         pipe("rain", audio_length_in_s=1.0)
@@ -295,6 +324,10 @@ def test_a_missing_part_is_named(original, tmp_path):
     with pytest.raises(ValueError, match="has no vae; pass --vae"):
         load_teacher(tmp_path / "copy")
     assert isinstance(load_teacher(tmp_path / "copy", vae=original[1] / "vae").scheduler.config, dict)
+    shutil.rmtree(tmp_path / "copy" / "text_encoder")
+    source = {"stable_audio_3": "t5gemma", "longcat": "umt5", "ace_step": "Qwen3"}.get(original[0], "")
+    with pytest.raises(ValueError, match=rf"has no text_encoder; pass --text_encoder FOLDER.*{source}"):
+        load_teacher(tmp_path / "copy", vae=original[1] / "vae")
 
 
 def test_default_prediction_type_is_diffusers_own():
@@ -343,8 +376,8 @@ def test_a_released_dit_is_recognized_wherever_it_lies(dit_teacher, tmp_path):
     student = Denoiser(teacher.student().eval(), teacher.preconditioning)
     where = torch.tensor([[0.05, 3.5], [0.2, 2.0]])
     assert student(z, sigma, timestep_cond=where, **kwargs).shape == z.shape
-    with pytest.raises(ValueError, match=r"`branch_init` is 'zero'.*choose 'reference'"):
-        teacher.student("zero")
+    student = Denoiser(teacher.student("zero").eval(), teacher.preconditioning)
+    torch.testing.assert_close(student(z, sigma, timestep_cond=where, **kwargs), denoised)
 
 
 def test_a_released_dit_is_distilled_and_sounds(dit_teacher, training_inputs, tmp_path):
@@ -370,12 +403,63 @@ def test_a_teacher_with_float16_weights_alone_is_read_in_float32(original, tmp_p
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def damaged(folder, rng):
+    """Damage one file of a teacher's folder as a broken download or a wrong edit would."""
+    kind = rng.choice(["delete", "truncate", "empty", "garbage", "flip", "component", "drop", None, [1, 2], "broken"])
+    if kind == "component":
+        shutil.rmtree(rng.choice(sorted(path for path in folder.iterdir() if path.is_dir())))
+    elif kind in ("delete", "truncate", "empty", "garbage", "flip"):
+        file = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+        content = bytearray(file.read_bytes())
+        if kind == "flip":
+            for _ in range(5):
+                content[rng.randrange(min(len(content), 400))] ^= 255
+        new = {"truncate": content[: len(content) // 3], "garbage": rng.randbytes(len(content)), "flip": content}
+        file.unlink() if kind == "delete" else file.write_bytes(new.get(kind, b""))
+    else:
+        file = rng.choice(sorted(folder.rglob("*config.json")))
+        config = json.loads(file.read_text())
+        key = rng.choice(sorted(config))
+        config[key] = kind
+        if kind == "drop":
+            del config[key]
+        file.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_teacher_loads_or_says_in_one_sentence_what_is_wrong(original, seed, tmp_path):
+    shutil.copytree(original[1], tmp_path / "copy")
+    damaged(tmp_path / "copy", random.Random(f"{original[0]} {seed}"))
+    try:
+        load_teacher(tmp_path / "copy").student()
+    except (OSError, ValueError) as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        assert "diffusers_soundctm" in raised_in and "\n" not in str(error), error
+
+
+def test_an_own_teacher_takes_its_parts_from_other_folders(training_inputs, tiny_pipeline, tmp_path):
+    """`from_teacher` as train_ctm.py: an EDM UNet and its scheduler, everything else given."""
+    network = UNet2DConditionModel.from_config(json.loads(Path(training_inputs["unet_config"]).read_text()))
+    network.save_pretrained(tmp_path / "unet")
+    CTMScheduler().save_pretrained(tmp_path / "scheduler")
+    parts = {name: training_inputs[name] for name in ("vae", "text_encoder", "vocoder")}
+    with pytest.raises(ValueError, match="has no vae; pass --vae"):
+        SoundCTMPipeline.from_teacher(tmp_path)
+    pipe = SoundCTMPipeline.from_teacher(tmp_path, torch_dtype=torch.bfloat16, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.unet.dtype == pipe.vae.dtype == torch.bfloat16
+    assert np.isfinite(pipe("rain").audios).all()
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", None])
 @pytest.mark.parametrize("name", ["vae", "text_encoder", "scheduler", "network"])
 def test_a_damaged_component_is_named(original, tmp_path, damage, name):
     folder = tmp_path / "copy"
     shutil.copytree(original[1], folder)
     part = folder / (("transformer" if original[0] in TRANSFORMERS else "unet") if name == "network" else name)
+    if name == "scheduler":  # LongCat's folder has none
+        part.mkdir(exist_ok=True)
+        (part / "scheduler_config.json").touch()
     if damage is None and name != "scheduler":
         weights = next(part.glob("*.safetensors"))
         weights.write_bytes(weights.read_bytes()[:-100])

@@ -66,6 +66,8 @@ def _imported(script: Path) -> Iterator:
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(script.parent))
+        for neighbor in script.parent.glob("*.py"):  # folders of scripts share module names, such as `common`
+            patch.delitem(sys.modules, neighbor.stem, raising=False)
         spec = importlib.util.spec_from_file_location(script.stem, script)
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, script.stem, module)
@@ -73,7 +75,6 @@ def _imported(script: Path) -> Iterator:
         # accelerate keeps the first run's precision for the whole process.
         AcceleratorState._reset_state(reset_partial_state=True)
         yield module
-    # Folders of scripts share module names, such as `common`.
     for name in set(sys.modules) - before:
         if getattr(sys.modules[name], "__file__", None) and str(script.parent) in sys.modules[name].__file__:
             del sys.modules[name]

@@ -58,7 +58,5 @@ def test_pages_for_sound_designers_have_no_greek_letters(path):
 
 
 def test_ci_runs_the_readme_test_command_word_for_word():
-    (command,) = [
-        block.code.strip() for block in read_page(ROOT / "README.md").blocks if block.code.strip().endswith("pytest")
-    ]
+    (command,) = [block.code.strip() for block in read_page(ROOT / "README.md").blocks if "bin/pytest" in block.code]
     assert command in (ROOT / ".ci/run").read_text()

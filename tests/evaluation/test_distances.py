@@ -10,8 +10,8 @@ def gaussian(seed, n=400, dimensions=6, mean=0.0, scale=1.0):
 
 def with_moments(x, mean, root):
     """Affine map of x to exactly this sample mean and covariance `root @ root.T`."""
-    centred = x - x.mean(0)
-    white = centred @ np.linalg.inv(np.linalg.cholesky(np.cov(centred, rowvar=False))).T
+    centered = x - x.mean(0)
+    white = centered @ np.linalg.inv(np.linalg.cholesky(np.cov(centered, rowvar=False))).T
     return white @ root.T + mean
 
 

@@ -8,13 +8,13 @@ NAMES = ["bell", "dog", "rain"]
 
 def blobs(n=40, seed=0, names=NAMES):
     generator = np.random.default_rng(seed)
-    centres = np.random.default_rng(100).standard_normal((len(names), 8)) * 4
-    x = np.concatenate([generator.standard_normal((n, 8)) + centre for centre in centres])
+    centers = np.random.default_rng(100).standard_normal((len(names), 8)) * 4
+    x = np.concatenate([generator.standard_normal((n, 8)) + center for center in centers])
     return x * 1000 + 5, [name for name in names for _ in range(n)]
 
 
 @pytest.mark.parametrize("names", [NAMES, NAMES[:2]])
-def test_probe_recognises_separable_classes(names):
+def test_probe_recognizes_separable_classes(names):
     probe = LinearProbe.fit(*blobs(names=names))
     x, labels = blobs(seed=1, names=names)
     assert probe.recognized(x, labels).mean() > 0.97

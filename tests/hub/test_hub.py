@@ -116,6 +116,9 @@ def test_wanted_files_take_one_set_of_weights():
     assert unet == {"unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors"}
     # A component without the variant comes with its plain weights.
     assert {file for file in half if file.startswith("vae/")} == {file for file in files if file.startswith("vae/")}
+    # A component with nothing but a variant comes with that.
+    files = ["vae/config.json", "vae/model.fp16.safetensors", "vae/model.int8.safetensors"]
+    assert wanted_files(files, ["vae"]) == ["model_index.json", "vae/model.fp16.safetensors", "vae/config.json"]
     assert "tokenizer/vocab.txt" in half and "other/config.json" not in half and "README.md" not in half
 
 

@@ -202,6 +202,17 @@ def test_a_network_without_configuration_or_weights_is_named(folder, pattern):
         hub.check_folder(folder)
 
 
+def test_a_half_downloaded_set_of_shards_is_named(folder):
+    whole = next((folder / "vocoder").glob("*.safetensors"))
+    shards = [f"{whole.stem}-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    (folder / "vocoder" / f"{whole.name}.index.json").write_text(json.dumps(index))
+    hub.check_folder(folder)  # another set is complete
+    whole.rename(whole.with_name(shards[0]))
+    with pytest.raises(OSError, match=rf"vocoder lacks {shards[1]}; .* pass `vocoder=`"):
+        hub.check_folder(folder)
+
+
 def test_a_configuration_of_the_wrong_type_is_named(folder):
     file = folder / "text_encoder" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": "many"}))

@@ -202,7 +202,7 @@ def test_student_starts_with_its_teachers_weights_and_sees_s_and_omega():
 
 
 def test_wrong_teacher_and_wrong_condition_are_refused():
-    with pytest.raises(ValueError, match="Linear; pass an AudioDiTModel"):
+    with pytest.raises(ValueError, match="Linear; pass a network of the class that CTMAudioDiTModel extends"):
         CTMAudioDiTModel.from_teacher(torch.nn.Linear(1, 1))
     for condition in (None, torch.ones(2), torch.ones(2, 3)):
         with pytest.raises(ValueError, match="timestep_cond"):

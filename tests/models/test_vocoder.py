@@ -63,13 +63,13 @@ def test_silence_stays_near_silence_and_loud_mels_stay_finite(vocoder):
 @pytest.mark.parametrize("frequency", [230.0, 441.3, 1007.0])
 def test_a_resonator_holds_a_steady_tone_of_any_frequency(vocoder, frequency):
     frames, bins = 200, 513
-    centre = round(frequency / 16000 * 1024)
-    offset = 2 * torch.pi * (frequency / 16000 - centre / 1024) * 160
+    center = round(frequency / 16000 * 1024)
+    offset = 2 * torch.pi * (frequency / 16000 - center / 1024) * 160
     log_magnitude = torch.full((1, frames, bins), -10.0)
-    log_magnitude[..., centre - 1 : centre + 2] = torch.tensor([3.0, 3.7, 3.0])
+    log_magnitude[..., center - 1 : center + 2] = torch.tensor([3.0, 3.7, 3.0])
     retention = torch.ones(1, frames, bins)
     # A tone rotates its bin and both neighbors alike; without it, each bin rotates by its own advance.
-    offsets = torch.full((1, frames, bins), offset) - 2 * torch.pi * (torch.arange(bins) - centre) * 160 / 1024
+    offsets = torch.full((1, frames, bins), offset) - 2 * torch.pi * (torch.arange(bins) - center) * 160 / 1024
     drive = torch.zeros(1, frames, bins, dtype=torch.complex64)
     drive[:, 0] = 1.0
     waveform = vocoder.synthesize(log_magnitude, retention, offsets, drive)[0, 2000:-2000]

@@ -14,6 +14,7 @@ KINDS = {
     "tango": "cross_attention",
     "stable_audio": "stable_audio",
     "stable_audio_3": "stable_audio_3",
+    "longcat": "longcat",
 }
 
 

@@ -1,59 +1,15 @@
 """The pipeline's contract, on tiny real components of every family."""
 
 import inspect
-import json
-import logging
-import sys
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.hub.trust import REMOTE_CODE
 from diffusers_soundctm.preconditioning import karras_sigmas
-
-FAMILIES = ("embedded", "tango", "audioldm", "dit")
-PROMPTS = ["rain on a tin roof", "a dog barks"]
-# A batch of another size rounds differently, and an epsilon network's output is multiplied by sigma = 80.
-CLOSE = {"rtol": 1e-3, "atol": 1e-4}
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def pipe(family, tiny_pipeline):
-    return tiny_pipeline(family)
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny_pipeline):
-    return tiny_pipeline("embedded")
-
-
-def seeded(*seeds):
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return generators if len(generators) > 1 else generators[0]
-
-
-def latents_of(pipe, prompt="rain on a tin roof", *, seed=0, **kwargs):
-    kwargs.setdefault("generator", seeded(*seed) if isinstance(seed, tuple) else seeded(seed))
-    return pipe(prompt, output_type="latent", **kwargs).audios
-
-
-def counting_calls(module):
-    """Batch sizes of the calls made to `module`, filled in as they happen."""
-    sizes = []
-    handle = module.register_forward_pre_hook(
-        lambda _, args, kwargs: sizes.append((args[0] if args else kwargs["input_ids"]).shape[0]), with_kwargs=True
-    )
-    return sizes, handle
-
+from pipeline_calls import AUDIO, CLOSE, FAMILIES, PROMPTS, counting_calls, latents_of, seeded
 
 # What comes out
 
@@ -398,13 +354,35 @@ def test_offload_sequence_names_every_model(pipe):
 def test_bfloat16_stays_close_and_gives_float32_sound(family, tiny_pipeline):
     pipe = tiny_pipeline(family)
     full = latents_of(pipe, num_inference_steps=2, nu=1.5)
-    pipe.to(dtype=torch.bfloat16)
+    assert pipe.to(dtype=torch.bfloat16) is pipe
+    predicts_epsilon = pipe.scheduler.config.prediction_type == "epsilon"
+    assert pipe.denoiser.dtype == (torch.float32 if predicts_epsilon else torch.bfloat16)
+    assert pipe.vae.dtype == pipe.text_encoder.dtype == torch.bfloat16
     half = latents_of(pipe, num_inference_steps=2, nu=1.5)
     assert half.dtype == torch.float32
-    # At sigma 80 an epsilon network's rounding error is multiplied by 80.
     assert (half - full).abs().mean() < 0.1 * full.abs().mean()
     audio = pipe("rain", generator=seeded(0)).audios
     assert audio.dtype == np.float32 and np.isfinite(audio).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, {"default": torch.bfloat16, "vae": torch.float32}])
+def test_an_epsilon_denoiser_is_loaded_in_float32(dtype, tiny_pipeline, tmp_path):
+    tiny_pipeline("audioldm").save_pretrained(tmp_path)
+    pipe = SoundCTMPipeline.from_pretrained(tmp_path, torch_dtype=dtype)
+    default = dtype["default"] if isinstance(dtype, dict) else dtype
+    assert pipe.unet.dtype == torch.float32 and pipe.vocoder.dtype == default
+    assert pipe.vae.dtype == (torch.float32 if isinstance(dtype, dict) else default)
+    assert pipe.to("cpu", torch.bfloat16).unet.dtype == torch.float32
+
+
+def test_an_epsilon_network_in_half_precision_is_refused_where_it_is_too_coarse(tiny_pipeline):
+    pipe = tiny_pipeline("audioldm")
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"inside torch\.autocast"):
+        pipe("rain")
+    pipe.unet.to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"epsilon and the denoiser is in torch\.bfloat16.*float32"):
+        pipe("rain")
+    assert pipe("rain", sigmas=[1.0, 0.1], output_type="latent").audios.isfinite().all()
 
 
 def test_progress_bar_has_one_tick_a_step(pipe, capsys):
@@ -412,358 +390,3 @@ def test_progress_bar_has_one_tick_a_step(pipe, capsys):
     latents_of(pipe, num_inference_steps=3)
     pipe.set_progress_bar_config(disable=True)
     assert "3/3" in capsys.readouterr().err
-
-
-# Saving and loading
-
-
-def test_save_and_load(pipe, tmp_path):
-    expected = latents_of(pipe, num_inference_steps=2, nu=1.5)
-    pipe.save_pretrained(tmp_path)
-    loaded = SoundCTMPipeline.from_pretrained(tmp_path)
-    loaded.set_progress_bar_config(disable=True)
-    assert list(loaded.config.guidance_scale_range) == [2.0, 5.0]
-    assert loaded.dtype == torch.float32
-    torch.testing.assert_close(latents_of(loaded, num_inference_steps=2, nu=1.5), expected)
-    assert not list(tmp_path.rglob("*.bin"))
-    assert {path.read_bytes() for path in tmp_path.rglob("*.py")} == {REMOTE_CODE}
-
-
-def test_loading_gives_no_warnings(pipe, tmp_path, caplog):
-    for name in ("diffusers", "transformers"):
-        logging.getLogger(name).propagate = True
-    pipe.save_pretrained(tmp_path)
-    SoundCTMPipeline.from_pretrained(tmp_path)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
-
-
-def test_save_and_load_in_half_precision_with_variant(embedded, embedded_folder, tmp_path):
-    half = SoundCTMPipeline.from_pretrained(embedded_folder, torch_dtype=torch.float16)
-    assert {model.dtype for model in (half.unet, half.vae, half.vocoder, half.text_encoder)} == {torch.float16}
-    half.save_pretrained(tmp_path, variant="fp16")
-    assert (tmp_path / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
-    loaded = SoundCTMPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float32)
-    loaded.set_progress_bar_config(disable=True)
-    assert loaded.text_encoder.dtype == torch.float32
-    reference = latents_of(embedded)
-    assert (latents_of(loaded) - reference).abs().mean() < 0.02 * reference.abs().mean()
-    with pytest.raises((OSError, ValueError)):
-        SoundCTMPipeline.from_pretrained(tmp_path)  # has only the fp16 variant
-
-
-def test_optional_components_may_be_left_out(embedded, tmp_path):
-    embeds, mask, *_ = embedded.encode_prompt("rain", do_nu_sampling=False)
-    components = {**embedded.components, "text_encoder": None, "tokenizer": None}
-    SoundCTMPipeline(**components).save_pretrained(tmp_path)
-    loaded = SoundCTMPipeline.from_pretrained(tmp_path)
-    loaded.set_progress_bar_config(disable=True)
-    assert loaded.text_encoder is None and loaded.tokenizer is None
-    torch.testing.assert_close(
-        latents_of(loaded, None, prompt_embeds=embeds, attention_mask=mask), latents_of(embedded, "rain")
-    )
-    with pytest.raises(ValueError, match="text_encoder"):
-        loaded("rain")
-
-
-def test_components_can_be_passed(embedded, embedded_folder):
-    loaded = SoundCTMPipeline.from_pretrained(embedded_folder, unet=embedded.unet, text_encoder=None, tokenizer=None)
-    assert loaded.unet is embedded.unet and loaded.text_encoder is None
-
-
-def test_broken_folders_are_named(embedded_folder, tmp_path):
-    import shutil
-
-    def copy(name):
-        return shutil.copytree(embedded_folder, tmp_path / name)
-
-    with pytest.raises(OSError, match=r"model_index\.json"):
-        SoundCTMPipeline.from_pretrained(tmp_path)
-    no_vae = copy("no-vae")
-    shutil.rmtree(no_vae / "vae")
-    with pytest.raises(OSError, match="vae"):
-        SoundCTMPipeline.from_pretrained(no_vae)
-    no_weights = copy("no-weights")
-    (no_weights / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(OSError, match="unet"):
-        SoundCTMPipeline.from_pretrained(no_weights)
-    no_index = copy("no-json")
-    for content in ("{", "[]"):
-        (no_index / "model_index.json").write_text(content)
-        with pytest.raises(OSError, match=r"model_index\.json"):
-            SoundCTMPipeline.from_pretrained(no_index)
-    lfs_pointer = copy("lfs-pointer")
-    for file in ("scheduler/scheduler_config.json", "tokenizer/tokenizer.json"):
-        complete = (lfs_pointer / file).read_text()
-        (lfs_pointer / file).write_text("version https://git-lfs.github.com/spec/v1\n")
-        with pytest.raises(OSError, match=f"{file} is not valid JSON"):
-            SoundCTMPipeline.from_pretrained(lfs_pointer)
-        (lfs_pointer / file).write_text(complete)
-    for component, file in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
-        damaged = copy(f"damaged-{len(file)}")
-        weights = damaged / component / f"{file}.safetensors"
-        complete = weights.read_bytes()
-        for content in (complete[:-1], complete[:500], b"\xff" * 100, b""):
-            weights.write_bytes(content)
-            with pytest.raises(OSError, match=f"{component}/{file}"):
-                SoundCTMPipeline.from_pretrained(damaged)
-
-
-def test_a_tokenizer_needs_its_vocabulary(embedded, embedded_folder, tmp_path):
-    import shutil
-
-    folder = shutil.copytree(embedded_folder, tmp_path / "model")
-    (folder / "tokenizer" / "tokenizer.json").unlink()
-    with pytest.raises(OSError, match=r"model/tokenizer lacks its vocabulary \(tokenizer\.json, or vocab\.txt"):
-        SoundCTMPipeline.from_pretrained(folder)
-    SoundCTMPipeline.from_pretrained(folder, tokenizer=embedded.tokenizer)
-    words = sorted(embedded.tokenizer.vocab, key=embedded.tokenizer.vocab.get)
-    (folder / "tokenizer" / "vocab.txt").write_text("\n".join(words))  # BERT's older file
-    loaded = SoundCTMPipeline.from_pretrained(folder)
-    assert loaded.tokenizer("rain on a roof").input_ids == embedded.tokenizer("rain on a roof").input_ids
-
-
-def test_a_teacher_is_not_taken_for_a_soundctm(tiny_pipeline, tmp_path, capsys):
-    from diffusers_soundctm import CTMScheduler
-    from diffusers_soundctm.cli import main
-    from tiny_teachers import make_teacher
-
-    make_teacher("audioldm", tmp_path, tiny_pipeline)
-    with pytest.raises(ValueError, match=r"is a teacher.* DDIMScheduler.*train_ctm\.py.*`from_teacher`"):
-        SoundCTMPipeline.from_pretrained(tmp_path)
-    pipe = SoundCTMPipeline.from_pretrained(tmp_path, scheduler=CTMScheduler())
-    assert isinstance(pipe.scheduler, CTMScheduler)
-    capsys.readouterr()
-    assert main(["generate", "rain", "--model", str(tmp_path), "-o", str(tmp_path / "rain.wav")]) == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("soundctm: error: ") and "is a teacher" in error and "\n" not in error
-
-
-def test_pickled_weights_are_refused(embedded, embedded_folder, tmp_path):
-    import shutil
-
-    folder = shutil.copytree(embedded_folder, tmp_path / "model")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    torch.save(embedded.unet.state_dict(), folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(OSError, match="unet"):
-        SoundCTMPipeline.from_pretrained(folder)
-
-
-def test_embedded_model_without_weights_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", tmp_path)
-    with pytest.raises(FileNotFoundError, match="Reinstall"):
-        SoundCTMPipeline.from_embedded()
-
-
-def test_embedded_model_loads_half_precision_files_in_float32(monkeypatch, embedded_folder, tmp_path):
-    SoundCTMPipeline.from_pretrained(embedded_folder, torch_dtype=torch.float16).save_pretrained(tmp_path)
-    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", tmp_path)
-    pipe = SoundCTMPipeline.from_embedded()
-    assert {model.dtype for model in (pipe.unet, pipe.vae, pipe.vocoder, pipe.text_encoder)} == {torch.float32}
-
-
-# Bad input
-
-NOISE = torch.zeros(1, 8, 32, 16)
-AUDIO = {"initial_audio_waveforms": np.zeros(1600), "initial_audio_sampling_rate": 16000}
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("prompt", {"prompt": []}),
-        ("prompt", {"prompt": 3}),
-        ("prompt", {"prompt": ["rain", None]}),
-        ("prompt", {"prompt": None}),
-        ("prompt_embeds", {"prompt_embeds": torch.zeros(1, 3, 16)}),
-        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 17)}),
-        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 16)}),
-        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(0, 3, 16)}),
-        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(1, 0, 16)}),
-        ("prompt_embeds", {"prompt": None, "prompt_embeds": torch.zeros(())}),
-        ("prompt_embeds", {"prompt": None, "prompt_embeds": np.zeros((1, 3, 16))}),
-        ("prompt_embeds` contains NaN", {"prompt": None, "prompt_embeds": torch.full((1, 3, 16), float("nan"))}),
-        ("negative_prompt_embeds", {"negative_prompt_embeds": torch.zeros(3, 3, 16), "nu": 0.5}),
-        ("mask", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 16), "attention_mask": torch.ones(1, 4)}),
-        ("mask", {"prompt": None, "prompt_embeds": torch.zeros(1, 3, 16), "attention_mask": np.ones((1, 3))}),
-        ("mask", {"attention_mask": torch.ones(1, 4)}),
-        ("negative_prompt", {"negative_prompt": ["a", "b"], "nu": 0.5}),
-        ("negative_prompt", {"negative_prompt": 1, "nu": 0.5}),
-        ("num_inference_steps", {"num_inference_steps": 0}),
-        ("num_inference_steps", {"num_inference_steps": 1.5}),
-        ("num_inference_steps", {"num_inference_steps": True}),
-        ("num_inference_steps", {"num_inference_steps": np.float64(2)}),
-        ("num_waveforms_per_prompt", {"num_waveforms_per_prompt": 0}),
-        ("gamma", {"gamma": -0.1}),
-        ("gamma", {"gamma": 1.1}),
-        ("gamma", {"gamma": float("nan")}),
-        ("guidance_scale", {"guidance_scale": float("inf")}),
-        ("nu", {"nu": "1"}),
-        ("audio_length_in_s", {"audio_length_in_s": 0}),
-        ("audio_length_in_s", {"audio_length_in_s": -1}),
-        ("audio_length_in_s", {"audio_length_in_s": 30.1}),
-        ("audio_length_in_s", {"audio_length_in_s": float("nan")}),
-        ("sigmas", {"sigmas": [80.0]}),
-        ("sigmas", {"sigmas": [1.0, 2.0]}),
-        ("sigmas", {"sigmas": [80.0, 0.0]}),
-        ("generator", {"generator": [torch.Generator()] * 2}),
-        ("generator", {"generator": 42}),
-        ("generator", {"generator": [42]}),
-        ("generator", {"generator": (torch.Generator(),)}),
-        ("latents", {"latents": NOISE * float("nan")}),
-        ("latents", {"latents": NOISE[:, :, :0]}),
-        ("latents", {**AUDIO, "latents": NOISE[:, :, :3]}),
-        ("latents", {"latents": NOISE[:, :4]}),
-        ("latents", {"latents": NOISE[0]}),
-        ("latents", {"latents": NOISE[..., :8]}),
-        ("latents", {"latents": NOISE, "audio_length_in_s": 5.12}),
-        ("latents", {"latents": NOISE.numpy()}),
-        ("output_type", {"output_type": "wav"}),
-        ("`callback_on_step_end`", {"callback_on_step_end": 3}),
-        ("`callback_on_step_end`", {"callback_on_step_end": [print]}),
-        ("callback_on_step_end_tensor_inputs", {"callback_on_step_end_tensor_inputs": ["noise"]}),
-        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.zeros(0)}),
-        ("initial_audio_waveforms", {"initial_audio_waveforms": np.ones(1), "initial_audio_sampling_rate": 44100}),
-        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.full(1600, np.nan)}),
-        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": "rain.wav"}),
-        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.zeros((3, 1600))}),
-        ("initial_audio_waveforms", {**AUDIO, "initial_audio_waveforms": np.zeros((1, 1, 1, 1600))}),
-        ("initial_audio_sampling_rate", {"initial_audio_waveforms": np.zeros(1600)}),
-        ("initial_audio_sampling_rate", {"initial_audio_sampling_rate": 16000}),
-        ("strength", {"strength": 0.5}),
-        ("strength", {**AUDIO, "strength": 0.0}),
-        ("strength", {**AUDIO, "strength": 1.5}),
-        ("strength", {**AUDIO, "strength": 0.5, "sigmas": [80.0, 0.002]}),
-    ],
-)
-def test_bad_input_is_named_before_any_network_runs(embedded, name, arguments):
-    calls, handles = zip(*(counting_calls(model) for model in (embedded.unet, embedded.text_encoder)), strict=True)
-    with pytest.raises((ValueError, TypeError), match=name):
-        embedded(**{"prompt": "rain", **arguments})
-    for handle in handles:
-        handle.remove()
-    assert calls == ([], [])
-
-
-def test_network_of_unknown_length_asks_for_one(tiny_pipeline):
-    pipe = tiny_pipeline("embedded")
-    pipe.denoiser.register_to_config(sample_size=None)
-    with pytest.raises(ValueError, match="audio_length_in_s"):
-        pipe("rain")
-    assert pipe("rain", audio_length_in_s=0.5).audios.shape == (1, 1, 8000)
-
-
-def test_guidance_outside_the_trained_range_warns_and_names_it(embedded, caplog):
-    logging.getLogger("diffusers_soundctm").propagate = True
-    with caplog.at_level(logging.WARNING):
-        latents_of(embedded, guidance_scale=7.5)
-        assert "[2.0, 5.0]" in caplog.text and "7.5" in caplog.text
-        caplog.clear()
-        latents_of(embedded, guidance_scale=5.0)
-        assert caplog.text == ""
-
-
-def test_unused_negative_prompt_warns(embedded, caplog):
-    with caplog.at_level(logging.WARNING):
-        latents_of(embedded, negative_prompt="wind")
-    assert "negative_prompt" in caplog.text
-
-
-def test_a_prompt_that_is_cut_is_named(tiny_pipeline, caplog):
-    pipe = tiny_pipeline("audioldm")
-    logging.getLogger("diffusers_soundctm").propagate = True
-    long = "rain on a tin roof " * 4
-    embeds, *_ = pipe.encode_prompt(["rain", long, long[:30]])
-    (record,) = caplog.records
-    assert repr(long) in record.getMessage() and "60 tokens" in record.getMessage()
-    torch.testing.assert_close(embeds[1:2], pipe.encode_prompt(long + "wind")[0])
-
-
-def test_config_is_plain_json(embedded_folder):
-    index = json.loads((embedded_folder / "model_index.json").read_text())
-    assert index["unet"] == ["diffusers_soundctm", "CTMUNet2DConditionModel"]
-    assert index["_class_name"] == ["pipeline", "SoundCTMPipeline"]
-
-
-def test_the_stock_class_loads_what_was_saved(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "copies"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    pipe.save_pretrained(tmp_path / "model")
-    stock = DiffusionPipeline.from_pretrained(tmp_path / "model", trust_remote_code=True)
-    assert isinstance(stock, SoundCTMPipeline) and type(stock.denoiser) is type(pipe.denoiser)
-    assert stock.config.guidance_scale_range == [2.0, 5.0]
-    stock.set_progress_bar_config(disable=True)
-    torch.testing.assert_close(latents_of(stock), latents_of(pipe), **CLOSE)
-    stock.save_pretrained(tmp_path / "again")
-    index = json.loads((tmp_path / "again" / "model_index.json").read_text())
-    assert index["_class_name"] == ["pipeline", "SoundCTMPipeline"]
-
-
-def test_loading_saved_pipelines_runs_no_loader_and_keeps_the_class(embedded_folder, tmp_path, monkeypatch):
-    class MyPipeline(SoundCTMPipeline):
-        pass
-
-    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "copies"))
-    pipe = MyPipeline.from_pretrained(embedded_folder)
-    assert type(pipe) is MyPipeline and not (tmp_path / "copies").exists()
-    pipe.save_pretrained(tmp_path / "mine")
-    assert type(SoundCTMPipeline.from_pretrained(tmp_path / "mine")) is SoundCTMPipeline
-
-
-def test_from_pipe_shares_the_components(pipe):
-    again = SoundCTMPipeline.from_pipe(pipe)
-    assert again.components == pipe.components
-    assert again.config.guidance_scale_range == pipe.config.guidance_scale_range
-    other = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    assert SoundCTMPipeline.from_pipe(pipe, scheduler=other).scheduler is other
-
-
-def test_components_alone_keep_the_range_of_guidance(pipe, tmp_path):
-    assert SoundCTMPipeline(**pipe.components).config.guidance_scale_range == [2.0, 5.0]
-    pipe.denoiser.save_pretrained(tmp_path)
-    denoiser = type(pipe.denoiser).from_pretrained(tmp_path)
-    again = SoundCTMPipeline.from_components(
-        {**pipe.components, "unet": None, "transformer": None}
-        | {name: denoiser for name in ("unet", "transformer") if pipe.components[name] is not None}
-    )
-    assert again.config.guidance_scale_range == [2.0, 5.0]
-    wider = SoundCTMPipeline(**pipe.components, guidance_scale_range=(1, 6))
-    assert wider.config.guidance_scale_range == wider.denoiser.config.guidance_scale_range == [1, 6]
-
-
-# Which component is the student
-
-
-def test_denoiser_is_the_one_component_that_exists(pipe, family, tmp_path):
-    name, other = ("transformer", "unet") if family == "dit" else ("unet", "transformer")
-    assert pipe.denoiser is getattr(pipe, name) and getattr(pipe, other) is None
-    pipe.save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
-    assert index[other] == [None, None] and index[name][1] == type(pipe.denoiser).__name__
-    assert (tmp_path / name).is_dir() and not (tmp_path / other).exists()
-
-
-def test_folder_with_a_transformer_stored_as_unet_loads(tiny_pipeline, tmp_path, caplog):
-    logging.getLogger("diffusers_soundctm").propagate = True
-    pipe = tiny_pipeline("dit")
-    pipe.save_pretrained(tmp_path)
-    (tmp_path / "transformer").rename(tmp_path / "unet")
-    index = json.loads((tmp_path / "model_index.json").read_text())
-    index["unet"] = index.pop("transformer")
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
-    old = SoundCTMPipeline.from_pretrained(tmp_path)
-    assert "Save the pipeline again" in caplog.text
-    assert old.unet is None
-    torch.testing.assert_close(latents_of(old), latents_of(pipe))
-    old.save_pretrained(tmp_path / "new")
-    assert (tmp_path / "new" / "transformer").is_dir() and not (tmp_path / "new" / "unet").exists()
-
-
-def test_two_students_are_refused(embedded, tiny_pipeline):
-    with pytest.raises(ValueError, match="`unet` and a `transformer`"):
-        SoundCTMPipeline.from_components({**embedded.components, "transformer": tiny_pipeline("dit").transformer})
-
-
-def test_components_may_be_left_out(embedded):
-    parts = {"unet": embedded.unet, "scheduler": embedded.scheduler}
-    pipe = SoundCTMPipeline.from_components(parts, guidance_scale_range=(2.0, 5.0))
-    assert pipe.denoiser is embedded.unet and pipe.vae is None and pipe.config.guidance_scale_range == [2.0, 5.0]

@@ -73,9 +73,9 @@ def test_spectral_losses_are_zero_at_the_sound_and_stay_sane_in_silence():
 def test_frequency_loss_finds_the_frequency_of_a_tone():
     frequency = 443.0
     padded = 0.3 * torch.sin(2 * torch.pi * frequency / 16000 * torch.arange(31 * 160 + 1024))[None]
-    centres = torch.arange(513) * 16000 / 1024
-    true = 2 * torch.pi * (frequency - centres) * 160 / 16000
-    wrong = 2 * torch.pi * (frequency + 30 - centres) * 160 / 16000
+    centers = torch.arange(513) * 16000 / 1024
+    true = 2 * torch.pi * (frequency - centers) * 160 / 16000
+    wrong = 2 * torch.pi * (frequency + 30 - centers) * 160 / 16000
     window = torch.hann_window(1024)
     losses = [frequency_loss(o.expand(1, 32, 513), padded, window, 160).item() for o in (true, wrong)]
     assert losses[0] < 0.05 < losses[1]
@@ -92,16 +92,16 @@ def test_adversarial_losses_have_their_optimum_where_the_theory_says():
 
 def test_the_discriminator_learns_to_tell_noise_from_tones():
     torch.manual_seed(0)
-    judge = SpectrogramDiscriminator(n_ffts=(256, 512), channels=4)
-    optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
+    discriminator = SpectrogramDiscriminator(n_ffts=(256, 512), channels=4)
+    optimizer = torch.optim.Adam(discriminator.parameters(), 3e-3)
     time = torch.arange(4000) / 16000
     for _ in range(40):
         tones = 0.3 * torch.sin(2 * torch.pi * (200 + 800 * torch.rand(4, 1)) * time)
-        loss = discriminator_loss(judge(tones)[0], judge(0.1 * torch.randn(4, 4000))[0])
+        loss = discriminator_loss(discriminator(tones)[0], discriminator(0.1 * torch.randn(4, 4000))[0])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss < 0.7
     silent = torch.zeros(1, 4000, requires_grad=True)
-    generator_loss(judge(silent)[0]).backward()
+    generator_loss(discriminator(silent)[0]).backward()
     assert silent.grad.isfinite().all()

@@ -60,6 +60,13 @@ def test_stopped_by_a_signal_and_resumed_is_never_stopped(
         assert torch.equal(tensor, weights[1][name]), name
 
 
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_missing_validation_split_is_named_before_training(training_inputs, tmp_path, kind):
+    with pytest.raises(ValueError, match="has no split 'validation'"):
+        train(training_inputs, kind, tmp_path / "run", validation_split="validation")
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
 def test_runs_do_not_mix(training_inputs, finished, tmp_path):
     for kind in SIZES:
         folder = shutil.copytree(finished[kind], tmp_path / kind)

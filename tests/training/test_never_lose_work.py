@@ -17,7 +17,7 @@ from diffusers_soundctm.training import checkpoints, preflight
 from diffusers_soundctm.training.counters import RunningLosses, SkippedSteps
 from diffusers_soundctm.training.optimizers import scaler_state, step_if_finite
 from diffusers_soundctm.training.signals import StopSignal
-from runs import distil, load, start
+from runs import arguments, distil, load, start
 from tiny_teachers import make_teacher
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -180,8 +180,43 @@ def test_a_scaler_is_told_of_overflows_until_the_gradient_is_finite_and_resumes(
 def test_signals_are_handed_back():
     before = signal.getsignal(signal.SIGUSR1)
     with StopSignal() as stop:
+        assert signal.getsignal(signal.SIGUSR1) is before
+        stop.start()
         signal.raise_signal(signal.SIGUSR1)
     assert stop.requested and signal.getsignal(signal.SIGUSR1) is before
+
+
+# Where a script gets a signal outside the loop, and what it says.
+MOMENTS = {
+    "slow imports": ("class Stop:\n    def find_spec(self, name, *more):\n        if name == 'torch': stop()\n"
+                     "sys.meta_path.insert(0, Stop())", "Start the same command again"),
+    "set-up": ("import diffusers_soundctm.training.loop as m\nm.remove_unfinished = lambda folder: stop()",
+               "Start the same command again"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_outside_the_loop_ends_the_script_at_once_and_well(inputs, tmp_path, moment):
+    code, message = MOMENTS[moment]
+    stop = "import os, signal, sys\ndef stop(): os.kill(os.getpid(), signal.SIGTERM)\n"
+    process = start(tmp_path / "run", stop + code, **inputs, **RUN)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0 and message in output and "Traceback" not in output, output
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_signal_after_the_last_step_lets_the_run_end(inputs, tmp_path, monkeypatch):
+    """The model is written whole, and what follows, such as an upload, too."""
+    module, seen = load("train_ctm"), []
+
+    def publish(self, record):
+        signal.raise_signal(signal.SIGTERM)
+        seen.append(record["steps"])
+
+    monkeypatch.setattr(module.DistillationRecipe, "publish", publish)
+    module.main(arguments(output_dir=tmp_path, **inputs, **{**RUN, "max_train_steps": 1}))
+    assert seen == [1] and (tmp_path / WEIGHTS).is_file()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):

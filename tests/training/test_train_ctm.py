@@ -13,9 +13,9 @@ import torch
 from accelerate import DistributedType
 from safetensors.torch import load_file
 
-from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm import CTMScheduler, SoundCTMPipeline
 from diffusers_soundctm.training.config import load_preset, preset_names
-from diffusers_soundctm.training.preflight import check_processes, make_accelerator
+from diffusers_soundctm.training.preflight import check_processes, choose_precision, make_accelerator
 from runs import SCRIPTS, SOURCES, arguments, distil, load, start
 from tiny_teachers import FAMILIES, make_teacher
 
@@ -47,10 +47,17 @@ def inputs(dataset, teachers, tmp_path_factory):
     return {**dataset, "teacher_model": teachers("audioldm"), "num_samples": 5120, "cache_dir": cache}
 
 
+DEFAULTS = {"mixed_precision": None}  # the script's own choice, which depends on what the teacher predicts
+
+
+def length_of(family):
+    return {"stable_audio": 40 * 32, "stable_audio_3": 50 * 32, "longcat": 50 * 32}.get(family, 5120)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_becomes_a_pipeline(family, dataset, teachers, tmp_path):
-    length = {"stable_audio": 40 * 32, "stable_audio_3": 50 * 32}.get(family, 5120)
-    folder = distil(tmp_path, **dataset, teacher_model=teachers(family), num_samples=length, branch_init="zero")
+    run = {**dataset, "teacher_model": teachers(family), "num_samples": length_of(family), **DEFAULTS}
+    folder, length = distil(tmp_path, **run), length_of(family)
     pipe = SoundCTMPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     sound = pipe("rain on a tin roof", num_inference_steps=2, guidance_scale=3.0).audios
@@ -59,6 +66,8 @@ def test_every_family_becomes_a_pipeline(family, dataset, teachers, tmp_path):
     assert list(pipe.config.guidance_scale_range) == [2.0, 5.0]
     record = json.loads((folder / "training.json").read_text())
     assert record["skipped_steps"] == 0 and record["losses"]["ctm"] > 0
+    precise = pipe.scheduler.config.prediction_type == "epsilon"
+    assert record["arguments"]["mixed_precision"] == ("no" if precise else "bf16")
     component = "unet" if pipe.transformer is None else "transformer"
     student = load_file(folder / component / "diffusion_pytorch_model.safetensors")
     start = pipe.denoiser.from_config(pipe.denoiser.config).state_dict()
@@ -126,15 +135,16 @@ def test_accumulation_changes_memory_and_not_the_result(inputs, tmp_path):
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_options_of_optimization_and_reports(inputs, tmp_path):
+def test_options_of_optimization_and_reports(inputs, teachers, tmp_path):
     folder = distil(
         tmp_path,
-        **inputs,
+        **{**inputs, "teacher_model": teachers("tango")},
         optimizer="adamw",
         adam_weight_decay=0.1,
         lr_scheduler="cosine",
         gradient_checkpointing=True,
         mixed_precision="bf16",
+        teacher_precision="no",
         omega=3.0,
         adaptive_weight=True,
         feature_distance="half",
@@ -201,7 +211,9 @@ def test_presets_lie_between_file_and_defaults(tmp_path):
         ({"train_batch_size": 3, "gradient_accumulation_steps": 2}, ["not divisible by 1 × 2"]),
         ({"num_samples": 5000}, ["not a multiple of 1280", "= 5120"]),
         ({"sampling_rate": 44100}, ["not the teacher's 16000 Hz"]),
-        ({"mixed_precision": "fp16", "report_to": "papyrus"}, ["fp16 needs a CUDA GPU", "papyrus is unknown"]),
+        ({"mixed_precision": "fp16", "use_8bit_adam": True}, ["fp16 needs a CUDA GPU", "pass --optimizer adamw"]),
+        ({"mixed_precision": "bf16"}, ["predicts epsilon", "wrong by 117%", "Pass --mixed_precision no"]),
+        ({"teacher_precision": "bf16"}, ["--teacher_precision bf16", "Pass --teacher_precision no"]),
         ({"use_8bit_adam": True}, ["pass --optimizer adamw"]),
         ({"caption_column": "lyrics"}, ["'lyrics' is not in data set"]),
         ({"checkpoints_total_limit": 10**9}, ["GB are free"]),
@@ -213,6 +225,22 @@ def test_wrong_runs_end_before_the_first_step(inputs, tmp_path, wrong, complaint
         distil(tmp_path / "out", **{**inputs, **wrong})
     assert all(complaint in str(error.value) for complaint in complaints), error.value
     assert not (tmp_path / "out" / "unet").exists()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "given", "chosen"),
+    [
+        ({"prediction_type": "epsilon"}, (None, None), ("no", "no")),
+        ({"prediction_type": "epsilon", "sigma_max": 1.0}, (None, None), ("bf16", "bf16")),
+        ({"prediction_type": "v_prediction"}, (None, None), ("bf16", "bf16")),
+        ({}, (None, "no"), ("bf16", "no")),
+        ({}, ("no", None), ("no", "no")),
+    ],
+)
+def test_the_precision_that_is_chosen_depends_on_what_the_teacher_predicts(scheduler, given, chosen):
+    args = SimpleNamespace(mixed_precision=given[0], teacher_precision=given[1])
+    choose_precision(args, CTMScheduler(**scheduler))
+    assert (args.mixed_precision, args.teacher_precision) == chosen
 
 
 def test_folders_with_other_content_are_refused(inputs, tmp_path):
@@ -244,7 +272,7 @@ def test_checkpoints_of_another_run_are_refused(inputs, teachers, tmp_path):
 
 
 def test_an_adapter_turns_the_teacher_into_its_soundctm(inputs, tmp_path):
-    run = {**inputs, "lora_rank": 2, "lora_alpha": 3, "branch_init": "zero", "checkpointing_steps": 1}
+    run = {**inputs, "lora_rank": 2, "lora_alpha": 3, "checkpointing_steps": 1}
     folder = distil(tmp_path, **run)
     file = folder / "pytorch_lora_weights.safetensors"
     assert not (folder / "unet").exists() and not (folder / "model_index.json").exists()
@@ -291,7 +319,9 @@ def distil_on_two_processes(configuration, output_dir, **given):
         wrapper = output_dir.with_name("fsdp_on_cpu.py")
         wrapper.write_text(FSDP_ON_CPU)
         script = [wrapper, *script]
-    subprocess.run([*launch, *script, *arguments(**given, output_dir=output_dir)], check=True, env=environment)
+    command = [*launch, *script, *arguments(**given, output_dir=output_dir)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
     assert json.loads((output_dir / "training.json").read_text())["processes"] == 2
     return output_dir
 
@@ -325,6 +355,15 @@ def test_two_processes_have_the_losses_of_one(configuration, inputs, alone, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_becomes_a_pipeline_on_two_processes(family, dataset, teachers, tmp_path):
+    run = {**dataset, "teacher_model": teachers(family), "num_samples": length_of(family), **DEFAULTS}
+    folder = distil_on_two_processes("ddp", tmp_path / "run", **run, max_train_steps=1)
+    pipe = SoundCTMPipeline.from_pretrained(folder)
+    assert pipe("rain on a tin roof", num_inference_steps=2).audios.std() > 0
+
+
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_with_any_number_of_processes(inputs, alone, tmp_path):
     run = {**inputs, **TWENTY, "resume_from_checkpoint": "latest"}
     shutil.copytree(alone / "checkpoint-10", tmp_path / "split" / "checkpoint-10")
@@ -338,8 +377,9 @@ def test_a_checkpoint_goes_on_with_any_number_of_processes(inputs, alone, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_adapter_is_trained_on_shards(inputs, tmp_path):
-    run = {**inputs, **TWENTY, "max_train_steps": 3, "lora_rank": 2, "mixed_precision": "bf16",
+def test_an_adapter_is_trained_on_shards(inputs, teachers, tmp_path):
+    run = {**inputs, "teacher_model": teachers("tango"), **TWENTY, "max_train_steps": 3, "lora_rank": 2,
+           "mixed_precision": "bf16",
            "gradient_accumulation_steps": 2, "gradient_checkpointing": True,
            "validation_prompts": ["rain"], "validation_steps": 3}  # fmt: skip
     both = distil_on_two_processes("fsdp2", tmp_path / "both", **run)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..audio import waveform_format
 from .arguments import add_model
 from .made import Made, read_made, read_settings
 from .replay import plain_command, recipe_commands
@@ -128,9 +129,9 @@ def facts(folder: Path) -> dict[str, str]:
     found = {}
     if vocoder.get("sampling_rate"):
         found["audio"] = f"mono, {vocoder['sampling_rate']} Hz, {vocoder.get('model_in_dim')} mel bands"
-    elif vae.get("sampling_rate"):
-        channels = "stereo" if vae.get("audio_channels") == 2 else "mono"
-        found["audio"] = f"{channels}, {vae['sampling_rate']} Hz, waveform autoencoder"
+    elif vae.get("sampling_rate") or vae.get("sample_rate"):
+        channels, sampling_rate = waveform_format(vae)
+        found["audio"] = f"{'stereo' if channels == 2 else 'mono'}, {sampling_rate} Hz, waveform autoencoder"
     if scheduler.get("sigma_max"):
         found["noise levels"] = (
             f"{scheduler['sigma_min']:g} to {scheduler['sigma_max']:g}, {scheduler['prediction_type']}"

@@ -48,6 +48,7 @@ def vary(
         raise ValueError(f"`amount` is {amount}; choose a number from 0 (the draft) to 1 (an unrelated sound).")
     if not isinstance(num_variations, numbers.Integral) or num_variations < 1:
         raise ValueError(f"`num_variations` is {num_variations!r}; pass an integer of at least 1.")
+    latents = audio.to_tensor(latents, "latents")
     if latents.ndim not in (3, 4) or not latents.isfinite().all() or not latents.any():
         raise ValueError(
             f"`latents` has shape {tuple(latents.shape)}; pass finite noise, (B, C, time, width) or (B, C, time), "
@@ -149,7 +150,7 @@ class PromptMorph(PipelineCallback):
 
 def noise_hash(latents: torch.Tensor) -> str:
     """Hash starting latents to 16 hexadecimal digits, independent of their device and dtype."""
-    values = latents.detach().to("cpu", torch.float32).contiguous()
+    values = audio.to_tensor(latents, "latents").detach().to("cpu", torch.float32).contiguous()
     digest = hashlib.sha256(str(tuple(values.shape)).encode())
     digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -170,9 +171,16 @@ def drift(draft: torch.Tensor, final: torch.Tensor, sampling_rate: int) -> torch
         (...).
 
     Raises:
-        ValueError: A waveform is silent or shorter than 0.1 s.
+        ValueError: A waveform is silent, not finite or shorter than 0.1 s, or the shapes differ.
     """
     pictures = []
+    audio.check_rate(sampling_rate)
+    draft, final = audio.as_samples(draft, "draft"), audio.as_samples(final, "final")
+    if draft.ndim == 0 or draft.shape[:-1] != final.shape[:-1]:
+        raise ValueError(
+            f"`draft` has shape {tuple(draft.shape)} and `final` {tuple(final.shape)}; pass (..., samples) of the same "
+            "batch and channels."
+        )
     samples = min(draft.shape[-1], final.shape[-1])
     if samples < 0.1 * sampling_rate:
         raise ValueError(
@@ -180,8 +188,8 @@ def drift(draft: torch.Tensor, final: torch.Tensor, sampling_rate: int) -> torch
         )
     for name, sound in (("draft", draft), ("final", final)):
         sound = sound[..., :samples].float()
-        if not sound.abs().amax(dim=-1).gt(0).all():
-            raise ValueError(f"`{name}` is silent; pass an audible waveform.")
+        if not (sound.isfinite().all() and sound.abs().amax(dim=-1).gt(0).all()):
+            raise ValueError(f"`{name}` is silent or not finite; pass an audible waveform.")
         mel = audio.log_mel(audio.peak_normalize(sound), sampling_rate=sampling_rate, hop_length=sampling_rate // 100)
         mel = torch.maximum(mel, mel.amax(dim=(-1, -2), keepdim=True) - DRIFT_RANGE)
         picture = mel[..., : mel.shape[-2] // 10 * 10, :].unflatten(-2, (-1, 10)).mean(dim=-2).flatten(-2)

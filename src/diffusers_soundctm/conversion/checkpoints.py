@@ -45,7 +45,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"`checkpoint` {path} is no file; check the spelling, or download the file first.")
+        raise ValueError(f"`checkpoint` {path} is not a file; check the spelling, or download the file first.")
     content = _load(path)
     content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}

@@ -78,7 +78,9 @@ class TrainingData:
             return (
                 self.latents[clips[rows]].to(device, torch.float32),
                 self.network_kwargs(prompts, device),
-                self.network_kwargs(torch.cat([prompts, torch.zeros_like(prompts)]), device),
+                self.conditioning.guided_kwargs(
+                    *self.prompts.embeds(torch.cat([prompts, torch.zeros_like(prompts)]), device)
+                ),
             )
 
         return batch

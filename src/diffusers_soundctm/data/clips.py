@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import atomic, is_hidden, write_json
+from ..files import atomic, is_hidden, reading, write_json
 from .captions import METADATA, check_captions, read_metadata
 from .skipped import SkippedClips
 
@@ -177,11 +177,12 @@ def open_dataset(dataset: str, split: str) -> Any:
     Raises:
         ValueError: The folder is empty, its metadata is missing or malformed, or there is no such split.
     """
-    from datasets import DatasetDict, get_dataset_split_names, load_dataset, load_from_disk
+    from datasets import DatasetDict, get_dataset_split_names, load_dataset, load_dataset_builder, load_from_disk
 
     folder = Path(dataset)
     if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
-        loaded = load_from_disk(str(folder))
+        with reading(f"Data set {dataset!r}"):
+            loaded = load_from_disk(str(folder))
         splits = loaded if isinstance(loaded, DatasetDict) else {str(loaded.split or "train"): loaded}
         if split not in splits:
             raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(splits)}.")
@@ -191,18 +192,32 @@ def open_dataset(dataset: str, split: str) -> Any:
         return _audio_folder(metadata[split])
     if metadata:
         raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {sorted(metadata)}.")
+    check_described(dataset)
+    with reading(f"Data set {dataset!r}"):
+        available = get_dataset_split_names(str(dataset))
+    if split not in available:
+        raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {available}.")
+    files = None
+    with reading(f"Data set {dataset!r}"):
+        if folder.is_dir():
+            # `datasets` caches the rows of a folder by its name and card. With the names and dates of the files as
+            # well, it does not confuse them with those of another folder or of earlier files.
+            files = {name: list(paths) for name, paths in load_dataset_builder(str(folder)).config.data_files.items()}
+        return load_dataset(str(dataset), data_files=files, split=split)
+
+
+def check_described(dataset: str) -> None:
+    """Raise `ValueError` if `dataset` is an empty folder, or one of audio files without metadata."""
+    folder = Path(dataset)
     files = (file for file in folder.rglob("*") if file.is_file() and not is_hidden(file.relative_to(folder)))
     suffixes = {file.suffix.lower() for file in files}
     if folder.is_dir() and not suffixes:
         raise ValueError(f"`dataset` {dataset!r} is an empty folder; put audio files and a metadata.csv into it.")
     if suffixes & _AUDIO and ".parquet" not in suffixes:
         raise ValueError(
-            f"Data set {dataset!r} has audio files but no metadata.csv; add one with the columns file_name and caption."
+            f"Data set {dataset!r} has audio files but no metadata.csv or metadata.jsonl; add one with the columns "
+            "file_name and caption."
         )
-    available = get_dataset_split_names(str(dataset))
-    if split not in available:
-        raise ValueError(f"Data set {dataset!r} has no split {split!r}; it has {available}.")
-    return load_dataset(str(dataset), split=split)
 
 
 def metadata_files(folder: Path) -> dict[str, Path]:

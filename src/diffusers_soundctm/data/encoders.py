@@ -10,7 +10,7 @@ import transformers
 from diffusers import ModelMixin
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from ..audio import LogMel, is_waveform_autoencoder
+from ..audio import LogMel, is_waveform_autoencoder, waveform_format
 from ..pipelines.conditioning import PromptConditioning
 from .clips import SILENCE_PEAK
 from .latents import encode
@@ -73,12 +73,12 @@ class Encoders:
     @property
     def sampling_rate(self) -> int:
         """Sampling rate of the waveforms in Hz."""
-        return self.vae.config.sampling_rate if self.encodes_waveforms else self.front_end.sampling_rate
+        return waveform_format(self.vae.config)[1] if self.encodes_waveforms else self.front_end.sampling_rate
 
     @property
     def num_channels(self) -> int:
         """Channels of the waveforms."""
-        return self.vae.config.get("audio_channels", 1) if self.encodes_waveforms else 1
+        return waveform_format(self.vae.config)[0] if self.encodes_waveforms else 1
 
     def waveform_shape(self, num_samples: int) -> tuple[int, ...]:
         """Shape of a clip: (samples,) of a mono clip, else (channels, samples)."""

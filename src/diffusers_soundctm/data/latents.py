@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..audio import LogMel, as_samples, is_waveform_autoencoder, peak_normalize
 from ..files import save_safetensors
 from .clips import Clips
+from .devices import moved
 
 
 def encode(
@@ -32,7 +33,8 @@ def encode(
             device.
         front_end: Mel front end of the model, see `LogMel.for_vocoder`; the 16 kHz AudioLDM one by default. An
             autoencoder of waveforms ignores it.
-        noise: Standard normal noise in the shape of the latents, to sample the posterior. None takes its mode.
+        noise: Standard normal noise in the shape of the latents, to sample the posterior. None takes its mode. It has
+            no effect without a posterior, see `has_posterior`.
 
     Returns:
         (B, C, time, width), or (B, C, time) from an autoencoder of waveforms; float32, differentiable.
@@ -42,13 +44,20 @@ def encode(
     if not is_waveform_autoencoder(vae):
         front_end = LogMel.for_vocoder(None) if front_end is None else front_end
         waveforms = front_end.to(waveforms.device)(peak_normalize(waveforms.mean(dim=1)))[:, None]
-    encoded = vae.encode(waveforms.to(vae.dtype))
-    if "latents" in encoded:  # AutoencoderSAME has no posterior
+    # LongCat's autoencoder draws from its posterior unless it is told not to.
+    mode = {"sample_posterior": False} if "downsampling_ratio" in vae.config else {}
+    encoded = vae.encode(waveforms.to(vae.dtype), **mode)
+    if not has_posterior(vae):
         latents = encoded.latents
     else:
         posterior = encoded.latent_dist
         latents = posterior.mode() if noise is None else posterior.mean + posterior.std * noise
     return normalize_latents(vae, latents.float())
+
+
+def has_posterior(vae: ModelMixin) -> bool:
+    """Whether latents can be sampled from the autoencoder's posterior: not of `AutoencoderSAME` and LongCat's."""
+    return "encoder_strides" not in vae.config and "downsampling_ratio" not in vae.config
 
 
 def normalize_latents(vae: ModelMixin, latents: torch.Tensor) -> torch.Tensor:
@@ -105,13 +114,11 @@ def encode_latents(
     name = fingerprint(vae, settings, *(buffer.cpu().numpy() for buffer in mels), clips.waveforms)
     path = Path(cache_dir) / f"latents-{name}.safetensors"
     if not path.exists():
-        home = vae.device
-        vae = vae.to(device).eval()
         batches = []
-        for start in tqdm(range(0, len(clips), batch_size), desc="encoding clips", unit="batch"):
-            waveforms = from_int16(clips.waveforms[start : start + batch_size]).to(device)
-            batches.append(encode(vae, waveforms, front_end).to(torch.bfloat16).cpu())
-        vae.to(home)
+        with moved([vae.eval()], device):
+            for start in tqdm(range(0, len(clips), batch_size), desc="encoding clips", unit="batch"):
+                waveforms = from_int16(clips.waveforms[start : start + batch_size]).to(device)
+                batches.append(encode(vae, waveforms, front_end).to(torch.bfloat16).cpu())
         save_safetensors({"latents": torch.cat(batches)}, path)
     return load_file(path)["latents"]
 

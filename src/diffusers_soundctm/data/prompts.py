@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ..files import save_safetensors
 from ..pipelines.conditioning import PromptConditioning
+from .devices import moved
 from .latents import fingerprint
 
 
@@ -129,15 +130,13 @@ def embed_captions(
     path = Path(cache_dir) / f"prompts-{fingerprint(conditioning.text_encoder, prompts, *more)}.safetensors"
     has_mask = conditioning.prompt_embeds_ndim == 3
     if not path.exists():
-        homes = [(model, next(model.parameters()).device) for model in conditioning.models]
         states: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
         encoded = encode_prompts(
             conditioning, prompts, audio_length_in_s=audio_length_in_s, batch_size=batch_size, device=device
         )
-        for index, rows in tqdm(encoded, total=len(prompts), desc="embedding captions", unit="caption"):
-            states[index] = rows.half().cpu()
-        for model, home in homes:
-            model.to(home)
+        with moved(conditioning.models, device):
+            for index, rows in tqdm(encoded, total=len(prompts), desc="embedding captions", unit="caption"):
+                states[index] = rows.half().cpu()
         lengths = torch.tensor([len(rows) for rows in states])
         save_safetensors({"states": torch.cat(states), "lengths": lengths}, path)
     stored = load_file(path)

@@ -241,8 +241,9 @@ class ShardedData:
                 latents.append(latent)
                 prompts.append(self.empty if keep < caption_dropout else states)
             clean = torch.stack(latents).to(device, torch.float32)
-            guided = prompts + [self.empty] * len(prompts)
-            return clean, self._network_kwargs(prompts, device), self._network_kwargs(guided, device)
+            condition = self.conditioning.network_kwargs(*pad_prompts(prompts, self.masked, device))
+            guided = pad_prompts(prompts + [self.empty] * len(prompts), self.masked, device)
+            return clean, condition, self.conditioning.guided_kwargs(*guided)
 
         return batch
 
@@ -254,9 +255,6 @@ class ShardedData:
         start = int(token_ends[prompt - 1]) if prompt else 0
         states = file.get_slice("states")[start : int(token_ends[prompt])]
         return file.get_slice("latents")[row : row + 1][0], states
-
-    def _network_kwargs(self, prompts: list[torch.Tensor], device) -> dict[str, torch.Tensor | None]:
-        return self.conditioning.network_kwargs(*pad_prompts(prompts, self.masked, device))
 
 
 @lru_cache(maxsize=64)

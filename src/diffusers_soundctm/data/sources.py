@@ -3,17 +3,18 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import read_json
+from ..files import is_hidden, read_json
 from .batches import DistillationData, TrainingData
 from .captions import read_captions
 from .clips import Clips, load_clips, name_of
 from .encoders import Encoders
-from .latents import encode_latents
+from .latents import encode_latents, fingerprint
 from .prompts import PromptTable, embed_captions
 from .shards import INDEX, ShardedData, is_precomputed, read_clip
 from .streams import MemorySource, StreamSource, WaveformData, column_of, open_rows
@@ -105,6 +106,26 @@ def distillation_data(
     if settings.mix_rate or settings.sample_posterior:
         return _waveform_data(MemorySource(_clips(settings, encoders)), settings, encoders)
     return training_data(settings, encoders, device)
+
+
+def source_fingerprint(
+    dataset: str | None, data_files: Sequence[str] | None = None, output_dir: str | os.PathLike = ""
+) -> str:
+    """A digest of the local files that a stream reads: their names, sizes and dates. Remote ones count by their names.
+
+    Args:
+        dataset: As for `DataSettings`.
+        data_files: Paths, patterns or URLs, as for `DataSettings`.
+        output_dir: Folder of the run, which may lie in that of the data set and does not count.
+    """
+    folder, files = Path(dataset or ""), []
+    if dataset and folder.is_dir():
+        inside = [path for path in sorted(folder.rglob("*")) if not is_hidden(path.relative_to(folder))]
+        files = [path for path in inside if path.is_file() and Path(output_dir) not in path.parents]
+    for pattern in data_files or []:
+        files += [Path(path) for path in sorted(glob(pattern))]  # noqa: PTH207, patterns may be absolute
+    found = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return fingerprint(found or (dataset, data_files))
 
 
 def default_num_samples(dataset: str | None, otherwise: int) -> int:

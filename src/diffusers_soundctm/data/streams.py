@@ -1,6 +1,6 @@
 """Read the rows of a data set one after the other, from a disk, the Hub or tar files, without a local copy."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import reading
 from .batches import Batch
-from .clips import Clips, metadata_files, open_dataset
+from .clips import Clips, check_described, metadata_files, open_dataset
 from .encoders import Encoders
 from .latents import from_int16
 from .prompts import pad_prompts
@@ -49,10 +50,14 @@ def open_rows(
     if dataset == "webdataset":
         if not data_files:
             raise ValueError("Data set 'webdataset' needs its tar files: name them with --data_files.")
-        files = load_dataset_builder(dataset, data_files=list(data_files)).config.data_files
+        with reading(f"--data_files {' '.join(data_files)}"):
+            files = load_dataset_builder(dataset, data_files=list(data_files)).config.data_files
         rows = IterableDataset.from_generator(read_tars, gen_kwargs={"paths": [str(f) for f in files["train"]]})
     elif data_files or (streaming and not metadata_files(Path(dataset))):
-        rows = load_dataset(dataset, data_files=list(data_files or []) or None, split=split, streaming=True)
+        if not data_files:
+            check_described(dataset)
+        with reading(f"Data set {dataset!r}"):
+            rows = load_dataset(dataset, data_files=list(data_files or []) or None, split=split, streaming=True)
     else:
         rows = open_dataset(dataset, split)
     if rows.column_names is not None and audio_column not in rows.column_names:
@@ -67,8 +72,13 @@ def open_rows(
         rows = rows.cast_column(audio_column, {"bytes": Value("binary"), "path": Value("string")})
     if shuffle is not None:
         rows = rows.shuffle(seed=shuffle[0], buffer_size=shuffle[1])
-    rows = iter(rows.skip(skip) if skip else rows)
+    rows = _named(rows.skip(skip) if skip else rows, dataset)
     return (_tar_row(row, audio_column) for row in rows) if dataset == "webdataset" else rows
+
+
+def _named(rows: Iterable[dict[str, Any]], dataset: str) -> Iterator[dict[str, Any]]:
+    with reading(f"Data set {dataset!r}"):
+        yield from rows
 
 
 def _tar_row(row: dict[str, Any], audio_column: str) -> dict[str, Any]:
@@ -163,7 +173,10 @@ class StreamSource:
         return {"next_row": self.next_row, **self.skipped.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting after the rows that `state` has counted."""
+        """Go on counting after the rows that `state` has counted.
+
+        `state` may be a `merged` one of several processes.
+        """
         self.counted_before = state["next_row"]
         self.skipped.load_state_dict(state)
 
@@ -198,6 +211,13 @@ class StreamSource:
                 yield row
             if empty:
                 raise ValueError(f"Data set {self.dataset!r} has no rows; give one that has.")
+
+
+def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the `state_dict`s that the processes of a run have of the same stream: every skipped row counts once."""
+    reasons = list(dict.fromkeys(reason for state in states for reason in state["reasons"]))
+    return {"next_row": max(state["next_row"] for state in states), "seen": max(state["seen"] for state in states),
+            "reasons": reasons}  # fmt: skip
 
 
 class WaveformData:
@@ -282,8 +302,9 @@ class WaveformData:
 def _network_kwargs(conditioning, embeddings, empty, device) -> tuple[dict, dict]:
     """Network arguments of the prompts, and of the prompts followed by as many empty ones."""
     has_mask = conditioning.prompt_embeds_ndim == 3
-    guided = [*embeddings, *[empty] * len(embeddings)]
-    return tuple(conditioning.network_kwargs(*pad_prompts(rows, has_mask, device)) for rows in (embeddings, guided))
+    prompts = pad_prompts(embeddings, has_mask, device)
+    guided = pad_prompts([*embeddings, *[empty] * len(embeddings)], has_mask, device)
+    return conditioning.network_kwargs(*prompts), conditioning.guided_kwargs(*guided)
 
 
 def mix(waveform: torch.Tensor, other: torch.Tensor, ratio: float = 0.5) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Denoisers: a network with its preconditioning, and the guided teacher."""
 
+import contextlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +49,13 @@ class Preconditioning:
         return preconditioning.denoised(model_output, sample, sigma, self.prediction_type, self.sigma_data)
 
 
+def arithmetic(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager:
+    """Return the autocast in which a network computes in `dtype`; None keeps that of the surrounding code."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
 class Denoiser:
     """The estimate of the clean latents by a network, teacher or student.
 
@@ -57,11 +66,15 @@ class Denoiser:
     Args:
         network: A diffusers UNet or transformer.
         preconditioning: Its preconditioning.
+        precision: Dtype of its products and convolutions, see `arithmetic`.
     """
 
-    def __init__(self, network: torch.nn.Module, preconditioning: Preconditioning):
+    def __init__(
+        self, network: torch.nn.Module, preconditioning: Preconditioning, precision: torch.dtype | None = None
+    ):
         self.network = network
         self.preconditioning = preconditioning
+        self.precision = precision
 
     def __call__(self, sample: torch.Tensor, sigma: torch.Tensor, **network_kwargs: Any) -> torch.Tensor:
         """Compute g.
@@ -77,7 +90,8 @@ class Denoiser:
         """
         model_input, timestep = self.preconditioning.network_input(sample, sigma)
         dtype = next(self.network.parameters()).dtype
-        model_output = self.network(model_input.to(dtype), timestep, **network_kwargs).sample
+        with arithmetic(self.precision, sample.device):
+            model_output = self.network(model_input.to(dtype), timestep, **network_kwargs).sample
         return self.preconditioning.denoised(model_output, sample, sigma)
 
 

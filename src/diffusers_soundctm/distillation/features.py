@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .denoisers import Preconditioning, cast_floats
+from .denoisers import Preconditioning, arithmetic, cast_floats
 
 
 class _LastFeatureReached(Exception):
@@ -96,11 +96,19 @@ class FeatureSpace:
         network: The teacher.
         preconditioning: Its preconditioning.
         mode: "full" or "half", see `TeacherFeatures`.
+        precision: Dtype of its products and convolutions, see `denoisers.arithmetic`.
     """
 
-    def __init__(self, network: torch.nn.Module, preconditioning: Preconditioning, mode: str = "full"):
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        preconditioning: Preconditioning,
+        mode: str = "full",
+        precision: torch.dtype | None = None,
+    ):
         self.features = TeacherFeatures(network, mode)
         self.preconditioning = preconditioning
+        self.precision = precision
 
     def __call__(
         self, sample: torch.Tensor, sigma: torch.Tensor, network_kwargs: dict[str, torch.Tensor | None]
@@ -108,4 +116,5 @@ class FeatureSpace:
         """Compute the feature maps of z (B, ...) at σ (B,), given the network's arguments for B prompts."""
         dtype = next(self.features.parameters()).dtype
         model_input, timestep = self.preconditioning.network_input(sample, sigma)
-        return self.features(model_input.to(dtype), timestep, **cast_floats(network_kwargs, dtype))[1]
+        with arithmetic(self.precision, sample.device):
+            return self.features(model_input.to(dtype), timestep, **cast_floats(network_kwargs, dtype))[1]

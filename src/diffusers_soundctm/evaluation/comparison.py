@@ -1,6 +1,5 @@
 """Compare generated sounds with real ones: distances between embeddings, and class recognition by a probe."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,9 +48,9 @@ def compare(
             missing.
         ImportError: a package that an embedding or a metric needs is not installed.
     """
-    for name, value in {"sampling_rate": sampling_rate, "duration": duration}.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"`{name}` is {value}; pass a positive number.")
+    for name, value, most in (("sampling_rate", sampling_rate, 384_000), ("duration", duration, 600)):
+        if not 0 < value <= most:
+            raise ValueError(f"`{name}` is {value}; pass a positive number of at most {most}.")
     network = load_embedding(embedding)
     published = {}
     if metrics:

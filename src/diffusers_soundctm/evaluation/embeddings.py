@@ -41,7 +41,7 @@ def load_embedding(name: str = "aisfx") -> AudioEmbedding:
         raise ValueError(f"`embedding` is {name!r}; pass 'aisfx' or 'package.module:factory'.")
     try:
         embedding = getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # of whatever the factory does
         raise ValueError(
             f"`embedding` {name!r} cannot be loaded ({error}); pass 'aisfx' or 'package.module:factory'."
         ) from error

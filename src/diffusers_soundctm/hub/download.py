@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
+    GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -104,6 +105,11 @@ def download_files(repo_id: str, patterns: Collection[str], **where: Any) -> str
 
 def not_found(repo_id: str, error: Exception) -> OSError:
     """Return the error to raise for one of `UNREACHABLE`."""
+    if isinstance(error, GatedRepoError):
+        return OSError(
+            f"{repo_id!r} is gated: accept its license at https://huggingface.co/{repo_id} and run `hf auth login`, or "
+            "pass a folder with a copy."
+        )
     return OSError(
         f"{repo_id!r} is neither a folder on this machine nor a model on the Hub that can be reached or is cached "
         f"({str(error).splitlines()[0]}). Check the spelling and the connection."

@@ -48,31 +48,54 @@ def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
     names = [name for name in components(folder) if name not in passed]
     check_links(folder, names)
     for name in names:
-        if not (folder / name).is_dir():
-            raise OSError(f"{folder} lacks the component {name}; download or copy the model again, or pass `{name}=`.")
-        weights = _visible(folder / name, "*.safetensors")
-        for file in weights:
-            read_header(file)
-        if not name.startswith(("tokenizer", "scheduler", "feature_extractor")):
-            missing = [] if (folder / name / "config.json").is_file() else ["config.json"]
-            missing += [] if weights else ["its weights (*.safetensors)"]
-            if missing:
-                raise OSError(
-                    f"{folder / name} lacks {' and '.join(missing)}; download or copy the model again, or pass "
-                    f"`{name}=`."
-                )
-        for file in _visible(folder / name, "*.json"):
-            content = read_config(file)
-            if file.name.endswith("config.json"):  # other files are vocabularies, whose keys are words
-                check_config_names(content, file)
-        # Without a vocabulary, transformers makes a tokenizer that knows no word, and raises no error.
-        if name.startswith("tokenizer") and not any(
-            all(_visible(folder / name, file) for file in files) for files in VOCABULARIES
-        ):
-            needed = ", or ".join(" and ".join(files) for files in VOCABULARIES)
-            raise OSError(
-                f"{folder / name} lacks its vocabulary ({needed}); download or copy the model again, or pass `{name}=`."
-            )
+        check_component(folder / name, name, f"download or copy the model again, or pass `{name}=`")
+
+
+def check_component(folder: Path, name: str, remedy: str = "download or copy it again") -> None:
+    """Check that the folder of one component is complete and undamaged, without loading its weights.
+
+    Args:
+        folder: the component's folder.
+        name: its name in a pipeline, such as "vae" or "tokenizer".
+        remedy: what to do about a missing file, as the end of the message.
+
+    Raises:
+        OSError: the folder or a file is missing or damaged, or a configuration names code.
+    """
+    if not folder.is_dir():
+        raise OSError(f"{folder.parent} lacks the component {name}; {remedy}.")
+    weights = _visible(folder, "*.safetensors")
+    for file in weights:
+        read_header(file)
+    if not name.startswith(("tokenizer", "scheduler", "feature_extractor")):
+        missing = [] if (folder / "config.json").is_file() else ["config.json"]
+        missing += [] if weights else ["its weights (*.safetensors)"]
+        missing += sorted(_missing_shards(folder))
+        if missing:
+            raise OSError(f"{folder} lacks {' and '.join(missing)}; {remedy}.")
+    if name.startswith("scheduler") and not (folder / "scheduler_config.json").is_file():
+        raise OSError(f"{folder} lacks scheduler_config.json; {remedy}.")
+    for file in _visible(folder, "*.json"):
+        content = read_config(file)
+        if file.name.endswith("config.json"):  # other files are vocabularies, whose keys are words
+            check_config_names(content, file)
+    # Without a vocabulary, transformers makes a tokenizer that knows no word, and raises no error.
+    if name.startswith("tokenizer") and not any(
+        all(_visible(folder, file) for file in files) for files in VOCABULARIES
+    ):
+        needed = ", or ".join(" and ".join(files) for files in VOCABULARIES)
+        raise OSError(f"{folder} lacks its vocabulary ({needed}); {remedy}.")
+
+
+def _missing_shards(folder: Path) -> set[str]:
+    """Names of the files that are missing from a set of sharded weights of which some files are there."""
+    missing = set()
+    for file in _visible(folder, "*.safetensors.index*.json"):
+        weight_map = read_config(file).get("weight_map")
+        names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+        absent = {name for name in names if not (folder / name).is_file()}
+        missing |= absent if absent < names else set()
+    return missing
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
@@ -123,10 +146,15 @@ def read_header(file: Path) -> dict[str, dict]:
 
 
 def one_set_of_weights(files: Sequence[str], variant: str | None) -> list[str]:
-    """Choose among a component's file names the safetensors weights of `variant`, or else the plain ones."""
-    weights = [file for file in files if file.endswith(".safetensors")]
-    chosen = [file for file in weights if variant is not None and f".{variant}" in file]
-    return chosen or [file for file in weights if file.count(".") == 1]
+    """Choose among a component's file names the safetensors weights of `variant`, else the plain ones, else a variant.
+
+    Without plain weights, it is the variant of the first name.
+    """
+    weights = sorted(file for file in files if file.endswith(".safetensors"))
+    plain = [file for file in weights if file.count(".") == 1]
+    if not plain and weights and variant is None:
+        variant = weights[0].split(".")[1].partition("-")[0]  # model.fp16-00001-of-00002.safetensors
+    return [file for file in weights if variant is not None and f".{variant}" in file] or plain
 
 
 def count_parameters(folder: Path) -> tuple[int, int]:
@@ -134,9 +162,8 @@ def count_parameters(folder: Path) -> tuple[int, int]:
 
     The plain set is counted. If the component has variants only, the first one is.
     """
-    names = sorted(file.name for file in _visible(folder, "*.safetensors"))
-    variant = names[0].split(".")[1].partition("-")[0] if names else None  # model.fp16-00001-of-00002.safetensors
-    files = [folder / name for name in one_set_of_weights(names, None) or one_set_of_weights(names, variant)]
+    names = [file.name for file in _visible(folder, "*.safetensors")]
+    files = [folder / name for name in one_set_of_weights(names, None)]
     parameters = sum(math.prod(tensor["shape"]) for file in files for tensor in read_header(file).values())
     return parameters, sum(file.stat().st_size for file in files)
 

@@ -1,12 +1,16 @@
-"""Turn a diffusers UNet class into its SoundCTM student: another time embedding, the same forward."""
+"""Turn a diffusers UNet or transformer class into its SoundCTM student: another time embedding, the same forward."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from typing_extensions import Self
 
-from .embeddings import CTMTimestepEmbedding
+from ..preconditioning import c_noise, check_prediction_type
+from .embeddings import CTMTimestepEmbedding, CTMTimestepProjection, split_condition
 
 
 class FromTeacherMixin:
@@ -36,8 +40,13 @@ class FromTeacherMixin:
             config: Arguments of this class, for example `prediction_type`, the betas and `branch_init`.
 
         Raises:
-            ValueError: The teacher's tensors are not exactly those of the student without its new branches.
+            ValueError: The teacher is not a diffusers network, or its tensors are not exactly those of the student
+                without its new branches.
         """
+        if not isinstance(teacher, ModelMixin):
+            raise ValueError(
+                f"`teacher` is a {type(teacher).__name__}; pass a network of the class that {cls.__name__} extends."
+            )
         student = cls.from_config(dict(teacher.config), **config)
         new = {name for name, _ in student.named_parameters() if name.startswith(cls._new_parameters)}
         missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
@@ -116,3 +125,132 @@ class CTMUNetMixin(FromTeacherMixin):
             freq_shift=self.config.freq_shift,
             **noise_conditioning,
         )
+
+
+class TransformerMixin(FromTeacherMixin):
+    """Gives a transformer of diffusers the arguments of a UNet. List it before the diffusers class.
+
+    The diffusers class embeds the timestep in its own dtype. Half precision would round (2/π)·atan 500 to 1, which
+    stands for infinity, so φ is computed here, in float32, and `_stock_forward` takes it in place of the timestep.
+    """
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: float | torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        timestep_cond: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        global_hidden_states: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """Predict F.
+
+        Args:
+            sample: c_in(t)·z_t, (B, channels, frames).
+            timestep: c_noise(t), scalar or (B,).
+            encoder_hidden_states: Prompt tokens, (B, L, width). Those of Stable Audio include the duration.
+            timestep_cond: float32 (B, 2), the target noise level s and the guidance scale ω of each sample, or (B, 1)
+                with s alone, which omits the ω term. Students require it, and teachers do not accept it.
+            encoder_attention_mask: Boolean (B, L), True for tokens to attend to. None attends to all. In Stable Audio
+                3, a learned embedding of padding replaces the other tokens.
+            global_hidden_states: Embedded start and end of the audio, (B, 1, width), for Stable Audio, or embedded
+                duration, (B, width), for Stable Audio 3. The 44.1 kHz SoundCTM has no global condition.
+            return_dict: Whether to return an output with `.sample` instead of a tuple.
+
+        Returns:
+            F, of the shape of `sample`.
+
+        Raises:
+            ValueError: `timestep_cond` of a student is missing or has another shape, or a teacher is given one.
+        """
+        features = self._embed(per_sample_timestep(timestep, sample), timestep_cond)
+        prediction = self._stock_forward(
+            sample,
+            features,
+            encoder_hidden_states=encoder_hidden_states,
+            global_hidden_states=global_hidden_states,
+            encoder_attention_mask=None if encoder_attention_mask is None else encoder_attention_mask.bool(),
+        )
+        # The stock output class emits a deprecation warning, which breaks the graph of a compiled model.
+        return Transformer2DModelOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _embed(self, timestep: torch.Tensor, timestep_cond: torch.Tensor | None) -> torch.Tensor:
+        """Compute the input of the diffusers class's timestep MLP, (B, features): for a teacher φ(c_noise(t))."""
+        if timestep_cond is not None:
+            raise ValueError(f"{type(self).__name__} is a teacher, which has no `timestep_cond`; leave it out.")
+        return self._features(timestep)
+
+    def _features(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Compute φ of timesteps (B,), float32 (B, width)."""
+        raise NotImplementedError
+
+    def _stock_forward(
+        self, sample: torch.Tensor, features: torch.Tensor, **inputs: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Run the forward of the diffusers class on `features`, the output of `_embed`, and return F.
+
+        `inputs` are the other arguments of `forward`: `encoder_hidden_states` and so on.
+        """
+        raise NotImplementedError
+
+
+class CTMTransformerMixin(PeftAdapterMixin):
+    """Conditions a transformer on s and ω, through the `timestep_cond` argument of its forward.
+
+        embedding = MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + W·ψ(ω), see `CTMTimestepProjection`
+
+    List it before a class with `TransformerMixin`. `_projection` is the path of that class's timestep MLP.
+
+    Args:
+        prediction_type: What F predicts, equal to the `CTMScheduler`'s.
+        conditioning: How prompts condition the network, a key of `pipelines.conditioning.CONDITIONINGS`.
+        branch_init: "reference" has MLP_s = MLP and ψ(1000·ω) without W, like the released 44.1 kHz SoundCTM. "zero"
+            has its own MLP_s and W, initialized with zeros, so that training starts exactly at the teacher.
+        guidance_scale_range: Smallest and largest ω in training. Empty if unknown.
+        kwargs: Arguments of the network class.
+
+    Raises:
+        ValueError: `prediction_type` or `branch_init` is unknown.
+    """
+
+    _projection = "timestep_proj"
+
+    if TYPE_CHECKING:  # of `TransformerMixin` and the diffusers class
+        _features: Any
+        get_submodule: Any
+        set_submodule: Any
+        register_to_config: Any
+
+    def __init__(
+        self,
+        prediction_type: str,
+        conditioning: str,
+        branch_init: str = "reference",
+        guidance_scale_range: Sequence[float] = (),
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        check_prediction_type(prediction_type)
+        self.register_to_config(
+            prediction_type=prediction_type,
+            branch_init=branch_init,
+            conditioning=conditioning,
+            guidance_scale_range=list(guidance_scale_range),
+        )
+        first, _, last = self.get_submodule(self._projection)
+        branches = CTMTimestepProjection(first.in_features, last.out_features, branch_init)
+        self.set_submodule(self._projection, branches)
+        self._prediction_type = prediction_type
+
+    def _embed(self, timestep: torch.Tensor, timestep_cond: torch.Tensor | None) -> torch.Tensor:
+        """Compute [φ(c_noise(t)) | φ(c_noise(s)) | ψ], the input of `CTMTimestepProjection`."""
+        target_sigma, guidance_scale = split_condition(timestep_cond)
+        target = self._features(c_noise(target_sigma, self._prediction_type))
+        guidance = self.get_submodule(self._projection).guidance(guidance_scale, target)
+        return torch.cat([self._features(timestep), target, guidance], dim=-1)
+
+
+def per_sample_timestep(timestep: float | torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """Expand `timestep`, a scalar or (B,), to float32 (B,) on the device of `sample` (B, ...)."""
+    return torch.as_tensor(timestep, device=sample.device).float().expand(len(sample))

@@ -11,6 +11,7 @@ from diffusers.utils import logging
 
 from ..audio import as_samples
 from ..files import check_unicode
+from ..precision import is_precise, jump_error
 from ..schedulers.scheduling_ctm import CTMScheduler
 from .conditioning import PromptConditioning, latent_channels
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 MANY_STEPS = 32  # more give a warning
+LARGEST_COUNT = 10_000  # of steps and of waveforms per prompt
 
 
 def check_inputs(
@@ -55,7 +57,7 @@ def check_inputs(
         ValueError, TypeError: an argument is wrong; the message names argument, value and remedy.
     """
     check_scheduler(pipe.scheduler)
-    _check_prompts(
+    check_prompts(
         pipe.conditioning,
         prompt,
         negative_prompt,
@@ -95,6 +97,26 @@ def check_scheduler(scheduler: Any) -> None:
         raise TypeError(
             f"`scheduler` is a {type(scheduler).__name__}; a SoundCTM needs a `CTMScheduler`, such as the one that its "
             "folder holds."
+        )
+
+
+def check_precision(pipe: "SoundCTMPipeline", sigma: float, device: torch.device) -> None:
+    """Check that the denoiser is precise enough for a jump from the first noise level σ of a call.
+
+    Raises:
+        ValueError: its dtype, or that of the surrounding `torch.autocast`, is too coarse.
+    """
+    dtype, where = pipe.denoiser.dtype, f"the denoiser is in {pipe.denoiser.dtype}"
+    remedy = "Load it in float32; `from_pretrained` and `pipe.to` keep it so"
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+        where, remedy = f"the call is inside torch.autocast with {dtype}", "Leave out the autocast"
+    prediction_type = pipe.scheduler.config.prediction_type
+    if not is_precise(dtype, sigma, prediction_type):
+        raise ValueError(
+            f"The network predicts {prediction_type} and {where}: rounding would change a step from noise level "
+            f"{sigma:.3g} by {jump_error(dtype, sigma, prediction_type):.0%} of the latents' standard deviation. "
+            f"{remedy}."
         )
 
 
@@ -146,8 +168,8 @@ def _check_numbers(
         ("num_inference_steps", num_inference_steps),
         ("num_waveforms_per_prompt", num_waveforms_per_prompt),
     ):
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}; it must be an integer of at least 1.")
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 1 <= value <= LARGEST_COUNT:
+            raise ValueError(f"`{name}` is {value!r}; it must be an integer from 1 to {LARGEST_COUNT}.")
     if num_inference_steps > MANY_STEPS:
         logger.warning(
             f"`num_inference_steps` is {num_inference_steps}; more than 16 take longer and gain nothing. One step is a "
@@ -183,7 +205,7 @@ def _check_decoder(pipe: "SoundCTMPipeline") -> None:
             raise ValueError(f"The pipeline has no `{name}`; load it, or pass `latents` and `output_type='latent'`.")
 
 
-def _check_prompts(
+def check_prompts(
     conditioning: PromptConditioning,
     prompt,
     negative_prompt,
@@ -192,6 +214,7 @@ def _check_prompts(
     attention_mask,
     negative_attention_mask,
 ) -> None:
+    """Check prompts or their embeddings, of a call or of `encode_prompt`; raises as `check_inputs` does."""
     if (prompt is None) == (prompt_embeds is None):
         given = "neither" if prompt is None else "both"
         raise ValueError(f"The call has {given} of `prompt` and `prompt_embeds`; pass one of them.")

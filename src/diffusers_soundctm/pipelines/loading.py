@@ -1,5 +1,6 @@
 """Loading and saving of pipelines: folders, the Hub, the embedded model, releases, teachers and adapters."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,16 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.configuration_utils import FrozenDict
 from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.utils import logging
 from typing_extensions import Self
 
 from .. import hub, lora
+from ..precision import is_precise, jump_error
+from ..schedulers.scheduling_ctm import CTMScheduler
 from . import component_classes
 from .known_sounds import KnownSounds
+
+logger = logging.get_logger(__name__)
 
 # At run time the mixin stands before the pipeline's class; for type checkers it inherits from it.
 _Pipeline = DiffusionPipeline if TYPE_CHECKING else object
@@ -28,6 +34,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
 
     if TYPE_CHECKING:  # of the pipeline
         denoiser: Any
+        scheduler: CTMScheduler
 
     @classmethod
     def from_components(cls, components: Mapping[str, Any], guidance_scale_range: Sequence[float] = ()) -> Self:
@@ -64,17 +71,46 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         return pipe
 
     @classmethod
-    def from_teacher(cls, name_or_folder: str | os.PathLike, branch_init: str = "zero") -> Self:
+    def from_teacher(
+        cls,
+        name_or_folder: str | os.PathLike,
+        branch_init: str | None = None,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        vae: str | os.PathLike | None = None,
+        text_encoder: str | os.PathLike | None = None,
+        vocoder: str | os.PathLike | None = None,
+    ) -> Self:
         """Create a pipeline whose student is initialized from a teacher, as a base for `load_lora_weights`.
 
         Args:
             name_or_folder: folder or Hub id of a diffusers text-to-audio pipeline, see `distillation.teachers`.
-            branch_init: "zero" or "reference", as in the adapter's training.
+            branch_init: "zero" or "reference", as in the adapter's training. None is the default of training.
+            torch_dtype: dtype of the components, float32 by default. See `to` for networks that predict epsilon.
+            revision: branch, tag or commit on the Hub.
+            token: access token for the Hub.
+            vae: folder of the autoencoder, if the teacher's folder has none or to replace it.
+            text_encoder: the same for the text encoder and its tokenizer.
+            vocoder: the same for the vocoder.
+
+        Raises:
+            ValueError, OSError: see `distillation.load_teacher`.
         """
         from ..distillation.teachers import load_teacher
 
-        teacher = load_teacher(name_or_folder, allow_distilled=True)  # refused in training, not here
-        return cls.from_components(teacher.parts(teacher.student(branch_init).eval()))
+        teacher = load_teacher(
+            name_or_folder,
+            allow_distilled=True,  # refused in training, not here
+            revision=revision,
+            token=token,
+            vae=vae,
+            text_encoder=text_encoder,
+            vocoder=vocoder,
+        )
+        pipe = cls.from_components(teacher.parts(teacher.student(branch_init).eval()))
+        return pipe if torch_dtype is None else pipe.to(torch_dtype)
 
     def load_lora_weights(
         self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
@@ -116,6 +152,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
     ) -> Self:
         """Load a folder or a Hub id; arguments as in `DiffusionPipeline.from_pretrained`, but without pickled weights.
 
+        With a `torch_dtype` of half precision, a denoiser that predicts epsilon is loaded in float32, see `to`.
+
         Raises:
             OSError: the folder or repo does not exist, or files of a component are missing or damaged.
             ValueError: it holds a teacher's pipeline, not a SoundCTM.
@@ -133,7 +171,10 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
             )
         if "custom_pipeline" not in kwargs:
             kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
+        dtypes = [kwargs.pop(name) for name in ("dtype", "torch_dtype") if kwargs.get(name) is not None]
         try:
+            if dtypes:
+                kwargs["dtype"] = _dtypes(folder, dtypes[0], kwargs)
             pipe = super().from_pretrained(folder, use_safetensors=use_safetensors, **kwargs)
         except (ImportError, OSError, RuntimeError, TypeError, ValueError):
             raise
@@ -148,6 +189,24 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
             configs = [hub.read_config(file) for file in files if file.is_file()]
             pipe._absent_denoiser_config = FrozenDict(configs[0]) if configs else None
         return pipe
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the pipeline to a device or convert its dtype; arguments as in `DiffusionPipeline.to`.
+
+        A denoiser that predicts epsilon stays in float32, because rounding is multiplied by the noise level: with
+        AudioLDM's 84, one jump in half precision would be wrong by 13 to 100 % of the latents'
+        standard deviation.
+        """
+        dtype = next((value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)), None)
+        name = "unet" if self.transformer is None else "transformer"
+        if dtype is None or self.denoiser is None or not _stays_in_float32(self.scheduler, dtype, name):
+            return super().to(*args, **kwargs)
+        rest = copy.copy(self)
+        vars(rest)[name] = None
+        super(SoundCTMLoaderMixin, rest).to(*args, **kwargs)
+        device = [value for value in args if not isinstance(value, torch.dtype)]
+        kwargs.pop("dtype", None)
+        return super().to(*device, **kwargs) if device or kwargs else self
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
@@ -229,3 +288,27 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the pipeline and a model card; see `diffusers_soundctm.hub.push_to_hub`."""
         return hub.push_to_hub(self, repo_id, **kwargs)
+
+
+def _dtypes(folder: Path, dtype: Any, passed: Mapping[str, Any]) -> Any:
+    """`dtype` of `from_pretrained`, with float32 for a denoiser that needs it."""
+    scheduler = passed.get("scheduler") or CTMScheduler.from_pretrained(folder / "scheduler")
+    dtypes = dict(dtype) if isinstance(dtype, dict) else {"default": dtype}
+    for name in SoundCTMLoaderMixin._lora_loadable_modules:
+        wanted = dtypes.get(name, dtypes.get("default", torch.float32))
+        if name in hub.components(folder) and name not in passed and _stays_in_float32(scheduler, wanted, name):
+            dtypes[name] = torch.float32
+    return dtypes if isinstance(dtype, dict) or len(dtypes) > 1 else dtype
+
+
+def _stays_in_float32(scheduler: CTMScheduler, dtype: Any, name: str) -> bool:
+    """Whether a jump from the highest noise level is too imprecise in `dtype`; if so, say that `name` is not in it."""
+    highest, prediction_type = scheduler.config.sigma_max, scheduler.config.prediction_type
+    if is_precise(dtype, highest, prediction_type):
+        return False
+    logger.warning(
+        f"`{name}` predicts {prediction_type} and stays in float32: in {dtype}, rounding would change one step from "
+        f"noise level {highest:.3g} by {jump_error(dtype, highest, prediction_type):.0%} of the latents' standard "
+        "deviation."
+    )
+    return True

@@ -12,6 +12,7 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..precision import full_float32
 from ..preconditioning import karras_sigma
 from ..schedulers.scheduling_ctm import CTMSchedule, CTMScheduler
 from . import inputs
@@ -295,31 +296,10 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             >>> audio = pipe("rain on a tin roof", num_inference_steps=4).audios[0]
             >>> write_audio("rain.wav", audio, pipe.sampling_rate)
         """
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "return_dict")}
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self.check_inputs(
-            prompt=prompt,
-            audio_length_in_s=audio_length_in_s,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            nu=nu,
-            gamma=gamma,
-            negative_prompt=negative_prompt,
-            num_waveforms_per_prompt=num_waveforms_per_prompt,
-            sigmas=sigmas,
-            generator=generator,
-            latents=latents,
-            prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds,
-            attention_mask=attention_mask,
-            negative_attention_mask=negative_attention_mask,
-            initial_audio_waveforms=initial_audio_waveforms,
-            initial_audio_sampling_rate=initial_audio_sampling_rate,
-            strength=strength,
-            output_type=output_type,
-            callback_on_step_end=callback_on_step_end,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-        )
+        self.check_inputs(**arguments | {"callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs})
         num_samples = inputs.num_samples(
             self, audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
@@ -329,6 +309,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         if initial_audio_waveforms is not None and sigmas is None:
             sigmas = self._last_levels(num_inference_steps, DEFAULT_STRENGTH if strength is None else strength)
         schedule = self.scheduler.make_schedule(num_inference_steps if sigmas is None else None, device, gamma, sigmas)
+        inputs.check_precision(self, schedule.init_noise_sigma, device)
         call = self._begin_call(schedule, guidance_scale, nu, num_samples)
 
         # 2. Prompt
@@ -448,14 +429,17 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 length = max(negative[0].shape[1], embeds.shape[1])
                 negative, (embeds, mask) = pad_tokens(*negative, length), pad_tokens(embeds, mask, length)
             embeds = torch.cat([negative[0], embeds])
-            mask = None if mask is None else torch.cat([negative[1], mask])
+            if mask is not None:
+                mask = torch.cat([self.conditioning.negative_mask(mask, *negative), mask])
         timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, guidance_scale)])
-        model_output = self.denoiser(
-            model_input.to(self.denoiser.dtype),
-            timestep,
-            timestep_cond=timestep_cond.expand(model_input.shape[0], 2),
-            **self.conditioning.network_kwargs(embeds.to(self.denoiser.dtype), mask),
-        ).sample.float()
+        config = self.scheduler.config
+        with full_float32(config.sigma_max, config.prediction_type):
+            model_output = self.denoiser(
+                model_input.to(self.denoiser.dtype),
+                timestep,
+                timestep_cond=timestep_cond.expand(model_input.shape[0], 2),
+                **self.conditioning.network_kwargs(embeds.to(self.denoiser.dtype), mask),
+            ).sample.float()
         if nu == 1:
             return model_output
         unconditional, conditional = model_output.chunk(2)

@@ -9,6 +9,7 @@ from diffusers.utils import logging
 
 from .conditioning import PromptConditioning, conditioning_for
 from .conditioning.base import pad_tokens
+from .inputs import check_prompts
 from .known_sounds import KnownSounds, embed_prompts, unknown_message
 
 logger = logging.get_logger(__name__)
@@ -120,9 +121,21 @@ class PromptMixin:
             `(prompt_embeds, attention_mask, negative_prompt_embeds, negative_attention_mask)`: embeddings (B, L, width)
             and boolean masks (B, L), or (B, width) and None for AudioLDM. B is prompts × waveforms per prompt, with
             the waveforms of a prompt next to each other. The negative pair is None without `do_nu_sampling`.
+
+        Raises:
+            ValueError, TypeError: an argument is wrong, or an encoder is missing; the message names it.
         """
         device = device or self._execution_device
         conditioning = self.conditioning
+        check_prompts(
+            conditioning,
+            prompt,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            attention_mask,
+            negative_attention_mask,
+        )
         prompts = [prompt] if isinstance(prompt, str) else prompt
         negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""]
 

@@ -4,10 +4,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.utils import logging
 
 from .. import audio
 from ..data.latents import denormalize_latents, encode
 from .conditioning import PromptConditioning, latent_channels
+
+logger = logging.get_logger(__name__)
 
 MAX_AUDIO_LENGTH_IN_S = 30.0
 
@@ -40,12 +43,14 @@ class WaveformMixin:
     @property
     def sampling_rate(self) -> int:
         """Sampling rate of the generated waveforms, in Hz."""
-        return (self.vae if self.encodes_waveforms else self.vocoder).config.sampling_rate
+        if self.encodes_waveforms:
+            return audio.waveform_format(self.vae.config)[1]
+        return self.vocoder.config.sampling_rate
 
     @property
     def num_channels(self) -> int:
         """Number of channels of the generated waveforms."""
-        return getattr(self.vae.config, "audio_channels", 1) if self.encodes_waveforms else 1
+        return audio.waveform_format(self.vae.config)[0] if self.encodes_waveforms else 1
 
     @property
     def hop_length(self) -> int:
@@ -127,10 +132,19 @@ class WaveformMixin:
 
         Returns:
             z_0 (B, C, time, width) or (B, C, time), float32.
+
+        Raises:
+            ValueError: `waveforms` have another shape, or are empty or not finite.
         """
         device = device or self._execution_device
         length = self.latent_shape(num_samples)[1] * self.vae_scale_factor * self.hop_length
-        waveforms = audio.match_channels(audio.as_samples(waveforms, "waveforms"), self.num_channels)
+        waveforms = audio.as_samples(waveforms, "waveforms")
+        if waveforms.ndim != 3 or 0 in waveforms.shape or not waveforms.isfinite().all():
+            raise ValueError(
+                f"`waveforms` has shape {tuple(waveforms.shape)}; pass finite samples (batch, channels, samples) that "
+                "are not empty."
+            )
+        waveforms = audio.match_channels(waveforms, self.num_channels)
         waveforms = audio.resample(waveforms, sampling_rate, self.sampling_rate)[..., :num_samples]
         waveforms = torch.nn.functional.pad(waveforms, (0, length - waveforms.shape[-1]))
         front_end = None if self.encodes_waveforms else audio.LogMel.for_vocoder(self.vocoder.config)
@@ -165,5 +179,10 @@ class WaveformMixin:
         if not self.encodes_waveforms:
             waveforms = self.mel_spectrogram_to_waveform(waveforms)
         waveforms = waveforms[..., :num_samples]
+        if not waveforms.isfinite().all():
+            logger.warning(
+                "The audio holds NaN or infinite samples, which float16 gives where values overflow; load the model in "
+                "float32 or bfloat16."
+            )
         whole = waveforms.flatten(1)  # channels keep their balance
         return audio.limit_peak(whole).reshape(waveforms.shape), audio.excess_db(whole).tolist()

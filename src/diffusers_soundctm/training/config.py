@@ -7,12 +7,15 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..terminal import print_any_text
 from .ranges import CHOICES, range_problems
+from .signals import end_at_once, ignore_stops
 
+STOPPED_EARLY = "Stopped by a signal before the first step. Start the same command again."
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 _MAPPINGS = ("unet_config",)  # arguments that the file may give as a mapping
 _NULLABLE = ("checkpoints_total_limit", "report_to")  # arguments with a default that the file may set to null
@@ -59,14 +62,27 @@ def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
     return args
 
 
+def begin_script(parse_args: Callable[[], object], stopped: str = STOPPED_EARLY) -> None:
+    """Begin a script, before its slow imports: refuse wrong arguments, and honor signals from here on.
+
+    Args:
+        parse_args: Parses the command line, and exits with code 2 if an argument is wrong.
+        stopped: What to print when a signal arrives before training.
+    """
+    print_any_text()
+    parse_args()
+    end_at_once(stopped)
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`. Bad input ends in one line and exit code 2, a run that cannot go on in exit code 1.
 
-    Errors of any other kind keep their traceback.
+    Errors of any other kind keep their traceback. Signals that arrive after the work is done are ignored.
     """
     print_any_text()
     try:
         main()
+        ignore_stops()
     except FloatingPointError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except (ValueError, OSError) as error:
@@ -74,13 +90,37 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for a data set and the frozen networks that encode it."""
+def missing_packages(args: argparse.Namespace) -> str | None:
+    """Packages that the arguments need and this machine lacks, as one sentence with the remedy."""
+    for name in [] if args.report_to in (None, "none") else args.report_to.split(","):
+        if name not in CHOICES["report_to"]:
+            return f"--report_to {name} is unknown; choose from none, {', '.join(CHOICES['report_to'])}"
+        if find_spec(name) is None:
+            return f"--report_to {name} needs a package that is missing: pip install {name}"
+    if args.validation_prompts and find_spec("matplotlib") is None:
+        return "--validation_prompts draws spectrograms and needs matplotlib: pip install matplotlib"
+    return None
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, from_teacher: bool = False) -> None:
+    """Add the arguments for a data set and the frozen networks that encode it.
+
+    Args:
+        parser: Parser of the script.
+        from_teacher: Whether the networks, the sampling rate and the length are the teacher's by default.
+    """
     data = _add_dataset_group(parser, "data and frozen networks", cached="latents and prompt embeddings")
     data.add_argument("--vae", default=..., help="folder of the autoencoder")
     data.add_argument("--text_encoder", default=..., help="folder of the text encoder and its tokenizer")
+    if from_teacher:
+        for action in data._group_actions:
+            if action.dest in ("vae", "text_encoder", "sampling_rate", "num_samples"):
+                action.default, action.help = None, f"{action.help}; by default the teacher's"
 
 
 def data_settings(args: argparse.Namespace) -> Any:
@@ -95,13 +135,18 @@ def data_settings(args: argparse.Namespace) -> Any:
     return DataSettings(
         args.dataset_name,
         args.num_samples,
-        args.cache_dir or Path(args.output_dir) / "cache",
+        cache_dir(args),
         audio_column=args.audio_column,
         caption_column=args.caption_column,
         max_samples=args.max_train_samples,
         seed=args.seed,
         **{name: getattr(args, name) for name in names if hasattr(args, name)},
     )
+
+
+def cache_dir(args: argparse.Namespace) -> Path:
+    """The folder of the cache: `--cache_dir`, or that of the run."""
+    return Path(args.cache_dir or Path(args.output_dir) / "cache")
 
 
 def add_clip_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -127,7 +172,7 @@ def clips_of(args: argparse.Namespace, split: str, max_samples: int | None = Non
         sampling_rate=args.sampling_rate,
         num_samples=args.num_samples,
         max_samples=max_samples,
-        cache_dir=args.cache_dir or Path(args.output_dir) / "cache",
+        cache_dir=cache_dir(args),
     )
 
 

@@ -1,6 +1,11 @@
-"""What a run counts on its way, and its checkpoints hold: skipped steps and mean losses."""
+"""What a run counts on its way, and its checkpoints hold: skipped steps, mean losses, and a stream's skipped clips."""
 
 from collections.abc import Mapping
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from ..data.streams import WaveformData, merged
 
 
 class SkippedSteps:
@@ -51,3 +56,17 @@ class RunningLosses(dict):
 
     state_dict = dict.copy
     load_state_dict = dict.update
+
+
+class StreamCounts:
+    """The counts of a stream's skipped clips, of all processes together, as an entry of a checkpoint."""
+
+    def __init__(self, data: WaveformData):
+        self.data = data
+
+    def state_dict(self) -> dict[str, Any]:
+        """All processes call this together."""
+        return merged(gather_object([self.data.state_dict()]))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.data.load_state_dict(state)

@@ -21,6 +21,7 @@ _FREE = {
     "initial_vocoder", "omega",
     # The run may be longer, and go on more carefully after steps without a finite gradient.
     "max_train_steps", "learning_rate", "lr_scheduler", "lr_warmup_steps", "max_grad_norm", "mixed_precision",
+    "teacher_precision",
     "max_skipped_steps",
     # Memory, reports and uploads.
     "gradient_accumulation_steps", "gradient_checkpointing", "checkpointing_steps", "checkpoints_total_limit",

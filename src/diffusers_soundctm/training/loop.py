@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..files import remove_unfinished, write_json
 from .checkpoints import resume, save_checkpoint, save_model, set_learning_rate
+from .config import cache_dir
 from .counters import RunningLosses, SkippedSteps
 from .ema import ema_update, warmed_up_decay
 from .identity import run_identity
@@ -132,15 +133,20 @@ def train(recipe: Recipe) -> None:
     set_seed(args.seed)
     main_process = accelerator.is_main_process
     lock = locked(args.output_dir) if main_process else contextlib.nullcontext()
-    with StopSignal(can_finish_step=False) as stop, lock:
-        recipe.setup()
-        run = _Run(recipe)
-        complete = run.to_the_end(stop)
-        if complete:
-            run.finish()
-    accelerator.end_training()
-    if complete and main_process:
-        recipe.publish(run.record)
+    with StopSignal() as stop:
+        with lock:
+            if main_process:
+                remove_unfinished(recipe.output_dir)
+                remove_unfinished(cache_dir(args))
+            recipe.setup()
+            run = _Run(recipe)
+            stop.start()
+            complete = run.to_the_end(stop)
+            if complete:
+                run.finish()
+        accelerator.end_training()
+        if complete and main_process:
+            recipe.publish(run.record)
 
 
 def accumulate(
@@ -200,13 +206,11 @@ class _Run:
         self.started = time.time()
         self.record: dict[str, Any] = {}
         if self.accelerator.is_main_process:
-            remove_unfinished(recipe.output_dir)
             write_json(recipe.output_dir / "settings.json", settings_of(self.args))
         recipe.started()
 
     def to_the_end(self, stop: StopSignal) -> bool:
         """Take all steps. Returns whether they were taken, so False if a signal stopped the run."""
-        stop.can_finish_step = True
         steps = range(self.first, self.args.max_train_steps)
         with tqdm(steps, initial=self.first, total=self.args.max_train_steps, unit="step", mininterval=1,
                   disable=not self.accelerator.is_main_process) as progress:  # fmt: skip

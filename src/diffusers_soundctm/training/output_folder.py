@@ -1,19 +1,13 @@
 """The folder of a run: what it may hold already, and a lock so that one run at a time writes to it."""
 
 import contextlib
-import errno
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
+from ..files import owned
 from .checkpoints import latest_checkpoint
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; runs are not locked there
-    fcntl = None
 
 LOCK_FILE = ".lock"
 _RECORDS = ("training.json", "settings.json")
@@ -71,31 +65,17 @@ def locked(output_dir: str | os.PathLike) -> Iterator[None]:
     folder = Path(output_dir)
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    (folder / LOCK_FILE).touch()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(owned(folder / LOCK_FILE))
+        except (BlockingIOError, FileNotFoundError) as error:  # the other run may be removing it
+            raise ValueError(
+                f"--output_dir {folder} is in use by another run; wait until it has ended, or give another folder."
+            ) from error
         try:
             yield
         finally:
             (folder / LOCK_FILE).unlink(missing_ok=True)
             if is_new and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    if fcntl is None:
-        yield
-        return
-    with (folder / LOCK_FILE).open("a") as file:
-        _flock(file, folder)
-        yield
-
-
-def _flock(file: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            return  # some network file systems have no locks
-        raise ValueError(
-            f"--output_dir {folder} is in use by another run; wait until it has ended, or give another folder."
-        ) from error

@@ -4,7 +4,6 @@ import argparse
 import os
 import shutil
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,15 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import InitProcessGroupKwargs
 
+from ..data.latents import has_posterior
 from ..distillation.teachers import AudioLDM2, Teacher
+from ..precision import is_precise, jump_error
+from ..schedulers.scheduling_ctm import CTMScheduler
 from .checkpoints import checkpoint_bytes
 from .optimizers import check_optimizer
 from .publish import publishing_problems
 
-TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Weights, EMA and two moments, all float32.
 _STATE_BYTES_PER_PARAMETER = 16
 
@@ -29,18 +31,42 @@ def check_arguments(args: argparse.Namespace) -> None:
         ValueError: A list of them, with remedies.
     """
     problems = _precision_problems(args.mixed_precision)
-    for name in [] if args.report_to in (None, "none") else args.report_to.split(","):
-        if name not in TRACKERS:
-            problems.append(f"--report_to {name} is unknown; choose from none, {', '.join(TRACKERS)}.")
-        elif find_spec(TRACKERS[name]) is None:
-            problems.append(f"--report_to {name} needs a package that is missing: pip install {TRACKERS[name]}.")
     try:
         check_optimizer(args.optimizer, args.use_8bit_adam)
     except ValueError as error:
         problems.append(str(error))
-    if args.validation_prompts and find_spec("matplotlib") is None:
-        problems.append("--validation_prompts draws spectrograms and needs matplotlib: pip install matplotlib.")
     _raise(problems + publishing_problems(args))
+
+
+def choose_precision(args: argparse.Namespace, scheduler: CTMScheduler) -> None:
+    """Set `args.mixed_precision` and `args.teacher_precision` where they are None, and check both.
+
+    The student is in bfloat16 where that is precise enough for a jump from the teacher's highest noise level, else in
+    float32. Teacher and target follow the student.
+
+    Args:
+        args: Arguments of train_ctm.py, which are changed.
+        scheduler: Noise levels and prediction type of the teacher.
+
+    Raises:
+        ValueError: A given precision would make the error of a jump larger than `precision.MAX_JUMP_ERROR`.
+    """
+    highest, prediction_type = scheduler.config.sigma_max, scheduler.config.prediction_type
+    problems = []
+    for name in ("mixed_precision", "teacher_precision"):
+        given = PRECISIONS.get(getattr(args, name))
+        if given is not None and not is_precise(given, highest, prediction_type):
+            problems.append(
+                f"--{name} {getattr(args, name)}: the teacher predicts {prediction_type}, whose rounding errors are "
+                f"multiplied by the noise level. A jump from its highest, {highest:.3g}, would be wrong by "
+                f"{jump_error(given, highest, prediction_type):.0%} of the latents' standard deviation. Pass --{name} "
+                "no."
+            )
+    _raise(problems)
+    if args.mixed_precision is None:
+        args.mixed_precision = "bf16" if is_precise(torch.bfloat16, highest, prediction_type) else "no"
+    if args.teacher_precision is None:
+        args.teacher_precision = args.mixed_precision
 
 
 def make_accelerator(mixed_precision: str = "no", **settings: Any) -> Accelerator:
@@ -96,15 +122,12 @@ def check_run(args: argparse.Namespace, teacher: Teacher, num_processes: int = 1
     ]
     if args.gradient_checkpointing and teacher.family is AudioLDM2:
         problems.append("--gradient_checkpointing fails inside diffusers' AudioLDM2 network; leave it out.")
+    if args.sample_posterior and not has_posterior(teacher.components["vae"]):
+        problems.append("--sample_posterior: the teacher's autoencoder has no posterior to sample; leave it out.")
     for name in ("validation_prompts", "push_to_hub"):
         if getattr(args, name) and not teacher.can_decode:
             problems.append(f"--{name} needs a vocoder to generate audio; pass --vocoder FOLDER.")
     _raise(problems)
-
-
-def teacher_dtype(mixed_precision: str) -> torch.dtype:
-    """The dtype of the frozen teacher."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
 
 
 def _raise(problems: list[str]) -> None:

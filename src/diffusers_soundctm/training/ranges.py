@@ -96,6 +96,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     # Those of diffusers that need no further arguments.
     "lr_scheduler": ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"),
     "mixed_precision": ("no", "bf16", "fp16"),
+    "teacher_precision": ("no", "bf16", "fp16"),
     "report_to": ("tensorboard", "wandb", "trackio"),
 }
 

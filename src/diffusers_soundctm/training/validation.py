@@ -55,7 +55,7 @@ class TrajectoryValidation:
             teacher.preconditioning,
             noise.to(device),
             teacher.conditioning.network_kwargs(*table.embeds(indices, device)),
-            teacher.conditioning.network_kwargs(*table.embeds(pairs, device)),
+            teacher.conditioning.guided_kwargs(*table.embeds(pairs, device)),
             guidance_scale,
             settings.sigma_min,
             settings.sigma_max,

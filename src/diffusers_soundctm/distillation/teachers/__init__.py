@@ -6,23 +6,30 @@ from typing import Any
 
 from ... import hub
 from ...files import read_json
+from ...schedulers.scheduling_ctm import CTMScheduler
 from .audio_dit import AudioDiT
 from .audioldm import AudioLDM
 from .audioldm2 import AudioLDM2
 from .base import Teacher, TeacherFamily, class_name
 from .edm import EDM
+from .longcat import LongCat
 from .musicldm import MusicLDM
 from .stable_audio import StableAudio
 from .stable_audio_3 import StableAudio3
 from .tango import Tango
 
-__all__ = ["FAMILIES", "Teacher", "TeacherFamily", "load_teacher", "recognize"]
+__all__ = ["FAMILIES", "Teacher", "TeacherFamily", "load_teacher", "load_teacher_scheduler", "recognize"]
 
-FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, StableAudio3, AudioDiT, EDM)
+FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, StableAudio3, LongCat, AudioDiT, EDM)
 
 
 def load_teacher(
-    name_or_folder: str | os.PathLike, *, allow_distilled: bool = False, **given: str | os.PathLike | None
+    name_or_folder: str | os.PathLike,
+    *,
+    allow_distilled: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    **given: str | os.PathLike | None,
 ) -> Teacher:
     """Load a teacher in float32 on the CPU.
 
@@ -31,6 +38,8 @@ def load_teacher(
             `training/train_teacher.py` wrote.
         allow_distilled: Whether to accept a checkpoint that is distilled already. It samples in few stochastic steps,
             with its guidance baked in, so its velocity does not describe the trajectories of its data.
+        revision: Branch, tag or commit on the Hub.
+        token: Access token for the Hub.
         given: Folders of components that the teacher lacks, or that replace its own: `vae`, `text_encoder` (with its
             tokenizer) and `vocoder`.
 
@@ -39,13 +48,27 @@ def load_teacher(
             distilled one.
         OSError: There is no such folder or repo, or a file is damaged.
     """
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
-        folder = Path(hub.download_model(str(name_or_folder)))
+    folder = teacher_folder(name_or_folder, revision, token)
     family = recognize(folder)
     if given.get("text_encoder"):
         given["tokenizer"] = given["text_encoder"]
     return family.load(folder, given, allow_distilled)
+
+
+def load_teacher_scheduler(name_or_folder: str | os.PathLike) -> CTMScheduler:
+    """Load the noise levels and the prediction type of a teacher, without its weights; errors as for `load_teacher`."""
+    folder = teacher_folder(name_or_folder)
+    return recognize(folder).load_scheduler(folder)
+
+
+def teacher_folder(
+    name_or_folder: str | os.PathLike, revision: str | None = None, token: str | bool | None = None
+) -> Path:
+    """Return a teacher's folder, which is downloaded if `name_or_folder` is a Hub id."""
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return folder
+    return Path(hub.download_model(str(name_or_folder), revision=revision, token=token))
 
 
 def recognize(folder: str | os.PathLike) -> type[TeacherFamily]:

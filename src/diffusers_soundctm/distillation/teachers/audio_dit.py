@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from ...models.transformer_ctm import CTMAudioDiTModel
-from .base import Teacher, TeacherFamily, class_name
+from .base import TeacherFamily, class_name
 
 _FOLDERS = ("transformer", "unet")
 
@@ -24,6 +22,7 @@ class AudioDiT(TeacherFamily):
     network_class = "diffusers_soundctm.AudioDiTModel"
     student_class = CTMAudioDiTModel
     conditioning = "sentence_token"
+    branch_init = "reference"
 
     @classmethod
     def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -34,17 +33,3 @@ class AudioDiT(TeacherFamily):
     def network_folder(cls, folder: Path) -> Path:
         """See `TeacherFamily.network_folder`."""
         return next(folder / name for name in _FOLDERS if (folder / name).is_dir())
-
-    @classmethod
-    def new_student(cls, teacher: Teacher, branch_init: str) -> torch.nn.Module:
-        """See `TeacherFamily.new_student`. The student has no parameters of its own to initialize.
-
-        Raises:
-            ValueError: `branch_init` is not "reference".
-        """
-        if branch_init != "reference":
-            raise ValueError(
-                f"`branch_init` is {branch_init!r}, but the student of an AudioDiTModel shares its layers between t "
-                "and s; choose 'reference'."
-            )
-        return cls.student_class.from_teacher(teacher.network)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ... import hub
 from ...audio import waveform_hop_length
 from ...data.encoders import Encoders
 from ...files import is_hidden, read_json
@@ -54,6 +55,10 @@ class TeacherFamily:
         student_class: The network's SoundCTM student.
         conditioning: Kind of conditioning, a key of `pipelines.conditioning.CONDITIONINGS`.
         base_model: Hub id of the checkpoint to use in place of a distilled one.
+        text_encoder_source: Hub id of the text encoder, for a folder that lacks it.
+        flow_time_factor: `num_train_timesteps` that the scheduler must have, if the pipeline tells the network the
+            scheduler's timesteps as they are. The network was trained with times in [0, flow_time_factor].
+        branch_init: How the student's branches of s and ω are initialized unless another way is chosen.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
@@ -69,6 +74,9 @@ class TeacherFamily:
     student_class: ClassVar[type] = CTMUNet2DConditionModel
     conditioning = "cross_attention"
     base_model: ClassVar[str | None] = None
+    text_encoder_source: ClassVar[str | None] = None
+    flow_time_factor: ClassVar[int | None] = None
+    branch_init: ClassVar[str] = "zero"
 
     @classmethod
     def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -91,13 +99,14 @@ class TeacherFamily:
             OSError: A component is damaged.
         """
         config = cls.scheduler_config(folder)
-        if config.get("stochastic_sampling") and not allow_distilled:
+        reason = None if allow_distilled else cls.distilled_by(folder, config)
+        if reason:
             base = f" {cls.base_model}" if cls.base_model else ""
             raise ValueError(
-                f"`teacher_model` {str(folder)!r} is distilled already: its scheduler has `stochastic_sampling`. Use "
-                f"the base model{base}, or pass --allow_distilled_teacher."
+                f"`teacher_model` {str(folder)!r} is distilled already: {reason}. Use the base model{base}, or pass "
+                "--allow_distilled_teacher."
             )
-        scheduler = cls.read_scheduler(config)
+        scheduler = cls.load_scheduler(folder)
         network = load_component(cls.network, cls.network_class, cls.network_folder(folder))
         components = {}
         for name, kind in cls.parts.items():
@@ -106,18 +115,69 @@ class TeacherFamily:
                 if name in cls.optional:
                     continue
                 remedy = f"pass --{name} FOLDER" if name in ("vae", "text_encoder", "vocoder") else "copy it again"
+                if name == "text_encoder" and cls.text_encoder_source:
+                    remedy += (
+                        f" with {cls.text_encoder_source} and its tokenizer. If that repo is gated, accept its license "
+                        f"at https://huggingface.co/{cls.text_encoder_source} and run `hf auth login`"
+                    )
                 raise ValueError(f"`teacher_model` {str(folder)!r} has no {name}; {remedy}.")
             components[name] = load_component(name, kind, source)
-        return Teacher(cls, network, scheduler, components)
+        teacher = Teacher(cls, network, scheduler, components)
+        try:  # what a run reads of the configurations
+            _ = teacher.conditioning, teacher.sampling_rate, teacher.num_channels, teacher.default_num_samples
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise OSError(
+                f"The components of {folder} do not fit together ({type(error).__name__}: {error}); download or copy "
+                "them again."
+            ) from error
+        return teacher
 
     @classmethod
     def scheduler_config(cls, folder: Path) -> dict[str, Any]:
-        """Content of the teacher's `scheduler_config.json`."""
-        return read_json(folder / "scheduler" / "scheduler_config.json")
+        """Content of the teacher's `scheduler_config.json`.
+
+        Raises:
+            OSError: The file is missing or damaged.
+        """
+        hub.check_component(folder / "scheduler", "scheduler")
+        return hub.read_config(folder / "scheduler" / "scheduler_config.json")
+
+    @classmethod
+    def load_scheduler(cls, folder: Path) -> CTMScheduler:
+        """Read the noise levels and the prediction type of the teacher in `folder`.
+
+        Raises:
+            ValueError: The scheduler is not supported.
+            OSError: Its configuration is missing or damaged.
+        """
+        config = cls.scheduler_config(folder)
+        try:
+            return cls.read_scheduler(config)
+        except (AttributeError, KeyError, TypeError, RuntimeError) as error:  # values of other types, or none
+            raise OSError(
+                f"{folder / 'scheduler' / 'scheduler_config.json'} is damaged ({type(error).__name__}: {error}); "
+                "download or copy it again."
+            ) from error
+
+    @classmethod
+    def distilled_by(cls, folder: Path, scheduler_config: Mapping[str, Any]) -> str | None:
+        """What tells that the checkpoint is a distilled one, or None."""
+        return "its scheduler has `stochastic_sampling`" if scheduler_config.get("stochastic_sampling") else None
 
     @classmethod
     def read_scheduler(cls, config: Mapping[str, Any]) -> CTMScheduler:
-        """The teacher's noise levels and prediction type, see `scheduler_of`."""
+        """The teacher's noise levels and prediction type, see `scheduler_of`.
+
+        Raises:
+            ValueError: The scheduler is not supported, or the pipeline would tell the network another time than
+                `flow_time_factor` times the share of noise.
+        """
+        factor = config.get("num_train_timesteps", 1000)
+        if cls.flow_time_factor not in (None, factor):
+            raise ValueError(
+                f"The teacher's scheduler has `num_train_timesteps` {factor}, so its pipeline tells the network times "
+                f"up to that number; set it to {cls.flow_time_factor}, as {cls.__name__} was trained."
+            )
         return scheduler_of(config)
 
     @classmethod
@@ -128,9 +188,9 @@ class TeacherFamily:
     @classmethod
     def student_config(cls, teacher: "Teacher") -> dict[str, Any]:
         """Arguments of the student's class that the network's configuration does not hold."""
-        betas = {key: teacher.scheduler.config[key] for key in _BETAS}
-        prediction_type = teacher.scheduler.config.prediction_type
-        return {"prediction_type": prediction_type, "conditioning": cls.conditioning, **betas}
+        scheduler = teacher.scheduler.config
+        betas = {key: scheduler[key] for key in _BETAS} if cls.network == "unet" else {}
+        return {"prediction_type": scheduler.prediction_type, "conditioning": cls.conditioning, **betas}
 
     @classmethod
     def new_student(cls, teacher: "Teacher", branch_init: str) -> torch.nn.Module:
@@ -141,7 +201,8 @@ class TeacherFamily:
 def class_name(config: Mapping[str, Any]) -> str | None:
     """The class that a configuration names, without its module."""
     name = config.get("_class_name")
-    return name[-1] if isinstance(name, list) else name
+    name = name[-1] if isinstance(name, list) and name else name
+    return name if isinstance(name, str) else None
 
 
 def load_component(name: str, kind: str, source: str | os.PathLike) -> Any:
@@ -153,6 +214,8 @@ def load_component(name: str, kind: str, source: str | os.PathLike) -> Any:
         OSError: The component is missing or damaged.
     """
     folder = Path(source)
+    if folder.is_dir():
+        hub.check_component(folder, name)
     try:
         config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
         if name == "vocoder" and class_name(config) == "ISTFTVocoder":
@@ -162,8 +225,8 @@ def load_component(name: str, kind: str, source: str | os.PathLike) -> Any:
         component = _class(kind).from_pretrained(str(source), **({"variant": "fp16"} if only_half else {}))
     except Exception as error:  # a damaged file can fail in any of the libraries that read it
         raise OSError(
-            f"The {name} in {source} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); download or copy "
-            "it again."
+            f"The {name} in {source} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]}); "
+            "download or copy it again."
         ) from error
     is_half = isinstance(component, torch.nn.Module) and any(p.dtype != torch.float32 for p in component.parameters())
     return component.float() if is_half else component
@@ -206,7 +269,8 @@ def scheduler_of(config: Mapping[str, Any]) -> CTMScheduler:
     if "beta_schedule" not in config or prediction_type not in _VP_TYPES:
         raise ValueError(
             f"The teacher's scheduler {name} with prediction_type {prediction_type!r} is not supported; choose a "
-            "teacher with an EDM scheduler, or with one that has betas and predicts epsilon, v_prediction or sample."
+            "teacher with an EDM or FlowMatchEulerDiscrete scheduler, or with one that has betas and predicts epsilon, "
+            "v_prediction or sample."
         )
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(
@@ -308,17 +372,18 @@ class Teacher:
         size = self.network.config.get("sample_size")
         return size * self.latent_positions(0)[2] if isinstance(size, int) else DEFAULT_NUM_SAMPLES
 
-    def student(self, branch_init: str = "reference", initial_unet: str | os.PathLike | None = None) -> torch.nn.Module:
+    def student(self, branch_init: str | None = None, initial_unet: str | os.PathLike | None = None) -> torch.nn.Module:
         """A student initialized from the teacher, or from a student of the same teacher.
 
         Args:
             branch_init: How the new branches of s and ω are initialized: "reference" as in the published code, "zero"
-                so that the student equals the teacher.
+                so that the student equals the teacher. None is the family's default, "zero" where it is possible.
             initial_unet: Folder of a student whose weights are used.
 
         Raises:
             ValueError: The folder holds no student of this teacher and `branch_init`.
         """
+        branch_init = branch_init or self.family.branch_init
         student = self.family.new_student(self, branch_init)
         if initial_unet is None:
             return student

@@ -24,8 +24,4 @@ class StableAudio(TeacherFamily):
     @classmethod
     def student_config(cls, teacher: Teacher) -> dict[str, Any]:
         """See `TeacherFamily.student_config`."""
-        return {
-            "prediction_type": teacher.scheduler.config.prediction_type,
-            "conditioning": cls.conditioning,
-            "num_text_tokens": teacher.conditioning.num_text_tokens,
-        }
+        return {**super().student_config(teacher), "num_text_tokens": teacher.conditioning.num_text_tokens}

@@ -13,6 +13,7 @@ from .audioldm2 import AudioLDM2Conditioning
 from .base import PromptConditioning
 from .class_label import ClassLabelConditioning
 from .cross_attention import CrossAttentionConditioning
+from .longcat import LongCatConditioning
 from .sentence_token import SentenceTokenConditioning
 from .stable_audio import StableAudioConditioning
 from .stable_audio_3 import StableAudio3Conditioning
@@ -31,6 +32,7 @@ CONDITIONINGS: dict[str, type[PromptConditioning]] = {
     "audioldm2": AudioLDM2Conditioning,
     "class_label": ClassLabelConditioning,
     "cross_attention": CrossAttentionConditioning,
+    "longcat": LongCatConditioning,
     "sentence_token": SentenceTokenConditioning,
     "stable_audio": StableAudioConditioning,
     "stable_audio_3": StableAudio3Conditioning,
@@ -78,6 +80,8 @@ def infer_conditioning(network: ModelMixin) -> str:
         return "stable_audio"
     if "StableAudio3Network" in classes:
         return "stable_audio_3"
+    if "LongCatNetwork" in classes:
+        return "longcat"
     if is_transformer(network.config):
         return "sentence_token"
     widths = network.config.cross_attention_dim
@@ -92,4 +96,4 @@ def is_transformer(config: FrozenDict) -> bool:
 
 def latent_channels(config: FrozenDict) -> int:
     """Number of channels of the latents that a network with this config works on."""
-    return config["io_channels"] if "io_channels" in config else config["in_channels"]
+    return next(config[name] for name in ("io_channels", "latent_dim", "in_channels") if name in config)

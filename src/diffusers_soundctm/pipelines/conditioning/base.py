@@ -99,6 +99,22 @@ class PromptConditioning:
         """Return the network's keyword arguments, a pure function of these tensors and the network's config."""
         raise NotImplementedError
 
+    def negative_mask(
+        self, mask: torch.Tensor | None, negative_embeds: torch.Tensor, negative_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return the mask of negative prompts, (B, L), in the guidance of prompts whose mask is `mask`."""
+        return negative_mask
+
+    def guided_kwargs(
+        self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        """Return the network's keyword arguments for 2·B samples: prompts followed by their negative prompts."""
+        if attention_mask is not None:
+            mask, negative_mask = attention_mask.chunk(2)
+            negative_mask = self.negative_mask(mask, prompt_embeds.chunk(2)[1], negative_mask)
+            attention_mask = torch.cat([mask, negative_mask])
+        return self.network_kwargs(prompt_embeds, attention_mask)
+
     def _tokenize(self, prompts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         self._require_encoders()
         return tokenize(self.tokenizer, prompts, device)

@@ -1,0 +1,84 @@
+"""Which number formats are precise enough for a jump.
+
+Rounding inside a network is an error of its output F, and the estimate g = c_skip·z + c_out·F has c_out times that
+error. |c_out| is at most the standard deviation of the latents for all networks but those that predict epsilon. There
+it is σ, up to 84 for AudioLDM: in half precision, the error would be as large as the latents.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from .preconditioning import c_out
+
+MAX_JUMP_ERROR = 0.02  # in standard deviations of the latents
+TF32 = "tf32"
+# Rounding error of F by number format, in standard deviations of F: the largest of the networks of published sizes in
+# docs/results.md.
+OUTPUT_ERRORS: dict[torch.dtype | str, float] = {TF32: 1.0e-3, torch.float16: 1.9e-3, torch.bfloat16: 1.4e-2}
+
+_lock = threading.Lock()
+_users = 0
+_settings: list[tuple[Any, str, Any, Any]] = []
+
+
+def jump_error(
+    number_format: torch.dtype | str, sigma: float, prediction_type: str = "edm", sigma_data: float = 0.5
+) -> float:
+    """Estimate the rounding error of a jump from noise level σ to 0, in standard deviations of the latents.
+
+    Args:
+        number_format: Dtype of the network, or `TF32` for float32 products that a GPU rounds to 10 bits.
+        sigma: σ.
+        prediction_type: What the network predicts, see `preconditioning`.
+        sigma_data: Standard deviation of the latents, for "edm"; that of the others is 1.
+    """
+    scale = c_out(sigma, prediction_type, sigma_data).abs().item()
+    return OUTPUT_ERRORS.get(number_format, 0.0) * scale / (sigma_data if prediction_type == "edm" else 1.0)
+
+
+def is_precise(number_format: torch.dtype | str, sigma: float, prediction_type: str = "edm") -> bool:
+    """Return whether a jump from σ has a rounding error of at most `MAX_JUMP_ERROR`."""
+    return jump_error(number_format, sigma, prediction_type) <= MAX_JUMP_ERROR
+
+
+@contextlib.contextmanager
+def full_float32(sigma: float, prediction_type: str) -> Iterator[None]:
+    """Turn off TF32, in which NVIDIA GPUs compute float32, while the block runs, if a jump from σ is imprecise in it.
+
+    The setting is the process's. Blocks in other threads may overlap; the last one to end restores it.
+
+    Args:
+        sigma: σ.
+        prediction_type: What the network predicts, see `preconditioning`.
+    """
+    global _users, _settings
+    if is_precise(TF32, sigma, prediction_type):
+        yield
+        return
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _settings = _tf32_settings()
+            for owner, name, _, off in _settings:
+                setattr(owner, name, off)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                for owner, name, before, _ in _settings:
+                    setattr(owner, name, before)
+
+
+def _tf32_settings() -> list[tuple[Any, str, Any, Any]]:
+    """Owner, name, value, and value without TF32 of the two settings of torch."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    try:
+        return [(owner, "allow_tf32", owner.allow_tf32, False) for owner in (cudnn, matmul)]
+    except RuntimeError:  # the user has set `fp32_precision`, which torch does not let `allow_tf32` read
+        return [(owner, "fp32_precision", owner.fp32_precision, "ieee") for owner in (cudnn.conv, matmul)]
