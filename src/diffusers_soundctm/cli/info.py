@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..audio import waveform_format
 from .arguments import add_model
 from .made import Made, read_made, read_settings
 from .replay import plain_command, recipe_commands
@@ -120,6 +119,7 @@ def print_model(model: str | None) -> None:
 def facts(folder: Path) -> dict[str, str]:
     """Return label and value of what the configurations in `folder` tell about audio, noise levels and guidance."""
     from .. import hub
+    from ..audio import waveform_format
 
     def config(file: str) -> dict[str, Any]:
         return hub.read_config(folder / file) if (folder / file).is_file() else {}
