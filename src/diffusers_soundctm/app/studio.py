@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 
 from ..control import IntensityObjective, Sound, drift
-from ..pipelines.known_sounds import unknown_message
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .code_export import python_code
-from .fair_queue import FairQueue
+from .fair_queue import FairQueue, Owner
 from .recipe import DURATION, LOWEST_DB, Recipe, Upload
 from .rendering import Cancelled, Sources, render
 from .uploads import read_upload
@@ -43,6 +42,16 @@ class Take:
         return self.waveform.shape[-1] / self.sampling_rate
 
 
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """An uploaded sound: its waveform (channels, samples), float32."""
+
+    waveform: torch.Tensor
+
+
+NOBODY = Owner()
+
+
 class Studio:
     """Makes takes with one pipeline for many owners (browser tabs and API clients).
 
@@ -60,9 +69,9 @@ class Studio:
         # Threads may share the pipeline. One sound is made at a time all the same: sounds made together would need
         # the memory of all of them and each would finish later, and the queue keeps one person from delaying others.
         self._queue = FairQueue()
-        self._takes, self._uploads = WaveformCache(), WaveformCache()
-        self._turned_down: dict[str, float] = {}  # recipe's id to dB, of the few sounds with another value than 0
-        self._jobs: dict[str, set[threading.Event]] = {}
+        self._takes: WaveformCache[Take] = WaveformCache()
+        self._uploads: WaveformCache[Recording] = WaveformCache()
+        self._jobs: dict[str, set[threading.Event]] = {}  # by session
         self._jobs_lock = threading.Lock()
         self._render = render
         if on_gpu is not None:
@@ -79,7 +88,7 @@ class Studio:
         low, high = DURATION
         return min(max(self.pipe.default_audio_length_in_s, low), high)
 
-    def make(self, recipe: Recipe, owner: str = "", on_step: Callable[[int, int], None] | None = None) -> Take:
+    def make(self, recipe: Recipe, owner: Owner = NOBODY, on_step: Callable[[int, int], None] | None = None) -> Take:
         """Make the sound of a recipe, or take it from the cache.
 
         Args:
@@ -88,19 +97,20 @@ class Studio:
             on_step: Called after each sampling step with the numbers of finished and of all steps.
 
         Raises:
-            Cancelled: `cancel(owner)` was called.
+            Busy: Too many requests are waiting.
+            Cancelled: `cancel` was called for the owner's session.
             ValueError: The model cannot make the sound; the message says why.
         """
         return next(self.make_each([recipe], owner, on_step))
 
     def make_each(
-        self, recipes: list[Recipe], owner: str = "", on_step: Callable[[int, int], None] | None = None
+        self, recipes: list[Recipe], owner: Owner = NOBODY, on_step: Callable[[int, int], None] | None = None
     ) -> Iterator[Take]:
         """Yield the takes of several recipes as they are finished; other owners get turns in between.
 
         The arguments and errors are those of `make`.
         """
-        with self._job(owner) as cancelled:
+        with self._job(owner.session) as cancelled:
 
             def go_on(done: int, total: int) -> bool:
                 if on_step is not None:
@@ -108,39 +118,38 @@ class Studio:
                 return not cancelled.is_set()
 
             for recipe in recipes:
-                waveform = self._takes.get(recipe.id)
-                if waveform is None:
+                take = self._takes.get(recipe.id)
+                if take is None:
                     with self._queue.turn(owner, cancelled.is_set) as has_turn:
                         # Somebody else may have made the same sound while this request waited.
-                        waveform = self._takes.get(recipe.id)
-                        if has_turn and waveform is None:
-                            waveform, turned_down_db = self._render(self.pipe, recipe, self._source, go_on)
-                            self._takes.put(recipe.id, waveform)
-                            if turned_down_db >= 0.05:
-                                self._turned_down[recipe.id] = round(turned_down_db, 1)
-                if cancelled.is_set():
+                        take = self._takes.get(recipe.id)
+                        if has_turn and take is None:
+                            waveform, level = self._render(self.pipe, recipe, self._source, go_on)
+                            take = Take(recipe, waveform, self.pipe.sampling_rate, round(level, 1))
+                            self._takes.put(recipe.id, take)
+                if cancelled.is_set() or take is None:
                     raise Cancelled
-                yield Take(recipe, waveform, self.pipe.sampling_rate, self._turned_down.get(recipe.id, 0.0))
+                yield take
 
-    def cancel(self, owner: str) -> None:
-        """Stop everything that `owner` has running or waiting. A running sound stops at its next sampling step."""
+    def cancel(self, session: str) -> None:
+        """Stop everything that a session has running or waiting. A running sound stops at its next sampling step."""
         with self._jobs_lock:
-            for cancelled in self._jobs.get(owner, ()):
+            for cancelled in self._jobs.get(session, ()):
                 cancelled.set()
         self._queue.wake()
 
     @contextmanager
-    def _job(self, owner: str) -> Iterator[threading.Event]:
+    def _job(self, session: str) -> Iterator[threading.Event]:
         cancelled = threading.Event()
         with self._jobs_lock:
-            self._jobs.setdefault(owner, set()).add(cancelled)
+            self._jobs.setdefault(session, set()).add(cancelled)
         try:
             yield cancelled
         finally:
             with self._jobs_lock:
-                self._jobs[owner].discard(cancelled)
-                if not self._jobs[owner]:
-                    del self._jobs[owner]
+                self._jobs[session].discard(cancelled)
+                if not self._jobs[session]:
+                    del self._jobs[session]
 
     def code(self, recipe: Recipe, filename: str = "sound.wav") -> str:
         """Return a Python script that makes the recipe's sound again, sample for sample."""
@@ -154,7 +163,7 @@ class Studio:
         """
         waveform = read_upload(path, self.pipe.sampling_rate, self.pipe.num_channels)
         upload = Upload(hashlib.sha256(waveform.numpy().tobytes()).hexdigest()[:16])
-        self._uploads.put(upload.digest, waveform)
+        self._uploads.put(upload.digest, Recording(waveform))
         return upload
 
     def upload(self, upload: Upload) -> torch.Tensor:
@@ -163,13 +172,16 @@ class Studio:
         Raises:
             ValueError: The upload is unknown, or newer ones took its memory.
         """
-        waveform = self._uploads.get(upload.digest)
-        if waveform is None:
+        recording = self._uploads.get(upload.digest)
+        if recording is None:
             raise ValueError("The uploaded sound is no longer available; upload it again.")
-        return waveform
+        return recording.waveform
 
     def _source(self, source: Recipe | Upload) -> torch.Tensor | None:
-        return self.upload(source) if isinstance(source, Upload) else self._takes.get(source.id)
+        if isinstance(source, Upload):
+            return self.upload(source)
+        take = self._takes.get(source.id)
+        return None if take is None else take.waveform
 
     def drift(self, first: Take, second: Take) -> float | None:
         """Return how much `second` differs from `first`: 0 equal, about 1 unrelated, None if one is silent."""
@@ -177,12 +189,6 @@ class Studio:
             return drift(first.waveform.mean(dim=0), second.waveform.mean(dim=0), self.pipe.sampling_rate).item()
         except ValueError:
             return None
-
-    def note(self, prompt: str) -> str:
-        """Return a sentence about a prompt that is far from all that the model knows, and "" for any other."""
-        if self._render is not render:  # the text encoder is in another process
-            return ""
-        return " ".join(unknown_message(*found) for found in self.pipe.unknown_sounds(prompt).items())
 
     def loudness(self, waveform: torch.Tensor, points: int = 64) -> list[float]:
         """Return the short-time loudness in dB of a waveform (channels, samples) at `points` evenly spaced times."""
