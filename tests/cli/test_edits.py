@@ -38,7 +38,7 @@ def correlation(first, second):
 
 def test_varied_sounds_are_as_far_as_asked(draft, soundctm):
     same = soundctm("vary", draft, "--amount", "0", "--num", "1", "-o", "same.flac")
-    assert samples("same.flac").tolist() == samples(draft).tolist() and "drift 0.000" in same[0]
+    assert correlation(samples("same.flac"), samples(draft)) > 0.9999 and "drift 0.000" in same[0]
     lines = soundctm("vary", draft, "--amount", "0.2", "--num", "2", "--seed", "5")
     assert [line.split(":")[0] for line in lines] == [str(draft.with_name(f"rain-varied-{i}.flac")) for i in (1, 2)]
     near, other = samples("rain-varied-1.flac"), samples("rain-varied-2.flac")
