@@ -14,6 +14,8 @@ from diffusers_soundctm import ISTFTVocoder
 from diffusers_soundctm.audio import (
     LogMel,
     as_samples,
+    fade_edges,
+    leave_headroom,
     limit_peak,
     log_mel,
     normalize_loudness,
@@ -263,3 +265,28 @@ def test_samples_are_scaled_by_the_full_scale_of_their_dtype(tmp_path, samples, 
 def test_samples_without_a_full_scale_are_refused_by_name(samples):
     with pytest.raises(TypeError, match=r"`sound` (has the dtype \w+, which has no full scale|is of the type)"):
         as_samples(samples, "sound")
+
+
+def test_edges_are_faded_and_the_rest_is_unchanged():
+    level = torch.full((2, 1000), 0.5)
+    faded = fade_edges(level, 16000, seconds=0.005)
+    assert faded[:, 0].abs().max() == faded[:, -1].abs().max() == 0
+    assert torch.equal(faded[:, 80:-80], level[:, 80:-80]) and (faded[:, :80].diff(dim=-1) > 0).all()
+    assert fade_edges(level[:, :3], 16000).shape == (2, 3)  # shorter than both fades
+
+
+def test_headroom_keeps_the_balance_of_channels():
+    loud = torch.tensor([[0.5, -1.0], [0.25, 0.0]])
+    assert torch.allclose(leave_headroom(loud), loud * 10 ** (-1 / 20))
+    assert torch.equal(leave_headroom(loud / 2), loud / 2)
+
+
+def test_bits_per_sample(tmp_path):
+    fine = torch.tensor([0.1, 0.2]) + 2**-20
+    errors = []
+    for bits in (16, 24):
+        write_audio(tmp_path / "a.wav", fine, 16000, bits=bits)
+        errors.append((read_audio(tmp_path / "a.wav")[0][0] - fine).abs().max().item())
+    assert errors[1] < 2**-22 < errors[0]
+    with pytest.raises(ValueError, match="`bits` is 8"):
+        write_audio(tmp_path / "a.wav", fine, 16000, bits=8)

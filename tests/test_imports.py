@@ -16,7 +16,7 @@ ROOT = Path(diffusers_soundctm.__file__).parent
 PACKAGE = diffusers_soundctm.__name__
 # From low to high; the longest name that a module's begins with is its package.
 LAYERS = (
-    ("version", "lazy", "terminal", "preconditioning", "files"),
+    ("version", "lazy", "auto_classes", "terminal", "preconditioning", "files"),
     ("audio", "precision"),
     ("schedulers", "models"),
     ("hub", "pipelines.conditioning"),
@@ -33,7 +33,7 @@ LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # Installed with extras, or slow to import: a function that needs one imports it itself.
 NOT_AT_IMPORT_TIME = {"gradio", "datasets", "peft", "onnx", "onnxruntime", "librosa"}
 # The page of the app, which `soundctm demo` imports when it opens one.
-PAGE = {f"{PACKAGE}.app.{name}" for name in ("api", "components", "handlers", "launching", "page")}
+PAGE = {f"{PACKAGE}.app.{name}" for name in ("api", "components", "handlers", "launching", "page", "server_limits")}
 
 
 def module_names() -> list[str]:

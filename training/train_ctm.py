@@ -21,7 +21,7 @@ from pathlib import Path
 
 from diffusers_soundctm.training.config import (
     add_data_arguments,
-    add_run_arguments,
+    add_report_arguments,
     add_scheduler_arguments,
     add_stream_arguments,
     begin_script,
@@ -130,9 +130,9 @@ def add_student_arguments(parser: argparse.ArgumentParser) -> None:
     student.add_argument(
         "--branch_init",
         choices=CHOICES["branch_init"],
-        help="initial weights of the s and omega branches: random as in the release (reference), or zero, so that "
-        "training starts at the teacher; by default zero, except for the teacher of the 44.1 kHz release, which allows "
-        "reference alone",
+        default="zero",
+        help="initial weights of the s and omega branches: zero, so that training starts at the teacher, or random as "
+        "in the release (reference)",
     )
     student.add_argument("--initial_unet", help="folder of a student to start from, instead of the teacher's weights")
     student.add_argument("--lora_rank", type=int, help="train an adapter of this rank instead of the whole network")
@@ -171,33 +171,6 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser) -> argparse._Argume
     )
     run.add_argument("--gradient_checkpointing", action="store_true", help="less memory, more computation")
     return run
-
-
-def add_report_arguments(parser: argparse.ArgumentParser, run: argparse._ArgumentGroup) -> None:
-    keep = parser.add_argument_group("checkpoints and reports")
-    add_run_arguments(run, keep)
-    trackers = ", ".join(CHOICES["report_to"])
-    keep.add_argument("--report_to", default="none", help=f"trackers, joined by commas: {trackers}; or none")
-    keep.add_argument("--logging_dir", default="logs", help="folder of the trackers inside OUTPUT_DIR")
-    keep.add_argument("--tracker_project_name", default="soundctm", help="project name in the trackers")
-    keep.add_argument(
-        "--validation_prompts", nargs="+", help="prompts to generate during training, into OUTPUT_DIR/samples"
-    )
-    keep.add_argument(
-        "--validation_trajectory_prompts",
-        nargs="+",
-        help="prompts for which the student is compared with the teacher's own solutions during training: the distance "
-        "at 1, 4 and 16 steps and the effective guidance, printed and sent to the trackers",
-    )
-    keep.add_argument("--validation_steps", type=int, default=500, help="optimization steps between validations")
-    keep.add_argument(
-        "--validation_num_inference_steps", type=int, nargs="+", default=[1, 4, 16], help="sampling steps to compare"
-    )
-    keep.add_argument("--push_to_hub", action="store_true", help="upload the model at the end")
-    keep.add_argument("--hub_model_id", help="name of the repo; by default the last part of OUTPUT_DIR")
-    keep.add_argument("--hub_token", help="access token; by default that of `hf auth login`")
-    keep.add_argument("--hub_private_repo", action="store_true", help="make the repo private")
-    keep.add_argument("--hub_license", help="SPDX id of the license; by default that of the teacher's card")
 
 
 def contradiction(args: argparse.Namespace) -> str | None:
@@ -272,7 +245,7 @@ from diffusers_soundctm.training.validation import TrajectoryValidation, log_sam
 
 def last_layer(student: torch.nn.Module) -> torch.nn.Module:
     """The layer on which the gradients of the losses are compared."""
-    names = ("conv_out", "postprocess_conv", "proj_out")  # of a UNet, Stable Audio, LongCat
+    names = ("conv_out", "postprocess_conv", "proj_out_conv", "proj_out")  # UNet, Stable Audio, ACE-Step, LongCat
     return getattr(student, next(name for name in names if hasattr(student, name)))
 
 
@@ -295,7 +268,6 @@ class DistillationRecipe(Recipe):
         args.sampling_rate = args.sampling_rate or self.teacher.sampling_rate
         args.num_samples = args.num_samples or default_num_samples(args.dataset_name, self.teacher.default_num_samples)
         check_run(args, self.teacher, accelerator.num_processes)
-        args.branch_init = args.branch_init or self.teacher.family.branch_init
         student = self.teacher.student(args.branch_init, args.initial_unet)
         with accelerator.main_process_first():
             self.data = distillation_data(

@@ -212,7 +212,28 @@ def peak_normalize(waveform: torch.Tensor, peak: float = TRAINING_PEAK) -> torch
 def limit_peak(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
     """Scale down the waveforms (..., samples) whose peak exceeds `peak`. Others are returned unchanged."""
     waveform = as_samples(waveform)
-    return waveform * (peak / waveform.abs().amax(dim=-1, keepdim=True).clamp(min=peak))
+    largest = waveform.abs().amax(dim=-1, keepdim=True)
+    return torch.where(largest > peak, waveform * (peak / largest.clamp(min=peak)), waveform)
+
+
+def leave_headroom(waveform: torch.Tensor, headroom_db: float = 1.0) -> torch.Tensor:
+    """Scale a waveform (channels, samples) down as a whole if its peak is less than `headroom_db` below full scale."""
+    waveform = as_samples(waveform)
+    return limit_peak(waveform.reshape(1, -1), 10 ** (-headroom_db / 20)).reshape(waveform.shape)
+
+
+def fade_edges(waveform: torch.Tensor, sampling_rate: int, seconds: float = 0.005) -> torch.Tensor:
+    """Fade the first and the last `seconds` of waveforms (..., samples) in and out, so that their edges do not click.
+
+    The fades are halves of a Hann window, and each lasts at most half of the waveform.
+    """
+    waveform = as_samples(waveform)
+    length = min(round(seconds * sampling_rate), waveform.shape[-1] // 2)
+    gain = torch.ones(waveform.shape[-1], device=waveform.device)
+    rise = torch.hann_window(2 * length, device=waveform.device)[:length]  # begins at 0
+    gain[:length] = rise
+    gain[len(gain) - length :] = rise.flip(0)
+    return waveform * gain
 
 
 def excess_db(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:
@@ -394,8 +415,9 @@ def write_audio(
     waveform: torch.Tensor | np.ndarray,
     sampling_rate: int,
     tags: Mapping[str, str] | None = None,
+    bits: int = 16,
 ) -> Path:
-    """Write a 16-bit WAV or FLAC file completely or not at all. The extension determines the format.
+    """Write a WAV or FLAC file completely or not at all. The extension determines the format.
 
     A waveform that exceeds full scale is scaled down as a whole, with a warning that says by how many dB. It is never
     clipped.
@@ -407,13 +429,14 @@ def write_audio(
         tags: Metadata. The keys are those of soundfile: title, copyright, software, artist, comment, date, album,
             license, tracknumber and genre. In a WAV file, each text is cut to 2000 bytes with a warning. FLAC has no
             limit.
+        bits: Bits per sample, 16 or 24.
 
     Returns:
         `path`.
 
     Raises:
         TypeError: The samples have a dtype without a full scale.
-        ValueError: The extension, shape, sampling rate or a tag is unsupported, or a sample is not finite.
+        ValueError: The extension, shape, sampling rate, bits or a tag is unsupported, or a sample is not finite.
         OSError: `path` is a folder or a device, or its folder does not exist or is not writable.
     """
     import soundfile
@@ -437,6 +460,8 @@ def write_audio(
         )
     if not waveform.isfinite().all():
         raise ValueError("`waveform` holds NaN or infinite samples; nothing was written. Pass finite samples.")
+    if bits not in (16, 24):
+        raise ValueError(f"`bits` is {bits!r}; choose 16 or 24.")
     unknown = set(tags or ()) - set(soundfile._str_types)
     if unknown:
         raise ValueError(f"`tags` has the keys {sorted(unknown)}; choose among {sorted(soundfile._str_types)}.")
@@ -453,7 +478,7 @@ def write_audio(
         with (
             atomic(path) as temporary,
             temporary.open("wb") as raw,
-            soundfile.SoundFile(raw, "w", sampling_rate, samples.shape[1], "PCM_16", format=format) as file,
+            soundfile.SoundFile(raw, "w", sampling_rate, samples.shape[1], f"PCM_{bits}", format=format) as file,
         ):
             for name, text in tags.items():
                 setattr(file, name, text)

@@ -13,7 +13,7 @@ from tiny_teachers import make_teacher
 
 @contextmanager
 def serving(pipe, model, folder):
-    """Serve the app and yield its address."""
+    """Serve the app and yield its address and its disk budget."""
     pytest.importorskip("gradio")
     from diffusers_soundctm.app import build_app, launch
 
@@ -23,22 +23,34 @@ def serving(pipe, model, folder):
         pipe.set_progress_bar_config(disable=True)
         app = build_app(pipe, model)
         _, address, _ = launch(app, prevent_thread_lock=True, quiet=True)
-        yield address
+        yield address, app.disk
         app.close()
 
 
 @pytest.fixture(scope="session")
-def served(embedded_folder, tmp_path_factory):
-    """The app with a tiny model."""
+def upload_folder(tmp_path_factory):
+    """The folder with the files of the tiny model's app."""
+    return tmp_path_factory.mktemp("gradio")
+
+
+@pytest.fixture(scope="session")
+def served_with_disk(embedded_folder, upload_folder):
+    """The app with a tiny model: its address and its disk budget."""
     pipe = SoundCTMPipeline.from_pretrained(embedded_folder)
-    with serving(pipe, str(embedded_folder), tmp_path_factory.mktemp("gradio")) as address:
-        yield address
+    with serving(pipe, str(embedded_folder), upload_folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def served(served_with_disk):
+    """The address of the app with a tiny model."""
+    return served_with_disk[0]
 
 
 @pytest.fixture(scope="session")
 def served_embedded(tmp_path_factory):
     """The app with the embedded model."""
-    with serving(SoundCTMPipeline.from_embedded(), "embedded", tmp_path_factory.mktemp("gradio")) as address:
+    with serving(SoundCTMPipeline.from_embedded(), "embedded", tmp_path_factory.mktemp("gradio")) as (address, _):
         yield address
 
 

@@ -1,5 +1,6 @@
 """The HTTP API, used through gradio's own client, and the Space's folder on its own."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import venv
+import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -20,12 +22,17 @@ gradio_client = pytest.importorskip("gradio_client")
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "examples" / "gradio_space"
 ENDPOINTS = ("draft", "refine", "vary", "morph", "draw", "upload", "inpaint", "continue_sound", "loop")
-ENDPOINTS += ("export", "code")
+ENDPOINTS += ("export", "export_all", "code", "metadata")
 
 
 @pytest.fixture(scope="module")
 def client(served, tmp_path_factory):
-    return gradio_client.Client(served, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+    return connected(served, tmp_path_factory.mktemp("downloads"))
+
+
+def connected(address, folder):
+    """A client that waits long enough for a busy machine."""
+    return gradio_client.Client(address, verbose=False, download_files=folder, httpx_kwargs={"timeout": 300})
 
 
 def draft(client, prompt="rain on a tin roof", seed=3, **settings):
@@ -62,8 +69,10 @@ def test_each_control(client, tmp_path):
     assert "variations" in client.predict(recipe=first, amount=0.2, seed=1, api_name="/vary")[1]["noise"]
     morph = {"recipe": first, "second_recipe": second, "steps": 2}
     assert client.predict(**morph, api_name="/morph")[1]["morph"]["prompt"] == "a dog barks"
-    drawn = client.predict(recipe=first, curve=[-50, -20, -50], strength=0.5, steps=2, api_name="/draw")[1]
+    curve = {"curve": [-50, -20, -50], "strength": 0.5, "steps": 2}
+    _, drawn, loudness = client.predict(recipe=first, **curve, api_name="/draw")
     assert drawn["curve"] == [-50, -20, -50]
+    assert loudness["error_db"] > 0 and loudness["turned_down_db"] >= 0
     assert client.predict(recipe=first, steps=2, api_name="/loop")[1]["loop"] is True
     soundfile.write(tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(22050), 22050)
     upload = client.predict(file=gradio_client.handle_file(tmp_path / "noise.wav"), api_name="/upload")
@@ -71,8 +80,10 @@ def test_each_control(client, tmp_path):
     assert len(samples_of(client.predict(**span, api_name="/inpaint")[0])) == 16000
     more = {"recipe": first, "prompt": "wind", "more": 0.5, "steps": 2, "seed": 1}
     assert len(samples_of(client.predict(**more, api_name="/continue_sound")[0])) == 24000
-    flac = client.predict(recipe=drawn, extension=".flac", api_name="/export")
-    assert flac.endswith(".flac") and len(samples_of(flac)) == 16000
+    flac = client.predict(recipe=drawn, extension=".flac", settings={"bits": 24}, api_name="/export")
+    assert flac.endswith(".flac") and len(samples_of(flac)) == 16000 and soundfile.info(flac).subtype == "PCM_24"
+    with zipfile.ZipFile(client.predict(recipes=[first, drawn], settings={}, api_name="/export_all")) as archive:
+        assert len(json.loads(archive.read("manifest.json"))) == 2
     assert "LossGuidance" in client.predict(recipe=drawn, api_name="/code")
 
 
@@ -110,7 +121,7 @@ def test_ten_at_once_get_their_own_sounds(served, client, tmp_path):
     results = {}
 
     def ask(i):
-        own = gradio_client.Client(served, verbose=False, download_files=tmp_path)
+        own = connected(served, tmp_path)
         results[i] = own.predict("wind", 50 + i % 3, 1, 1, "", 3.5, 1, 0, api_name="/draft")[1]["noise"]["seed"]
         path = own.predict("rain on a tin roof", 50 + i % 3, 1, 1, "", 3.5, 1, 0, api_name="/draft")[0]
         assert samples_of(path).tolist() == alone[i % 3].tolist()

@@ -17,6 +17,7 @@ def test_drafts_are_eight_seeds():
     [
         lambda: edits.filled(PLAIN, 1.0, "wind", [], 2),
         lambda: edits.continued(PLAIN, 29.0, "wind", 2, 2),
+        lambda: edits.extended(PLAIN, 2.0, "wind", 1.5, 2),
         lambda: edits.drawn(PLAIN, [], 0.5, 2),
         lambda: edits.drawn(PLAIN, 5, 0.5, 2),
         lambda: edits.filled(PLAIN, 1.0, "wind", 5, 2),

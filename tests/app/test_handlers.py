@@ -1,17 +1,23 @@
 """The handlers of the page's controls, without a browser."""
 
+import zipfile
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("gradio")
 
-from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.app.handlers import Handlers
-from diffusers_soundctm.app.recipe import Noise, Recipe
-from diffusers_soundctm.app.studio import Studio
+import gradio as gr
+import torch
 
-PERSON = SimpleNamespace(session_hash="tab")
+from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.app.disk import DiskBudget
+from diffusers_soundctm.app.handlers import Handlers
+from diffusers_soundctm.app.recipe import Noise, Recipe, Upload
+from diffusers_soundctm.app.sound_files import encode
+from diffusers_soundctm.app.studio import Studio, Take
+
+PERSON = SimpleNamespace(session_hash="tab", client=SimpleNamespace(host="127.0.0.1"))
 PLAIN = Recipe("rain", Noise(3), 0.6)
 CURRENT = {"recipe": PLAIN.to_json()}
 ADVANCED = ("", 3.5, 1, 0)  # negative prompt, omega, nu, gamma
@@ -21,15 +27,19 @@ ADVANCED = ("", 3.5, 1, 0)  # negative prompt, omega, nu, gamma
 def handlers(embedded_folder):
     pipe = SoundCTMPipeline.from_pretrained(embedded_folder)
     pipe.set_progress_bar_config(disable=True)
-    return Handlers(Studio(pipe, str(embedded_folder)))
+    return Handlers(Studio(pipe, str(embedded_folder)), DiskBudget())
 
 
 def test_drafts_appear_one_by_one(handlers):
     updates = list(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "5", PERSON))
-    assert [len(grid["cards"]) for _, grid in updates] == list(range(9))
-    assert all(grid["total"] == 8 for _, grid in updates)
+    assert [len(grid["cards"]) for _, grid, _ in updates] == list(range(9))
+    assert all(grid["total"] == 8 for _, grid, _ in updates)
     assert [card["seed"] for card in updates[-1][1]["cards"]] == list(range(5, 13))
     assert "Draft 2 of 8" in updates[1][0] and updates[-1][0] == ""
+    # After a reload the browser asks for them again.
+    *_, (_, restored) = handlers.restore(updates[0][2], PERSON)
+    assert restored == updates[-1][1]
+    assert len(list(handlers.restore(None, PERSON))) == 1
 
 
 def test_finished_drafts_stay_after_a_cancel(handlers):
@@ -37,7 +47,7 @@ def test_finished_drafts_stay_after_a_cancel(handlers):
     next(drafts)
     next(drafts)
     handlers.cancel(PERSON)
-    (_, grid), (message, _) = drafts
+    (_, grid, _), (message, *_) = drafts
     assert len(grid["cards"]) == grid["total"] == 1 and "Cancelled" in message
 
 
@@ -57,7 +67,7 @@ def test_newer_requests_supersede_unfinished_ones(handlers):
         ("morph", (CURRENT, {"prompt": "wind", "noise": {"seed": 9}, "duration": 0.6}, 2)),
         ("draw", (CURRENT, [-50, -20, -50], 0.5, 2)),
         ("fill", (CURRENT, "wind", [0.2, 0.5], 2, 0)),
-        ("extend", (CURRENT, "wind", 0.5, 2, 0)),
+        ("extend", (CURRENT, "wind", 1.1, 2, 0)),
         ("loop", (CURRENT, 2)),
     ],
 )
@@ -83,11 +93,47 @@ def test_a_drawn_sound_comes_with_its_curves(handlers):
 
 def test_picking_sets_the_settings_to_those_of_the_sound(handlers):
     recipe = PLAIN.change(nu=1.5, negative_prompt="wind")
-    ((_, current, player, omega, nu, gamma, negative, prompt),) = handlers.pick(
-        SimpleNamespace(recipe=recipe.to_json()), PERSON
-    )
-    assert (omega, nu, gamma, negative, prompt) == (3.5, 1.5, 0, "wind", "rain")
+    event = SimpleNamespace(recipe=recipe.to_json())
+    ((_, current, player, *settings, fill, extend, to),) = handlers.pick(None, "", "", event, PERSON)
+    assert settings == [3.5, 1.5, 0, "wind"] and (fill, extend) == ("rain", "rain")
     assert current == {"recipe": recipe.to_json()} and player["a"]["id"] == recipe.id
+    assert (to["minimum"], to["value"], to["maximum"]) == (0.6, 2.6, 30)
+
+
+def test_prompts_of_fill_and_continue_follow_the_picked_sound_until_they_are_written(handlers):
+    event = SimpleNamespace(recipe=PLAIN.change(prompt="wind").to_json())
+    ((*_, fill, extend, _),) = handlers.pick(CURRENT, "rain", "thunder far away", event, PERSON)
+    assert fill == "wind" and extend == gr.skip()
+
+
+@pytest.mark.parametrize("extension", [".wav", ".flac"])
+def test_an_uploaded_file_of_the_app_goes_on_from_its_recipe(extension, handlers, tmp_path):
+    studio, path = handlers.studio, tmp_path / f"rain{extension}"
+    path.write_bytes(encode(studio, studio.make(PLAIN), extension))
+    message, current, player, _ = next(handlers.upload(str(path), PERSON))
+    assert current == CURRENT and "made here" in message and player["a"]["id"] == PLAIN.id
+
+
+def test_files_that_are_no_longer_that_sound_are_recordings(handlers, tmp_path):
+    studio, path = handlers.studio, tmp_path / "other.wav"
+    other = Take(PLAIN, 0.1 * torch.randn(1, 9600, generator=torch.Generator().manual_seed(0)), 16000)
+    path.write_bytes(encode(studio, other, ".wav"))
+    message, current, _, _ = next(handlers.upload(str(path), PERSON))
+    assert set(current) == {"digest", "seconds"} and "was changed" in message
+    path.write_bytes(encode(Studio(studio.pipe, "somebody/model"), studio.make(PLAIN), ".wav"))
+    message, current, _, _ = next(handlers.upload(str(path), PERSON))
+    assert set(current) == {"digest", "seconds"} and "somebody/model" in message and "not loaded" in message
+
+
+def test_export_gives_an_archive_and_names_what_is_missing(handlers, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    gone = PLAIN.change(source=Upload("0" * 16), spans=((0.1, 0.4),))
+    sounds = [{"recipe": one.to_json(), "kept": "2026-03-04T05:06:08"} for one in (PLAIN, gone)]
+    settings = (".wav", 16, 0, 0, "as made", -23, "{prompt}_{seed}_{n}", False)
+    *_, (message, shelf) = handlers.export(*settings, SimpleNamespace(sounds=sounds), PERSON)
+    assert "1 of 2 sounds are missing" in message and "upload it again" in message
+    with zipfile.ZipFile(shelf["download"].removeprefix("gradio_api/file=")) as file:
+        assert "rain_3_01.wav" in file.namelist()
 
 
 @pytest.mark.parametrize(
@@ -105,12 +151,14 @@ def test_picking_sets_the_settings_to_those_of_the_sound(handlers):
         ("fill", (CURRENT, "wind", [], 2, 0, *ADVANCED), "Nothing is marked"),
         ("fill", (CURRENT, "wind", [0.2, 0.5], 2, -3, *ADVANCED), "seed is -3"),
         ("fill", ({"digest": "0" * 16, "seconds": 1}, "wind", [0.2, 0.5], 2, 0, *ADVANCED), "upload it again"),
-        ("extend", (CURRENT, "wind", 60, 2, 0, *ADVANCED), "cannot be extended by 60 s"),
+        ("extend", (CURRENT, "wind", 60, 2, 0, *ADVANCED), "cannot be extended to 60 s"),
     ],
 )
-def test_errors_appear_beside_the_control(answer, arguments, named, handlers):
+def test_errors_appear_beside_the_control(answer, arguments, named, handlers, caplog):
     message, *others = list(getattr(handlers, answer)(*arguments, PERSON))[-1]
-    assert named in message and 'role="alert"' in message and len(others) == 1
+    assert named in message and 'role="alert"' in message and len(others) == (2 if answer == "draft" else 1)
+    (line,) = caplog.messages
+    assert line.startswith(f"Refused {answer} for 127.0.0.1: ") and named in line and "\n" not in line
 
 
 def test_messages_are_escaped(handlers):

@@ -12,6 +12,7 @@ import torch
 from app_recipes import OTHER, PLAIN, kinds
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.app import edits
+from diffusers_soundctm.app.fair_queue import Owner
 from diffusers_soundctm.app.progress import events
 from diffusers_soundctm.app.recipe import Noise, Recipe, Upload
 from diffusers_soundctm.app.rendering import Cancelled, render
@@ -56,7 +57,7 @@ def test_equal_requests_are_made_once(studio, monkeypatch):
 
     monkeypatch.setattr("diffusers_soundctm.app.studio.render", counted)
     fresh = Studio(studio.pipe)
-    threads = [threading.Thread(target=fresh.make, args=(PLAIN, f"somebody {i}")) for i in range(5)]
+    threads = [threading.Thread(target=fresh.make, args=(PLAIN, Owner(f"somebody {i}"))) for i in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -70,7 +71,7 @@ def test_ten_at_once_get_what_they_asked_for(studio):
     alone = [Studio(studio.pipe).make(recipe).waveform for recipe in recipes]
 
     def ask(i):
-        results[i] = fresh.make(recipes[i], f"somebody {i}").waveform
+        results[i] = fresh.make(recipes[i], Owner(f"somebody {i}")).waveform
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(10)]
     for thread in threads:
@@ -91,9 +92,9 @@ def test_cancel_stops_the_sampler_and_only_ones_own(studio):
             fresh.cancel("me")
 
     with pytest.raises(Cancelled):
-        fresh.make(PLAIN.change(steps=16), "me", on_step)
+        fresh.make(PLAIN.change(steps=16), Owner("me"), on_step)
     assert steps == [1, 2]
-    assert fresh.make(PLAIN, "me").seconds == 1  # what was cancelled does not stay so
+    assert fresh.make(PLAIN, Owner("me")).seconds == 1  # what was cancelled does not stay so
 
 
 def test_cancel_reaches_those_who_wait(studio):
@@ -106,11 +107,14 @@ def test_cancel_reaches_those_who_wait(studio):
 
     def wait():
         try:
-            fresh.make(OTHER, "waiting")
+            fresh.make(OTHER, Owner("waiting"))
         except Cancelled:
             outcome.append("cancelled")
 
-    busy, waiting = threading.Thread(target=fresh.make, args=(PLAIN, "busy", work)), threading.Thread(target=wait)
+    busy, waiting = (
+        threading.Thread(target=fresh.make, args=(PLAIN, Owner("busy"), work)),
+        threading.Thread(target=wait),
+    )
     busy.start()
     assert is_running.wait(60)
     waiting.start()

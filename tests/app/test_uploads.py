@@ -27,6 +27,10 @@ def test_uploads_are_limited(studio, tmp_path, monkeypatch):
             studio.add_upload(written(np.ones(int(seconds * 8000)) * 0.1))
     with pytest.raises(ValueError, match="silent"):
         studio.add_upload(written(np.zeros(8000)))
+    for peak, said in ((1e30, "times full scale"), (32767, "times full scale"), (np.inf, "not numbers")):
+        soundfile.write(tmp_path / "float.wav", np.full(8000, float(peak)), 8000, subtype="FLOAT")
+        with pytest.raises(ValueError, match=said):
+            studio.add_upload(tmp_path / "float.wav")
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "MAX_UPLOAD_SAMPLES", 15000)
         with pytest.raises(ValueError, match="channels"):

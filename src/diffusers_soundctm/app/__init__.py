@@ -1,6 +1,6 @@
 """The app behind `soundctm demo`: draft, pick, refine, draw and keep sounds.
 
-Only `api`, `components`, `handlers`, `launching` and `page` require gradio.
+Only `api`, `components`, `handlers`, `launching`, `page` and `server_limits` require gradio.
 """
 
 from typing import TYPE_CHECKING

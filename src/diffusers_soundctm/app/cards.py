@@ -47,21 +47,22 @@ def upload_card(studio: Studio, upload: Upload) -> dict[str, Any]:
 
 def about(take: Take) -> str:
     """Return how the sound was made, in a few words, such as "variation, seed 3, 8 steps"."""
-    recipe = take.recipe
-    kind = ""
+    recipe, kind = take.recipe, kind_of(take.recipe)
     if recipe.morph:
         kind = f"morph to “{recipe.morph.prompt}”"
-    elif recipe.curve:
-        kind = "drawn"
-    elif recipe.loop:
-        kind = "loop"
-    elif recipe.source:
-        kind = "filled" if recipe.spans else "continued"
-    elif recipe.noise.variations:
-        kind = "variation"
+    elif kind == "plain":
+        kind = ""
     steps = "1 step" if recipe.steps == 1 else f"{recipe.steps} steps"
     level = f"turned down by {take.turned_down_db:g} dB" if take.turned_down_db else ""
     return ", ".join(part for part in (kind, f"seed {recipe.noise.seed}", steps, level) if part)
+
+
+def kind_of(recipe: Recipe) -> str:
+    """Return how a sound was made, in one word."""
+    if recipe.source:
+        return "filled" if recipe.spans else "continued"
+    kinds = {"morph": recipe.morph, "drawn": recipe.curve, "loop": recipe.loop, "variation": recipe.noise.variations}
+    return next((kind for kind, is_set in kinds.items() if is_set), "plain")
 
 
 def data_uri(content: bytes, media_type: str) -> str:

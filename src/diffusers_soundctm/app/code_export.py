@@ -35,6 +35,8 @@ def python_code(
     if torch.device(device).type != "cpu":
         lines.append(f"pipe.to({torch.device(device).type!r})")
     lines += _sound(recipe)
+    if not recipe.loop:
+        lines += ["sound = audio.fade_edges(sound, pipe.sampling_rate)"]
     lines += [f"audio.write_audio({filename!r}, sound, pipe.sampling_rate)", ""]
     return "\n".join(lines)
 
@@ -81,7 +83,7 @@ def _sound(recipe: Recipe) -> list[str]:
         arguments |= {"audio_length_in_s": length}
         arguments |= {"output_type": '"latent"', "callback_on_step_end": "CircularTime()"}
         lines += _call("z_0 = pipe(", repr(recipe.prompt), arguments, ").audios")
-        return [*lines, "sound = decode_loop(pipe, z_0)[0]"]
+        return [*lines, "sound = audio.leave_headroom(decode_loop(pipe, z_0)[0])"]
     return [*lines, *_from_noise(recipe, arguments)]
 
 
@@ -114,7 +116,8 @@ def _from_noise(recipe: Recipe, arguments: dict[str, str]) -> list[str]:
         if recipe.morph.prompt != recipe.prompt:
             arguments = arguments | {"callback_on_step_end": f"PromptMorph({recipe.morph.prompt!r})"}
     arguments = arguments | {"output_type": '"pt"'}
-    return [*lines, *_call("sound = pipe(", repr(recipe.prompt), arguments, ").audios[0]")]
+    lines += _call("sound = pipe(", repr(recipe.prompt), arguments, ").audios[0]")
+    return [*lines, "sound = audio.leave_headroom(sound)"]
 
 
 def _noise(noise: Noise, name: str, generator: str) -> list[str]:

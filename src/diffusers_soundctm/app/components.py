@@ -67,7 +67,8 @@ def marking() -> gr.HTML:
 def shelf() -> gr.HTML:
     """Return the list of sounds kept in the browser.
 
-    Setting its value to a card with files adds that sound. Its event `pick` carries a `recipe`.
+    Setting its value to a card with files adds that sound, and setting it to {download: address} downloads a file. Its
+    event `pick` carries a `recipe`, and `export` a list `sounds` of {recipe, kept: date and time}.
     """
     return component("shelf", {}, "Kept sounds")
 

@@ -75,9 +75,16 @@ def continued(
     source: Recipe | Upload, seconds: float, prompt: str, more: float, steps: int, seed: int = 0, **settings: Any
 ) -> Recipe:
     """Return `source`, which lasts `seconds`, made longer by `more` seconds."""
+    return extended(source, seconds, prompt, seconds + more, steps, seed, **settings)
+
+
+def extended(
+    source: Recipe | Upload, seconds: float, prompt: str, to: float, steps: int, seed: int = 0, **settings: Any
+) -> Recipe:
+    """Return `source`, which lasts `seconds`, extended `to` seconds."""
     longest = DURATION[1]
-    if not more > 0 or seconds + more > longest:
+    if not seconds < to <= longest:
         raise ValueError(
-            f"{seconds:.2f} s cannot be extended by {more:g} s; the result may last at most {longest:g} s."
+            f"A sound of {seconds:.2f} s cannot be extended to {to:g} s; choose more, and at most {longest:g} s."
         )
-    return Recipe(prompt, Noise(seed), seconds + more, source=source, steps=steps, **settings)
+    return Recipe(prompt, Noise(seed), to, source=source, steps=steps, **settings)

@@ -4,18 +4,29 @@ import threading
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from . import api, components
+from .disk import DiskBudget
 from .handlers import Handlers
 from .page import Page
+from .server_limits import ServerLimits
 from .studio import Studio
 from .uploads import MAX_UPLOAD_BYTES
 
 CACHE_SECONDS = (3600, 86400)  # how often files of API clients are checked, and the age at which they are deleted
 
 
-def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = None) -> gr.Blocks:
+class SoundCTMApp(gr.Blocks):
+    """The app, not yet started. `disk` bounds the files of its clients."""
+
+    def __init__(self, disk: DiskBudget):
+        super().__init__(title="SoundCTM", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS)
+        self.disk = disk
+
+
+def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = None) -> SoundCTMApp:
     """Build the app around a pipeline. Start it with `launch`.
 
     Args:
@@ -26,18 +37,21 @@ def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = Non
     Returns:
         The app, not yet started.
     """
-    handlers = Handlers(Studio(pipe, model, on_gpu))
-    with gr.Blocks(title="SoundCTM", analytics_enabled=False, fill_width=True, delete_cache=CACHE_SECONDS) as app:
+    disk = DiskBudget()
+    handlers = Handlers(Studio(pipe, model, on_gpu), disk)
+    with SoundCTMApp(disk) as app:
         # The endpoints come first; otherwise gradio appends numbers to those of their names that the page uses too.
-        api.add_endpoints(handlers.studio)
-        Page(handlers).build()
+        api.add_endpoints(handlers.studio, disk)
+        page = Page(handlers)
+        page.build()
+        page.restore_drafts(app)
         app.unload(handlers.cancel)  # when a browser tab is closed
     if on_gpu is None:
         threading.Thread(target=handlers.warm_up, daemon=True).start()
     return app
 
 
-def launch(app: gr.Blocks, **kwargs: Any) -> Any:
+def launch(app: SoundCTMApp, **kwargs: Any) -> Any:
     """Start the server of an app from `build_app`, with its look and its limits.
 
     Args:
@@ -46,8 +60,23 @@ def launch(app: gr.Blocks, **kwargs: Any) -> Any:
 
     Returns:
         What `gr.Blocks.launch` returns.
+
+    Raises:
+        OSError: The port is taken.
     """
+    # The studio's queue has the limits that matter. Gradio's holds requests only while all threads are occupied.
     app.queue(max_size=64, default_concurrency_limit=16)
+    try:
+        return _serve(app, **kwargs)
+    except OSError as error:
+        if "empty port" not in str(error):
+            raise
+        port = kwargs.get("server_port")
+        where = "The ports from 7860 to 7959 are" if port is None else f"The port {port} is"
+        raise OSError(f"{where} taken; stop the program that uses it, or choose another with --port.") from error
+
+
+def _serve(app: SoundCTMApp, **kwargs: Any) -> Any:
     theme = gr.themes.Base(
         primary_hue="indigo",
         neutral_hue="slate",
@@ -63,7 +92,8 @@ def launch(app: gr.Blocks, **kwargs: Any) -> Any:
         ),
         css_paths=components.ASSETS / "app.css",
         max_file_size=MAX_UPLOAD_BYTES,
-        max_threads=128,  # each waiting request occupies a thread, and cancelling needs a free one
+        max_threads=128,  # more than can wait for a sound, so that some are always free for everything else
+        app_kwargs={"middleware": [Middleware(ServerLimits, disk=app.disk)]},
         footer_links=["api"],
         ssr_mode=False,
         **kwargs,

@@ -5,16 +5,16 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .fair_queue import Owner
 from .recipe import Recipe
 from .studio import Studio, Take
 
 
-def steps_then_take(studio: Studio, recipe: Recipe, owner: str) -> Iterator[tuple[int, int] | Take]:
+def steps_then_take(studio: Studio, recipe: Recipe, owner: Owner) -> Iterator[tuple[int, int] | Take]:
     """Make a sound and yield (finished steps, all steps) after each sampling step, then the take.
 
     Raises:
-        Cancelled: As `Studio.make`.
-        ValueError: As `Studio.make`.
+        Busy, Cancelled, ValueError: As `Studio.make`.
     """
     yield from events(lambda report: studio.make(recipe, owner, lambda done, total: report((done, total))))
 

@@ -11,7 +11,7 @@ from .validators import integer, is_list, number, text
 MAX_STEPS = 32
 MAX_SEED = 2**53 - 1  # the largest integer that JavaScript represents exactly
 MAX_VARIATIONS = 16
-MAX_DEPTH = 3
+MAX_DEPTH = 8
 MAX_SPANS = 8
 MIN_SPAN = 0.05  # seconds
 CURVE_POINTS = (2, 128)

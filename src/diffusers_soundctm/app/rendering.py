@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
+from .. import audio
 from ..control import CircularTime, IntensityObjective, LossGuidance, PromptMorph, decode_loop, inpaint, vary
 from ..pipelines.pipeline_output import SoundCTMPipelineOutput
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .recipe import CURVE_INNER_STEPS, Noise, Recipe, Upload
 
 StepObserver = Callable[[int, int], bool]
+SILENCE = 1e-9
 Sources = Callable[[Recipe | Upload], torch.Tensor | None]
 
 
@@ -85,7 +87,8 @@ def render(
         on_step: Called after each step with the numbers of finished and of all steps. It returns False to cancel.
 
     Returns:
-        Waveform (channels, samples), float32, on the CPU, and by how many dB it was turned down to full scale.
+        Waveform (channels, samples), float32, on the CPU, and by how many dB it was turned down. Sounds from noise
+        leave 1 dB of headroom.
 
     Raises:
         Cancelled: `on_step` returned False.
@@ -119,7 +122,12 @@ def render(
         waveform, (turned_down_db,) = output.audios, output.turned_down_db
     if observer.is_cancelled:
         raise Cancelled
-    return waveform[0].float().cpu(), turned_down_db
+    waveform = waveform[0].float().cpu()
+    if source is not None:  # what is not filled keeps the level of the source
+        return waveform, turned_down_db
+    lower = audio.leave_headroom(waveform)
+    headroom_db = 20 * math.log10(max(waveform.abs().max().item(), SILENCE) / max(lower.abs().max().item(), SILENCE))
+    return lower, turned_down_db + headroom_db
 
 
 def _render_from_source(

@@ -11,6 +11,7 @@ import torch
 from .. import audio
 from ..control import noise_hash
 from ..version import __version__
+from .recipe import Noise, Recipe
 from .rendering import starting_noise
 from .studio import Studio, Take
 
@@ -52,12 +53,44 @@ def settings(studio: Studio, take: Take) -> dict[str, Any]:
     }
 
 
+def read_settings(path: str | Path) -> tuple[str, Recipe] | None:
+    """Return the model and the recipe that an audio file names, or None if it names none.
+
+    A file can name any model. The caller decides whether that is the one in use; none is loaded here.
+
+    Args:
+        path: A file that the app or `soundctm generate` wrote, or any other audio file.
+    """
+    try:
+        values = json.loads(audio.read_tags(path).get("comment", ""))
+        if "recipe" in values:
+            return str(values["model"]), Recipe.from_json(values["recipe"])
+        settings = {name: values[name] for name in ("duration", "steps", "omega", "nu", "gamma")}
+        negative_prompt = values["negative_prompt"] or ""
+        recipe = Recipe(values["prompt"], Noise(values["seed"]), negative_prompt=negative_prompt, **settings)
+        return str(values["model"]), recipe
+    except (KeyError, OSError, RecursionError, RuntimeError, TypeError, ValueError):
+        return None
+
+
 def encode(studio: Studio, take: Take, extension: str = ".wav") -> bytes:
     """Return the bytes of a WAV or FLAC file (`extension`) with the take's settings in its comment."""
+    comment = comment_of(studio, take, extension)
+    tags = {"title": take.recipe.prompt, "software": f"diffusers-soundctm {__version__}", "comment": comment}
+    waveform = without_clicks(take)
+    with tempfile.TemporaryDirectory() as folder:
+        path = audio.write_audio(Path(folder) / f"sound{extension}", waveform, take.sampling_rate, tags)
+        return path.read_bytes()
+
+
+def comment_of(studio: Studio, take: Take, extension: str) -> str:
+    """Return the settings of a take as the comment of a WAV or FLAC file (`extension`)."""
     comment = json.dumps(settings(studio, take), ensure_ascii=False)
     if extension == ".wav" and len(comment.encode()) > audio.LONGEST_WAV_TAG:
-        comment = json.dumps({"model": studio.model, "settings": "too long for WAV; see the FLAC file"})
-    tags = {"title": take.recipe.prompt, "software": f"diffusers-soundctm {__version__}", "comment": comment}
-    with tempfile.TemporaryDirectory() as folder:
-        path = audio.write_audio(Path(folder) / f"sound{extension}", take.waveform, take.sampling_rate, tags)
-        return path.read_bytes()
+        return json.dumps({"model": studio.model, "settings": "too long for WAV; see the FLAC file"})
+    return comment
+
+
+def without_clicks(take: Take) -> torch.Tensor:
+    """Return the waveform (channels, samples) as files have it: faded at its edges, unless it is a loop."""
+    return take.waveform if take.recipe.loop else audio.fade_edges(take.waveform, take.sampling_rate)

@@ -11,7 +11,8 @@ from .recipe import DURATION
 MAX_UPLOAD_BYTES = 20 * 2**20
 # Of all channels, before resampling. A small compressed file may contain many more.
 MAX_UPLOAD_SAMPLES = 30 * 2 * 192_000
-SILENCE = 1e-4  # largest absolute sample
+SILENCE = 1e-4  # peaks up to this are silent
+LOUDEST = 10.0  # largest peak; files of floats may exceed full scale, but more than 20 dB is a mistake in the scaling
 
 
 def read_upload(path: Any, sampling_rate: int, num_channels: int) -> torch.Tensor:
@@ -26,7 +27,7 @@ def read_upload(path: Any, sampling_rate: int, num_channels: int) -> torch.Tenso
         Waveform (channels, samples), float32.
 
     Raises:
-        ValueError: The file is too large, too long or too short, silent, or not an audio file.
+        ValueError: The file is too large, too long or too short, silent, far above full scale, or not an audio file.
     """
     import soundfile
 
@@ -48,6 +49,9 @@ def read_upload(path: Any, sampling_rate: int, num_channels: int) -> torch.Tenso
     waveform = audio.match_channels(audio.read_audio(path, sampling_rate)[0], num_channels)
     if not waveform.isfinite().all():
         raise ValueError("The file contains samples that are not numbers; choose another one.")
-    if not waveform.abs().max() > SILENCE:
+    peak = waveform.abs().max().item()
+    if not peak > SILENCE:
         raise ValueError("The sound is silent; choose another one.")
+    if peak > LOUDEST:
+        raise ValueError(f"The sound peaks at {peak:.3g} times full scale; scale it to at most 1 and upload it again.")
     return waveform

@@ -235,6 +235,34 @@ def add_run_arguments(run: argparse._ArgumentGroup, keep: argparse._ArgumentGrou
     )
 
 
+def add_report_arguments(parser: argparse.ArgumentParser, run: argparse._ArgumentGroup) -> None:
+    """Add the arguments of every run, to the group `run`, and those of reports, validation and upload."""
+    keep = parser.add_argument_group("checkpoints and reports")
+    add_run_arguments(run, keep)
+    trackers = ", ".join(CHOICES["report_to"])
+    keep.add_argument("--report_to", default="none", help=f"trackers, joined by commas: {trackers}; or none")
+    keep.add_argument("--logging_dir", default="logs", help="folder of the trackers inside OUTPUT_DIR")
+    keep.add_argument("--tracker_project_name", default="soundctm", help="project name in the trackers")
+    keep.add_argument(
+        "--validation_prompts", nargs="+", help="prompts to generate during training, into OUTPUT_DIR/samples"
+    )
+    keep.add_argument(
+        "--validation_trajectory_prompts",
+        nargs="+",
+        help="prompts for which the student is compared with the teacher's own solutions during training: the distance "
+        "at 1, 4 and 16 steps and the effective guidance, printed and sent to the trackers",
+    )
+    keep.add_argument("--validation_steps", type=int, default=500, help="optimization steps between validations")
+    keep.add_argument(
+        "--validation_num_inference_steps", type=int, nargs="+", default=[1, 4, 16], help="sampling steps to compare"
+    )
+    keep.add_argument("--push_to_hub", action="store_true", help="upload the model at the end")
+    keep.add_argument("--hub_model_id", help="name of the repo; by default the last part of OUTPUT_DIR")
+    keep.add_argument("--hub_token", help="access token; by default that of `hf auth login`")
+    keep.add_argument("--hub_private_repo", action="store_true", help="make the repo private")
+    keep.add_argument("--hub_license", help="SPDX id of the license; by default that of the teacher's card")
+
+
 def _add_dataset_group(parser: argparse.ArgumentParser, title: str, cached: str) -> argparse._ArgumentGroup:
     data = parser.add_argument_group(title)
     data.add_argument("--dataset_name", default=..., help="Hub id or folder of an audio data set")

@@ -5,12 +5,16 @@ const el = (tag, attributes = {}, ...children) => {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return node;
 };
 
 const button = (label, name, onclick, attributes = {}) =>
   el("button", { type: "button", class: "sc-button", "aria-label": name, title: name, onclick, ...attributes }, label);
+
+// A sign with its word, which only touch screens show: they have no tooltips.
+const icon = (sign, word) => [el("span", { "aria-hidden": "true" }, sign), el("span", { class: "sc-word" }, ` ${word}`)];
+const PLAY = () => icon("▶", "Play"), PAUSE = () => icon("❚❚", "Pause");
 
 // The sound that the player has as A.
 const isPicked = (card) => window.soundctmPicked?.id === card.id;

@@ -9,9 +9,9 @@ const tile = (card, index, keys) => {
   audio.loop = card.is_loop;
   const picture = spectrogram(card, `Spectrogram of ${name}`);
   follow(audio, card.seconds, picture.moveTo);
-  const play = button("▶", `Play ${name}`, () => (audio.paused ? playOnly(audio) : audio.pause()), { class: "sc-button sc-play" });
-  audio.addEventListener("play", () => { play.textContent = "❚❚"; play.setAttribute("aria-pressed", "true"); });
-  audio.addEventListener("pause", () => { play.textContent = "▶"; play.setAttribute("aria-pressed", "false"); });
+  const play = button(PLAY(), `Play ${name}`, () => (audio.paused ? playOnly(audio) : audio.pause()), { class: "sc-button sc-play" });
+  audio.addEventListener("play", () => { play.replaceChildren(...PAUSE()); play.setAttribute("aria-pressed", "true"); });
+  audio.addEventListener("pause", () => { play.replaceChildren(...PLAY()); play.setAttribute("aria-pressed", "false"); });
   const pick = button("Pick", `Pick ${name}`, () => trigger("pick", { recipe: card.recipe }), { class: "sc-button sc-wide", "aria-pressed": String(isPicked(card)) });
   const node = el(
     "article", { class: "sc-tile", "aria-label": name, "data-id": card.id, "data-seed": card.seed },
@@ -19,13 +19,13 @@ const tile = (card, index, keys) => {
     picture.figure,
     el(
       "div", { class: "sc-buttons" }, play, pick,
-      button("⇢", `Morph to ${name}`, () => trigger("second", { recipe: card.recipe })),
-      keepButton("★", `Keep ${name}`, card),
+      button(icon("⇢", "Morph"), `Morph to ${name}`, () => trigger("second", { recipe: card.recipe })),
+      keepButton(icon("★", "Keep"), `Keep ${name}`, card),
     ),
     audio,
   );
   const mark = () => pick.setAttribute("aria-pressed", String(isPicked(card)));
-  return { node, mark, play: () => { audio.currentTime = 0; return playOnly(audio); } };
+  return { node, mark, pick: () => pick.click(), play: () => { audio.currentTime = 0; return playOnly(audio); } };
 };
 
 const render = () => {

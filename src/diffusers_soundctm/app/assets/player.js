@@ -1,5 +1,6 @@
 // The player of the picked sound (A) and of what was made from it (B).
 const root = element.querySelector(".sc-player");
+root.tabIndex = -1;
 let audios = [];
 
 const chart = (value, seconds) => {
@@ -40,6 +41,7 @@ const render = () => {
   document.dispatchEvent(new CustomEvent("soundctm-picked"));
   if (!value.a) {
     audios = [];
+    window.soundctmPlayer = null;
     root.replaceChildren(el("p", { class: "sc-empty" }, "Pick a draft to work on it here."));
     return;
   }
@@ -50,7 +52,7 @@ const render = () => {
   const pictures = cards.map((card, i) => spectrogram(card, `Spectrogram of ${names[i]}: ${card.prompt}, ${card.about}`));
   pictures.forEach((picture, i) => follow(audios[i], cards[i].seconds, picture.moveTo));
   let active = cards.length - 1;
-  const play = button("▶", "Play or pause", () => (audios[active].paused ? playOnly(audios[active]) : audios[active].pause()), { class: "sc-button sc-play sc-large" });
+  const play = button(PLAY(), "Play or pause", () => (audios[active].paused ? playOnly(audios[active]) : audios[active].pause()), { class: "sc-button sc-play sc-large" });
   const seek = el("input", { type: "range", min: 0, max: 1, step: 0.001, value: 0, "aria-label": "Position", class: "sc-seek" });
   const clock = el("output", { class: "sc-clock", "aria-live": "off" });
   const caption = el("p", { class: "sc-caption" });
@@ -66,7 +68,7 @@ const render = () => {
     pictures.forEach((picture, i) => { picture.figure.hidden = i !== active; });
     choose.forEach((node, i) => node.setAttribute("aria-pressed", String(i === active)));
     caption.replaceChildren(el("strong", {}, cards[active].prompt), ` ${cards[active].about}`);
-    play.textContent = audios[active].paused ? "▶" : "❚❚";
+    play.replaceChildren(...(audios[active].paused ? PLAY() : PAUSE()));
     showTime();
   };
   const switchTo = (next) => {
@@ -101,6 +103,15 @@ const render = () => {
     chart(value, cards[0].seconds) ?? "", actions, ...audios,
   );
   show();
+  window.soundctmPlayer = {
+    play: () => play.click(),
+    listen: (i) => choose[i]?.click(),
+    keep: () => [...actions.querySelectorAll("[data-keep]")].at(-1)?.click(),
+  };
+  // A picked sound takes view and focus along; a new B only has to be in view.
+  const isPick = !value.b;
+  if (isPick) root.focus({ preventScroll: true });
+  root.scrollIntoView({ block: isPick ? "start" : "nearest" });
 };
 watch("value", render);
 render();

@@ -3,6 +3,12 @@ const root = element.querySelector(".sc-shortcuts");
 const keys = {
   "Enter": "in a text field at the top: make eight drafts",
   "1 – 8": "play a draft",
+  "Shift + 1 – 8": "pick a draft",
+  "P": "play or pause the picked sound",
+  "A, B": "listen to A or to B",
+  "R": "refine the picked sound",
+  "K": "keep the picked sound, or B",
+  "E": "export all kept sounds",
   "Esc": "cancel what is being made",
   "Tab": "go to the next control; arrow keys change sliders and the loudness curve",
   "?": "show this list",
@@ -17,7 +23,15 @@ document.addEventListener("keydown", (event) => {
   const isTyping = event.target.closest?.("input:not([type=range]):not([type=radio]), textarea, [contenteditable=true]");
   if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "?") dialog.showModal();
-  if (/^[1-8]$/.test(event.key)) window.soundctmDrafts?.[Number(event.key) - 1]?.play();
+  const draft = /^Digit[1-8]$/.test(event.code) ? window.soundctmDrafts?.[Number(event.code.at(-1)) - 1] : null;
+  if (draft) event.shiftKey ? draft.pick() : draft.play();
+  else if (/^[1-8]$/.test(event.key)) window.soundctmDrafts?.[Number(event.key) - 1]?.play();  // other keyboards
+  const player = window.soundctmPlayer;
+  const act = {
+    p: () => player?.play(), a: () => player?.listen(0), b: () => player?.listen(1), k: () => player?.keep(),
+    r: () => document.querySelector("#refine")?.click(), e: () => document.querySelector(".sc-export")?.click(),
+  }[event.key];
+  act?.();
 });
 // Enter in the prompt moves the focus to the drafts, so that digits play them. Not before keyup: the field needs Enter.
 document.addEventListener("keyup", (event) => {
