@@ -93,7 +93,8 @@ def soak_app(requests: int, clients: int) -> list[object]:
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
         try:
             address = server.stdout.readline().strip()
-            mine = [Client(address, verbose=False, download_files=f"{folder}/{number}") for number in range(clients)]
+            options = {"verbose": False, "httpx_kwargs": {"timeout": 600}}
+            mine = [Client(address, download_files=f"{folder}/{number}", **options) for number in range(clients)]
 
             def visit(first: int, last: int) -> int:
                 def work(client: int) -> int:

@@ -473,7 +473,7 @@ def test_inputs_of_scripts(script, inputs, zoo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / f"{script}.py")])
     sources = {**inputs, "autoencoder": inputs["vae"], "initial_vocoder": inputs["vocoder"]}
     with Faults() as faults:
-        for number in range(16):
+        for number in range(40):
             given = {name: sources[name] for name in READ[script]} | {"num_samples": 5120} | SMALL.get(script, {})
             given |= {"output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
             if script != "precompute":
@@ -494,7 +494,9 @@ def damaged(source: Path, target: Path, rng: random.Random) -> Path:
         shutil.copytree(source, target)
         damage(target, rng)
         return target
-    target.write_bytes(rng.choice([b"", b"[1]", b"{", b"null", b'{"sample_size": "x"}', b'{"no_such_argument": 1}']))
+    values = json.loads(source.read_text())
+    wrong = [values | {rng.choice(sorted(values)): "x"}, values | {"no_such_argument": 1}]
+    target.write_text(rng.choice(["", "[1]", "{", "null", *map(json.dumps, wrong)]))
     return target
 
 

@@ -16,7 +16,7 @@ ROOT = Path(diffusers_soundctm.__file__).parent
 PACKAGE = diffusers_soundctm.__name__
 # From low to high; the longest name that a module's begins with is its package.
 LAYERS = (
-    ("version", "lazy", "terminal", "preconditioning", "files"),
+    ("version", "lazy", "auto_classes", "terminal", "preconditioning", "files"),
     ("audio", "precision"),
     ("schedulers", "models"),
     ("hub", "pipelines.conditioning"),

@@ -21,7 +21,7 @@ def test_half_precision_is_for_networks_whose_errors_are_not_amplified(dtype):
 
 def test_the_error_of_an_epsilon_jump_is_proportional_to_its_level():
     assert jump_error(torch.bfloat16, 80.0, "epsilon") == pytest.approx(16 * jump_error(torch.bfloat16, 5.0, "epsilon"))
-    assert is_precise(torch.float16, 10.0, "epsilon") and not is_precise(torch.float16, 20.0, "epsilon")
+    assert is_precise(torch.float16, 5.0, "epsilon") and not is_precise(torch.float16, 20.0, "epsilon")
 
 
 def test_rounding_of_the_output_alone_is_within_the_error_that_is_assumed():

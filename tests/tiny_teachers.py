@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-FAMILIES = ("audioldm", "musicldm", "audioldm2", "tango", "stable_audio", "stable_audio_3", "longcat")
+FAMILIES = ("audioldm", "musicldm", "audioldm2", "tango", "stable_audio", "stable_audio_3", "longcat", "ace_step")
 BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}
 STABLE_AUDIO_SCHEDULER = {
     "_class_name": "CosineDPMSolverMultistepScheduler",
@@ -293,6 +293,73 @@ def like_a_trained_longcat(transformer):
     transformer.time_embed.time_mlp[0].weight.data.unflatten(1, (2, 128))[:, :, :95] = 0
 
 
+def _ace_step(tiny_pipeline):
+    from diffusers import (
+        AceStepPipeline,
+        AceStepTransformer1DModel,
+        AutoencoderOobleck,
+        FlowMatchEulerDiscreteScheduler,
+    )
+    from diffusers.pipelines.ace_step import AceStepConditionEncoder
+    from transformers import Qwen3Config, Qwen3Model
+
+    tokenizer = tiny_pipeline("tango").tokenizer
+    text_encoder = Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=8,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=4,
+        )
+    )
+    sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 16}
+    condition_encoder = AceStepConditionEncoder(
+        hidden_size=12,
+        text_hidden_dim=8,
+        timbre_hidden_dim=4,
+        num_lyric_encoder_hidden_layers=2,
+        num_timbre_encoder_hidden_layers=1,
+        **sizes,
+    )
+    torch.nn.init.normal_(condition_encoder.silence_latent)
+    vae = AutoencoderOobleck(
+        encoder_hidden_size=8,
+        downsampling_ratios=[10, 12, 16],  # 25 latents per second, which the pipelines count on
+        channel_multiples=[1, 1, 2],
+        decoder_channels=4,
+        decoder_input_channels=4,
+        audio_channels=2,
+        sampling_rate=48000,
+    )
+    transformer = AceStepTransformer1DModel(
+        hidden_size=16,
+        encoder_hidden_size=12,
+        num_hidden_layers=2,
+        in_channels=12,
+        audio_acoustic_hidden_dim=4,
+        sliding_window=3,
+        **sizes,
+    )
+    like_a_trained_ace_step(transformer)
+    return AceStepPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+        condition_encoder=condition_encoder.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1),
+    )
+
+
+def like_a_trained_ace_step(transformer):
+    """The velocity is smooth in time: 95 of 128 frequencies are unused."""
+    for embedding in (transformer.time_embed, transformer.time_embed_r):
+        embedding.linear_1.weight.data.unflatten(1, (2, 128))[:, :, :95] = 0
+
+
 _MAKERS = {
     "audioldm": _audioldm,
     "musicldm": _musicldm,
@@ -301,6 +368,7 @@ _MAKERS = {
     "stable_audio": _stable_audio,
     "stable_audio_3": _stable_audio_3,
     "longcat": _longcat,
+    "ace_step": _ace_step,
 }
 
 

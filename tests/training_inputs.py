@@ -37,7 +37,14 @@ def training_inputs(tmp_path_factory, tiny_pipeline) -> dict[str, str]:
     pipe.vocoder.save_pretrained(root / "vocoder")
     pipe.text_encoder.save_pretrained(root / "text_encoder")
     pipe.tokenizer.save_pretrained(root / "text_encoder")
-    student_only = ("conditioning", "prediction_type", "branch_init", "num_train_timesteps", "trained_betas")
+    student_only = (
+        "conditioning",
+        "guidance_scale_range",
+        "prediction_type",
+        "branch_init",
+        "num_train_timesteps",
+        "trained_betas",
+    )
     config = {
         name: value
         for name, value in pipe.unet.config.items()

@@ -32,6 +32,7 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
             "diffusers_soundctm:CTMStableAudioDiTModel",
             "diffusers_soundctm:CTMStableAudio3DiTModel",
             "diffusers_soundctm:CTMLongCatAudioDiTTransformer",
+            "diffusers_soundctm:CTMAceStepTransformer1DModel",
             "diffusers_soundctm:CTMAudioDiTModel",
             "diffusers_soundctm:AudioDiTModel",
             "diffusers_soundctm:CTMTimestepEmbedding",
@@ -68,12 +69,13 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
 METHODS = {
     "SoundCTMPipeline": [
         "__call__", "encode_prompt", "encode_audio", "decode_latents", "latent_shape", "predict", "from_pretrained",
-        "from_embedded", "from_single_file", "from_teacher", "load_lora_weights", "fuse_lora", "push_to_hub",
+        "from_embedded", "from_single_file", "from_teacher", "load_lora_weights",
+        "save_lora_weights", "fuse_lora", "push_to_hub",
     ],
     "CTMScheduler": ["set_timesteps", "scale_model_input", "step", "jump", "denoised"],
     "CTMUNet2DConditionModel": [], "CTMAudioLDM2UNet2DConditionModel": [], "CTMTimestepEmbedding": ["forward"],
     "CTMStableAudioDiTModel": ["forward"], "CTMStableAudio3DiTModel": ["forward"],
-    "CTMLongCatAudioDiTTransformer": ["forward"],
+    "CTMLongCatAudioDiTTransformer": ["forward"], "CTMAceStepTransformer1DModel": ["forward"],
     "CTMAudioDiTModel": ["forward"], "AudioDiTModel": ["forward"],
     "AutoencoderDAC": ["encode", "decode"], "ISTFTVocoder": ["forward", "match"], "ClapEmbedding": ["text", "__call__"],
 }  # fmt: skip

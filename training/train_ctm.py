@@ -130,9 +130,9 @@ def add_student_arguments(parser: argparse.ArgumentParser) -> None:
     student.add_argument(
         "--branch_init",
         choices=CHOICES["branch_init"],
-        help="initial weights of the s and omega branches: random as in the release (reference), or zero, so that "
-        "training starts at the teacher; by default zero, except for the teacher of the 44.1 kHz release, which allows "
-        "reference alone",
+        default="zero",
+        help="initial weights of the s and omega branches: zero, so that training starts at the teacher, or random as "
+        "in the release (reference)",
     )
     student.add_argument("--initial_unet", help="folder of a student to start from, instead of the teacher's weights")
     student.add_argument("--lora_rank", type=int, help="train an adapter of this rank instead of the whole network")
@@ -245,7 +245,7 @@ from diffusers_soundctm.training.validation import TrajectoryValidation, log_sam
 
 def last_layer(student: torch.nn.Module) -> torch.nn.Module:
     """The layer on which the gradients of the losses are compared."""
-    names = ("conv_out", "postprocess_conv", "proj_out")  # of a UNet, Stable Audio, LongCat
+    names = ("conv_out", "postprocess_conv", "proj_out_conv", "proj_out")  # UNet, Stable Audio, ACE-Step, LongCat
     return getattr(student, next(name for name in names if hasattr(student, name)))
 
 
@@ -268,7 +268,6 @@ class DistillationRecipe(Recipe):
         args.sampling_rate = args.sampling_rate or self.teacher.sampling_rate
         args.num_samples = args.num_samples or default_num_samples(args.dataset_name, self.teacher.default_num_samples)
         check_run(args, self.teacher, accelerator.num_processes)
-        args.branch_init = args.branch_init or self.teacher.family.branch_init
         student = self.teacher.student(args.branch_init, args.initial_unet)
         with accelerator.main_process_first():
             self.data = distillation_data(

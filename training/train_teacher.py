@@ -7,6 +7,7 @@ SIGTERM or SIGUSR1, sent to the script and not to its launcher, writes a checkpo
 """
 
 import argparse
+from inspect import signature
 from pathlib import Path
 
 from diffusers_soundctm.training.config import (
@@ -78,9 +79,13 @@ def initial_unet(args: argparse.Namespace) -> UNet2DConditionModel:
     if args.initial_unet:
         with reading(f"--initial_unet {args.initial_unet}"):
             return UNet2DConditionModel.from_pretrained(args.initial_unet, torch_dtype=torch.float32)
-    config = args.unet_config
-    with reading(f"--unet_config {config}"):
-        return UNet2DConditionModel.from_config(config if isinstance(config, dict) else read_config(Path(config)))
+    config = args.unet_config if isinstance(args.unet_config, dict) else read_config(Path(args.unet_config))
+    # diffusers ignores unknown keys, and a misspelled one would give its large default.
+    unknown = [name for name in config if name[:1] != "_" and name not in signature(UNet2DConditionModel).parameters]
+    if unknown:
+        raise ValueError(f"--unet_config has the keys {unknown}; pass arguments of UNet2DConditionModel alone.")
+    with reading(f"--unet_config {args.unet_config}"):
+        return UNet2DConditionModel.from_config(config)
 
 
 class TeacherRecipe(Recipe):

@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from .auto_classes import register
 from .lazy import lazy_exports
 from .version import __version__
 
 _PUBLIC = {
     "AudioDiTModel": ".models.transformer_ctm",
     "AutoencoderDAC": ".models.autoencoder_dac",
+    "CTMAceStepTransformer1DModel": ".models.ace_step_ctm",
     "CTMAudioDiTModel": ".models.transformer_ctm",
     "CTMAudioLDM2UNet2DConditionModel": ".models.unet_audioldm2_ctm",
     "CTMLongCatAudioDiTTransformer": ".models.longcat_ctm",
@@ -24,6 +26,7 @@ _PUBLIC = {
 _DIFFUSERS_BASES = dict.fromkeys(("ConfigMixin", "DiffusionPipeline", "ModelMixin", "SchedulerMixin"), "diffusers")
 
 if TYPE_CHECKING:  # the same names, for type checkers
+    from .models.ace_step_ctm import CTMAceStepTransformer1DModel as CTMAceStepTransformer1DModel
     from .models.autoencoder_dac import AutoencoderDAC as AutoencoderDAC
     from .models.embeddings import CTMTimestepEmbedding as CTMTimestepEmbedding
     from .models.longcat_ctm import CTMLongCatAudioDiTTransformer as CTMLongCatAudioDiTTransformer
@@ -39,3 +42,6 @@ if TYPE_CHECKING:  # the same names, for type checkers
 else:
     __all__ = ["__version__", *sorted(_PUBLIC)]
     __getattr__, __dir__ = lazy_exports(__name__, _PUBLIC | _DIFFUSERS_BASES)
+    register(
+        [name for name, module in _PUBLIC.items() if module.startswith(".models.") and name != "CTMTimestepEmbedding"]
+    )

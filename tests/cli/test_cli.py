@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -248,6 +249,32 @@ def test_info_says_what_the_model_is(embedded_folder, capsys):
     assert "no/folder" in fails(capsys, "info", "--model", "no/folder/here")
 
 
+def edited(file, **changes):
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: edited(f / "model_index.json", unet=["diffusers_soundctm", "CTMNoSuchModel"]), "CTMNoSuchModel"),
+        (lambda f: edited(f / "model_index.json", guidance_scale_range=[1]), "missing or wrong value"),
+        (lambda f: edited(f / "scheduler" / "scheduler_config.json", sigma_min=None), "missing or wrong value"),
+        (lambda f: (f / "scheduler" / "scheduler_config.json").unlink(), "lacks scheduler_config.json"),
+        (
+            lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "diffusion_pytorch_model.safetensors", "b": "missing-00002.safetensors"}}'
+            ),
+            "lacks missing-00002.safetensors",
+        ),
+    ],
+)
+def test_info_finds_damage(embedded_folder, tmp_path, capsys, damage, message):
+    folder = shutil.copytree(embedded_folder, tmp_path / "model")
+    damage(folder)
+    assert message in fails(capsys, "info", "--model", str(folder))
+
+
 def test_info_counts_a_model_once_whatever_its_variants(embedded_folder, tmp_path, capsys):
     folder = shutil.copytree(embedded_folder, tmp_path / "model")
     assert main(["info", "--model", str(folder)]) == 0
@@ -272,6 +299,23 @@ def test_as_a_module_in_its_own_process(embedded_folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("rain.wav: 0.50 s") and result.stderr == ""
     assert names(tmp_path) == ["rain.wav"]
+
+
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_is_no_obstacle(embedded_folder, tmp_path):
+    """Nothing is written to the caches of huggingface_hub; /proc refuses even the superuser."""
+    command = [sys.executable, "-m", "diffusers_soundctm", "generate", "rain", "--model", str(embedded_folder)]
+    environment = {**os.environ, "HF_HOME": "/proc/home", "XDG_CACHE_HOME": "/proc/cache"}
+    result = subprocess.run(
+        [*command, "-o", "rain.wav", "--duration", "0.5"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr
+    assert names(tmp_path) == ["rain.wav"] and "Traceback" not in result.stderr
 
 
 def test_help_shows_an_example_without_importing_torch():

@@ -12,7 +12,7 @@ import golden
 from diffusers_soundctm import AutoencoderDAC, CTMAudioDiTModel, CTMUNet2DConditionModel, SoundCTMPipeline
 from diffusers_soundctm.cli import convert, main
 from diffusers_soundctm.conversion import RELEASES, convert_release, load_release
-from diffusers_soundctm.conversion.releases import find_files
+from diffusers_soundctm.conversion.releases import find_files, recognize_release
 
 UNET = {"text_encoder": released.TINY_T5, "original_config": golden.FOLDER / "unet_config.json"}
 
@@ -50,7 +50,7 @@ def test_unet_release(unet_release, tmp_path):
     assert all(
         torch.equal(tensor, pipe.unet.state_dict()[key]) for key, tensor in golden.student().state_dict().items()
     )
-    direct = SoundCTMPipeline.from_single_file(unet_release, release="sony-unet", **UNET)
+    direct = SoundCTMPipeline.from_single_file(unet_release, **UNET)  # recognized
     same_weights(direct, pipe)
     assert torch.equal(sound(direct), sound(pipe)) and sound(pipe).shape == (1, 1, 6400)
     half = SoundCTMPipeline.from_pretrained(output, variant="fp16", torch_dtype=torch.float16)
@@ -89,7 +89,7 @@ def test_dit_release(dit_release, tmp_path, dit):
     assert pipe.tokenizer.model_max_length == 77
     assert pipe.config.guidance_scale_range == [2.0, 5.0]  # from the training arguments
     assert pipe.vae.config.latents_std == torch.linspace(0.5, 2, 8).tolist()
-    direct = SoundCTMPipeline.from_single_file(dit_release, release="sony-dit-v2", **dit)
+    direct = SoundCTMPipeline.from_single_file(dit_release, **dit)  # recognized
     same_weights(direct, pipe)
     assert torch.equal(sound(direct), sound(pipe)) and sound(pipe).shape == (1, 1, 17640)
     half = SoundCTMPipeline.from_pretrained(output, variant="bf16", torch_dtype=torch.bfloat16)
@@ -189,3 +189,23 @@ def test_folder_of_another_conversion_is_refused_before_reading(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a model already"):
         convert_release("sony-unet", tmp_path, "no/such")
+
+
+@pytest.mark.parametrize(("width", "release"), [(512, "sony-dit-v1"), (768, "sony-dit-v2")])
+def test_transformers_are_recognized_by_their_token(tmp_path, width, release):
+    tensors = {"dit.preprocess_conv.weight": torch.zeros(1), "dit.to_cond_embed.0.weight": torch.zeros(2, width)}
+    torch.save(tensors, tmp_path / "student.pt")
+    torch.save({"post_conv.bias": torch.zeros(1)}, tmp_path / "dac.pth")
+    assert recognize_release([tmp_path / "student.pt", tmp_path / "dac.pth"]) == release
+
+
+def test_releases_that_cannot_be_told_are_named(unet_release, dit_release, tmp_path):
+    with pytest.raises(ValueError, match=r"networks of sony-unet and sony-dit-v2; pass `release=`"):
+        recognize_release([unet_release, dit_release])
+    with pytest.raises(ValueError, match="holds no network of a release; pass `release=`, one of sony-unet"):
+        SoundCTMPipeline.from_single_file(tmp_path)
+    assert recognize_release("Sony/soundctm") == "sony-unet"
+    with pytest.raises(ValueError, match="networks of sony-dit-v1 and sony-dit-v2"):
+        recognize_release("koichisaito/soundctm_dit")
+    with pytest.raises(ValueError, match="Pass the authors' files, or `release=`"):
+        SoundCTMPipeline.from_single_file()

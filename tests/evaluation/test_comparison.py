@@ -85,6 +85,14 @@ def test_data_set_with_a_subfolder_for_each_split(tmp_path):
     assert (len(waveforms), sorted(labels)) == (2, ["noise", "tone"])
 
 
+def test_the_only_split_of_a_folder_is_the_reference(folders, tmp_path):
+    described = write_folder(tmp_path / "described", 100, metadata=True)
+    result = compare(folders["generated"], described, **OPTIONS)
+    assert result["n_reference"] == 12
+    with pytest.raises(ValueError, match=r"no split 'test'.*train"):
+        compare(folders["generated"], described, reference_split="test", **OPTIONS)
+
+
 def test_compare_finds_good_sounds_near_and_recognized(folders):
     good = compare(folders["generated"], folders["reference"], probe_train=folders["probe_train"], **OPTIONS)
     assert good["n_generated"] == good["n_reference"] == 12
@@ -157,6 +165,7 @@ def test_a_result_that_cannot_be_written_is_still_printed(folders, tmp_path, cap
         ({"-o": "{tmp}/missing/result.json"}, "does not exist"),
         ({"-o": "{tmp}/there.json"}, "--force"),
         ({"-o": "{empty}"}, "is not a regular file"),
+        ({"-o": "/dev/null"}, "is not a regular file"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_status_2(folders, tmp_path, capsys, change, message):

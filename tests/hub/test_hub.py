@@ -1,12 +1,13 @@
 """Hub ids, with the real client against a small stand-in for the Hub on this machine."""
 
 import base64
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from diffusers_soundctm import hub
+from diffusers_soundctm import SoundCTMPipeline, hub
 from diffusers_soundctm.hub.download import wanted_files
 from diffusers_soundctm.hub.trust import HANDLER, REMOTE_CODE
 from fake_hub import REPO, python
@@ -79,6 +80,33 @@ pipe.save_pretrained({str(tmp_path / "tiny-soundctm")!r}, push_to_hub=True, repo
     assert "from 1 to 9, roughly" in fake_hub.files["README.md"].decode()
 
 
+CLI = """
+import sys, wave
+import numpy as np
+from diffusers.commands.diffusers_cli import main
+for model in ({folder!r}, REPO):
+    sys.argv = ["diffusers-cli", "run", "--model", model, "--trust-remote-code", "--device-map", "cpu", "--seed", "0"]
+    sys.argv += ["--dtype", "float32", "--output", {output!r}, "--sampling-rate", "16000", "--lora", {adapter!r}]
+    sys.argv += ["--pipeline-kwargs", '{{"prompt": "rain", "audio_length_in_s": 0.5, "num_inference_steps": 2}}']
+    main()
+    with wave.open({output!r}) as file:
+        print(file.getframerate(), file.getnchannels(), file.getnframes())
+"""
+
+
+@pytest.mark.slow
+def test_diffusers_own_command_runs_local_and_pushed_models(fake_hub, embedded_folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    pipe = SoundCTMPipeline.from_pretrained(embedded_folder)
+    pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"]))
+    pipe.save_lora_weights(tmp_path / "adapter", unet_lora_layers=peft.get_peft_model_state_dict(pipe.unet))
+    python(f"SoundCTMPipeline.from_pretrained({str(embedded_folder)!r}).push_to_hub(REPO)", fake_hub, tmp_path)
+    adapter = json.dumps({"lora_id": str(tmp_path / "adapter"), "lora_scale": 0.5})
+    code = CLI.format(folder=str(embedded_folder), output=str(tmp_path / "rain.wav"), adapter=adapter)
+    result = python(code, fake_hub, tmp_path / "other", HF_HUB_DISABLE_TELEMETRY="1")
+    assert result.stdout.count("16000 1 8000") == 2
+
+
 def test_unknown_repo_is_named(fake_hub, tmp_path):
     code = """
 for arguments in ({}, {"local_files_only": True}):
@@ -120,6 +148,15 @@ def test_wanted_files_take_one_set_of_weights():
     files = ["vae/config.json", "vae/model.fp16.safetensors", "vae/model.int8.safetensors"]
     assert wanted_files(files, ["vae"]) == ["model_index.json", "vae/model.fp16.safetensors", "vae/config.json"]
     assert "tokenizer/vocab.txt" in half and "other/config.json" not in half and "README.md" not in half
+
+
+def test_the_only_variant_of_a_repo_is_found():
+    plain, half, other = (f"model{kind}.safetensors" for kind in ("", ".fp16", ".bf16-00001-of-00002"))
+    assert hub.only_variant({"unet": [plain, half], "tokenizer": ["vocab.txt"]}) is None
+    assert hub.only_variant({"unet": [half, other], "vae": [half], "vocoder": [plain]}) == "fp16"
+    for files in ({"unet": [half, other]}, {"unet": [half], "vae": [other]}):
+        with pytest.raises(ValueError, match=r"unet has .*fp16.*`variant=`"):
+            hub.only_variant(files)
 
 
 def test_parameters_are_counted_in_one_set_of_weights(tmp_path):

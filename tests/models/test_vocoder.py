@@ -105,3 +105,10 @@ def test_noise_is_left_as_rough_as_it_is():
         left[iterations], error[iterations] = fast_changes(sound) / fast_changes(mel), (sound - mel).abs().mean()
     assert left[4] > 0.8 and left[4] > left[0]
     assert error[4] < 0.3 * error[0]
+
+
+def test_a_tuple_holds_the_waveform():
+    vocoder = ISTFTVocoder(hidden_size=8, num_layers=1, intermediate_size=8)
+    for mel in (torch.zeros(2, 5, 64), torch.zeros(5, 64)):
+        (waveform,) = vocoder(mel, return_dict=False)
+        assert torch.equal(waveform, vocoder(mel))

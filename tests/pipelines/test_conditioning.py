@@ -15,6 +15,7 @@ KINDS = {
     "stable_audio": "stable_audio",
     "stable_audio_3": "stable_audio_3",
     "longcat": "longcat",
+    "ace_step": "ace_step",
 }
 
 

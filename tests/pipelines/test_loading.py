@@ -124,7 +124,7 @@ def test_a_teacher_is_not_taken_for_a_soundctm(tiny_pipeline, tmp_path, capsys):
     from tiny_teachers import make_teacher
 
     make_teacher("audioldm", tmp_path, tiny_pipeline)
-    with pytest.raises(ValueError, match=r"is a teacher.* DDIMScheduler.*train_ctm\.py.*`from_teacher`"):
+    with pytest.raises(ValueError, match=r"is a teacher.*AudioLDMPipeline.*train_ctm\.py.*`from_teacher`"):
         SoundCTMPipeline.from_pretrained(tmp_path)
     pipe = SoundCTMPipeline.from_pretrained(tmp_path, scheduler=CTMScheduler())
     assert isinstance(pipe.scheduler, CTMScheduler)
@@ -132,6 +132,26 @@ def test_a_teacher_is_not_taken_for_a_soundctm(tiny_pipeline, tmp_path, capsys):
     assert main(["generate", "rain", "--model", str(tmp_path), "-o", str(tmp_path / "rain.wav")]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("soundctm: error: ") and "is a teacher" in error and "\n" not in error
+
+
+def test_folders_of_other_kinds_say_what_they_are(embedded_folder, tiny_pipeline, tmp_path):
+    from diffusers_soundctm.lora import add_lora, save_lora
+    from tiny_teachers import make_teacher
+
+    for family, pipeline in (("stable_audio", "StableAudioPipeline"), ("stable_audio_3", "StableAudio3Pipeline")):
+        make_teacher(family, tmp_path / family, tiny_pipeline)
+        with pytest.raises(ValueError, match=rf"is a teacher, not a SoundCTM: it holds a {pipeline}, .*`from_teacher`"):
+            SoundCTMPipeline.from_pretrained(tmp_path / family)
+    make_teacher("tango", tmp_path / "tango", tiny_pipeline)
+    with pytest.raises(OSError, match=r"pipeline with a UNet2DConditionModel.*`SoundCTMPipeline.from_teacher`"):
+        SoundCTMPipeline.from_pretrained(tmp_path / "tango")
+    with pytest.raises(OSError, match=r"one ISTFTVocoder, not a pipeline.*`ISTFTVocoder.from_pretrained`"):
+        SoundCTMPipeline.from_pretrained(embedded_folder / "vocoder")
+    unet = tiny_pipeline("tango").unet
+    add_lora(unet, 1)
+    save_lora(unet, tmp_path / "adapter")
+    with pytest.raises(OSError, match=r"holds an adapter.*`load_lora_weights`"):
+        SoundCTMPipeline.from_pretrained(tmp_path / "adapter")
 
 
 def test_pickled_weights_are_refused(embedded, embedded_folder, tmp_path):

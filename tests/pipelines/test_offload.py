@@ -9,7 +9,7 @@ from tiny_teachers import make_teacher
 
 
 # CLAP's text branch and the autoencoders are called by other methods than `forward`.
-@pytest.mark.parametrize("family", ["audioldm2", "stable_audio", "stable_audio_3", "longcat"])
+@pytest.mark.parametrize("family", ["audioldm2", "stable_audio", "stable_audio_3", "longcat", "ace_step"])
 def test_model_offload_fetches_every_model(family, tmp_path, tiny_pipeline):
     make_teacher(family, tmp_path, tiny_pipeline)
     teacher = load_teacher(tmp_path)

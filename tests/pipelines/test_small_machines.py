@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from diffusers_soundctm import SoundCTMPipeline
+from one_step import encode, predict
+
 ACCELERATOR = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
@@ -51,3 +54,40 @@ def test_int8_weights(pipe):
     assert weight.qdata.nbytes == size / 4
     difference = (sound(pipe) - expected).norm() / expected.norm()
     assert 0 < difference < 0.1
+
+
+@pytest.mark.parametrize("backend", ["torchao", "optimum.quanto"])
+@pytest.mark.parametrize("family", ["dit", "tango"])
+def test_pipelines_quantize_while_they_load(tiny_pipeline, tmp_path, family, backend):
+    from diffusers import PipelineQuantizationConfig, QuantoConfig, TorchAoConfig
+
+    pytest.importorskip(backend)
+    pipe = tiny_pipeline(family)
+    pipe.save_pretrained(tmp_path)
+    name = "unet" if pipe.transformer is None else "transformer"
+    if backend == "torchao":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        config = TorchAoConfig(Int8WeightOnlyConfig(version=2))
+    else:
+        config = QuantoConfig(weights_dtype="int8")
+    quantized = SoundCTMPipeline.from_pretrained(
+        tmp_path, quantization_config=PipelineQuantizationConfig(quant_mapping={name: config})
+    )
+    kinds = {type(parameter).__name__ for parameter in quantized.denoiser.parameters()}
+    assert kinds & {"Int8Tensor", "WeightQBytesTensor"}
+    expected = predict(pipe, encode(pipe))
+    difference = (predict(quantized, encode(quantized)) - expected).norm() / expected.norm()
+    assert 0 < difference < 0.05
+
+
+def test_a_missing_quantization_package_is_named(tiny_pipeline, tmp_path):
+    from diffusers import PipelineQuantizationConfig, QuantoConfig
+    from diffusers.utils import is_optimum_quanto_available
+
+    if is_optimum_quanto_available():
+        pytest.skip("optimum-quanto is installed")
+    tiny_pipeline("dit").save_pretrained(tmp_path)
+    config = PipelineQuantizationConfig(quant_mapping={"transformer": QuantoConfig("int8")})
+    with pytest.raises(ImportError, match="optimum-quanto"):
+        SoundCTMPipeline.from_pretrained(tmp_path, quantization_config=config)

@@ -54,6 +54,12 @@ def output_paths(output: Path, count: int, force: bool) -> list[Path]:
     return paths
 
 
+def check_loudness(loudness: float | None) -> None:
+    """Raise `ValueError` if `loudness` is out of range."""
+    if loudness is not None and not -70 <= loudness <= 0:
+        raise ValueError(f"--loudness is {loudness}; choose -70 to 0 LUFS, for example -23 for broadcast.")
+
+
 def check_output_folder(output: Path) -> None:
     """Raise `ValueError` unless the folder of `output` exists and is writable."""
     if not output.parent.is_dir():

@@ -19,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--reference", required=True, help="folder or data set of real sounds")
     parser.add_argument(
-        "--reference-split", default="test", help="split of the reference data set (default: %(default)s)"
+        "--reference-split", help="split of the reference data set (default: test, or the only one of a folder)"
     )
     parser.add_argument(
         "--probe-train", help="data set with labels; a probe fitted on its split train measures class recognition"

@@ -5,7 +5,7 @@ import secrets
 import time
 from pathlib import Path
 
-from .arguments import add_device, add_dtype, add_model, add_output, output_paths
+from .arguments import add_device, add_dtype, add_model, add_output, check_loudness, output_paths
 from .rendering import load_pipeline, render, step_progress, write_sound
 
 EXAMPLE = 'example: soundctm generate "rain on a tin roof" -o rain.wav --steps 4 --seed 0'
@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     prompts = read_prompts(arguments.prompt, arguments.prompts)
     if arguments.num < 1:
         raise ValueError(f"--num is {arguments.num}; choose at least 1.")
+    check_loudness(arguments.loudness)
     paths = output_paths(arguments.output, len(prompts) * arguments.num, arguments.force)
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     if not 0 <= seed < 2**63:

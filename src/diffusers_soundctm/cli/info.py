@@ -40,7 +40,20 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def facts(folder: Path) -> dict[str, str]:
-    """Return label and value of what the configurations in `folder` tell about audio, noise levels and guidance."""
+    """Return label and value of what the configurations in `folder` tell about audio, noise levels and guidance.
+
+    Raises:
+        OSError: a value is missing or has another type.
+    """
+    try:
+        return _facts(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OSError(
+            f"{folder} has a configuration with a missing or wrong value ({error}); download or copy the model again."
+        ) from error
+
+
+def _facts(folder: Path) -> dict[str, str]:
     from .. import hub
 
     def config(file: str) -> dict[str, Any]:

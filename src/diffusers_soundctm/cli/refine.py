@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .arguments import DTYPES, add_device, add_dtype, add_model, add_output, output_paths
+from .arguments import DTYPES, add_device, add_dtype, add_model, add_output, check_loudness, output_paths
 from .rendering import load_pipeline, render, step_progress, write_sound
 
 EXAMPLE = "example: soundctm refine rain.wav --steps 16 -o rain-final.wav"
@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     draft = arguments.draft
     output = draft.with_stem(f"{draft.stem}-refined") if arguments.output is None else arguments.output
+    check_loudness(arguments.loudness)
     (path,) = output_paths(output, 1, arguments.force)
     if arguments.steps < 1:
         raise ValueError(f"--steps is {arguments.steps}; choose at least 1.")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
-from ..hub import download_files, read_config
+from ..hub import UNREACHABLE, download_files, not_found, read_config
 from ..models.transformer_ctm import CTMAudioDiTModel
 from ..models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ..schedulers.scheduling_ctm import CTMScheduler
@@ -153,6 +153,68 @@ def convert_release(
     record = {**model.record, "variants": list(variants)}
     save_components(model.components, model.guidance_scale_range, output, record, variants)
     return output
+
+
+def recognize_release(checkpoint: str | os.PathLike | Sequence[str | os.PathLike] | None, **hub_kwargs: Any) -> str:
+    """Return the name of the release that files, folders or Hub ids hold, by the tensors of their network.
+
+    Args:
+        checkpoint: as for `load_release`.
+        **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        ValueError: they hold no network of a release, or those of several.
+        OSError: a repo on the Hub cannot be reached, or a file is damaged.
+    """
+    if checkpoint is None:
+        raise ValueError(f"Pass the authors' files, or `release=`, one of {', '.join(RELEASES)}.")
+    sources = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else list(checkpoint)
+    found: dict[str, None] = {}
+    for source in sources:
+        path = Path(source)
+        published = [name for name, known in RELEASES.items() if known.repo_id == str(source)]
+        if path.exists() or path.suffix in _CHECKPOINTS:
+            files = [path] if not path.is_dir() else sorted(f for f in path.rglob("*") if _named_as_network(f))
+            found |= dict.fromkeys(name for file in files for name in _releases_of(file))
+        elif published:
+            found |= dict.fromkeys(published)
+        else:
+            files = _repo_files(str(source), hub_kwargs)
+            found |= dict.fromkeys(name for file in files for name in _named_as_network(file))
+    if len(found) != 1:
+        given = ", ".join(map(str, sources))
+        what = f"the networks of {' and '.join(found)}" if found else "no network of a release"
+        raise ValueError(f"`checkpoint` ({given}) holds {what}; pass `release=`, one of {', '.join(RELEASES)}.")
+    return next(iter(found))
+
+
+def _repo_files(repo_id: str, hub_kwargs: Mapping[str, Any]) -> list[Path]:
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(repo_id, revision=hub_kwargs.get("revision"), token=hub_kwargs.get("token"))
+    except UNREACHABLE as error:
+        raise not_found(repo_id, error) from error
+    return list(map(Path, names))
+
+
+def _named_as_network(file: Path) -> list[str]:
+    """Names of the releases in which a network's file has this name."""
+    return [name for name, known in RELEASES.items() if fnmatch.fnmatch(f"/{file.name}", known.files[0])]
+
+
+def _releases_of(file: Path) -> list[str]:
+    """Names of the releases whose network a file holds; none for other parts."""
+    tensors = read_checkpoint(file)
+    if _NETWORK not in _contents(tensors):
+        return []
+    if not any(name.endswith("preprocess_conv.weight") for name in tensors):
+        return ["sony-unet"]
+    # v1 and v2 differ in the width of the token that the network attends to.
+    widths = {tensor.shape[1] for name, tensor in tensors.items() if name.endswith("to_cond_embed.0.weight")}
+    return [name for name, known in RELEASES.items() if {known.config.get("cond_token_dim")} == widths] or [
+        name for name in _named_as_network(file) if name != "sony-unet"
+    ]
 
 
 def load_release(

@@ -9,14 +9,14 @@ from .distances import frechet_distance, kernel_distance
 from .embeddings import load_embedding
 from .probe import LinearProbe
 from .published_metrics import compute_metrics, read_captions
-from .sounds import embed_sounds, load_sounds
+from .sounds import default_split, embed_sounds, load_sounds
 
 
 def compare(
     generated: str,
     reference: str,
     *,
-    reference_split: str = "test",
+    reference_split: str | None = None,
     probe_train: str | None = None,
     embedding: str = "aisfx",
     sampling_rate: int = 16000,
@@ -30,7 +30,7 @@ def compare(
         generated: folder or data set of generated sounds. The names of subfolders, or the column `label`, are the
             classes.
         reference: folder or data set of real sounds.
-        reference_split: split of `reference`, if it is a data set.
+        reference_split: split of `reference`, if it is a data set. None is "test", or the only split of a folder.
         probe_train: data set with labels; a linear probe is fitted on its split "train". None leaves recognition out.
         embedding: name of the embedding, see `load_embedding`.
         sampling_rate: sampling rate at which both are read, in Hz.
@@ -63,7 +63,7 @@ def compare(
             f"`generated` {generated!r} has no labels, which the probe needs; put the sounds of each class into a "
             "subfolder of that name."
         )
-    real, _ = load_sounds(reference, split=reference_split, **size)
+    real, _ = load_sounds(reference, split=reference_split or default_split(reference), **size)
     x, y = (embed_sounds(network, waveforms, sampling_rate) for waveforms in (sounds, real))
     kernel = kernel_distance(x, y)
     results = {

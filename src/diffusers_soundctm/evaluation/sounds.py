@@ -23,6 +23,14 @@ def audio_files(folder: Path) -> list[Path]:
     )
 
 
+def default_split(source: str) -> str:
+    """Return "test", or the split of a folder with `metadata.csv` or `metadata.jsonl` that has only one."""
+    from ..data import metadata_files
+
+    splits = list(metadata_files(Path(source))) if Path(source).is_dir() else []
+    return splits[0] if len(splits) == 1 else "test"
+
+
 def load_sounds(
     source: str, *, split: str = "train", sampling_rate: int = 16000, num_samples: int = 81920
 ) -> tuple[np.ndarray, list[str] | None]:

@@ -1,6 +1,6 @@
 """Download the files that a load needs, and no others."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from .folders import INDEX, check_index, components, one_set_of_weights
+from .folders import DENOISERS, INDEX, check_index, components, one_set_of_weights, only_variant
 
 DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_download", "local_files_only")
 UNREACHABLE = (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError)
@@ -28,23 +28,27 @@ def download_model(
     cache_dir: str | None = None,
     force_download: bool = False,
     local_files_only: bool = False,
+    check: Callable[[Path, Collection[str]], None] = check_index,
 ) -> str:
     """Download what a load of `repo_id` needs, or take it from the cache if there is no connection.
 
     Args:
         repo_id: Hub id, as in "user/name".
         skip: components that are not needed.
-        variant: variant of the weights, as in "fp16". Components without it come with their plain weights.
+        variant: variant of the weights, as in "fp16". Components without it come with their plain weights. None is the
+            plain weights, or those of the only variant in a repo without plain weights.
         revision: branch, tag or commit.
         token: token for the Hub.
         cache_dir: folder of the cache.
         force_download: whether to download what is cached.
         local_files_only: whether to use the cache only.
+        check: called with the folder of `model_index.json` and `skip` before anything else is downloaded.
 
     Returns:
         Folder of the snapshot in the cache.
 
     Raises:
+        ValueError: `check` raised it, or there are several variants and no plain weights.
         OSError: there is no such repo, it holds no pipeline, or there is no connection and no complete cached copy.
     """
     where = {
@@ -55,12 +59,14 @@ def download_model(
     }
     try:
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[INDEX], **where))
-        check_index(folder, skip)
+        check(folder, skip)
         commit = folder.name
         filenames = [file.path for file in get_cached_repo_tree(repo_id, revision=commit, cache_dir=cache_dir)]
-        files = wanted_files(filenames, [name for name in components(folder) if name not in skip], variant)
+        names = [name for name in components(folder) if name not in skip]
+        variant = variant or only_variant({name: _files_of(name, filenames) for name in names})
+        files = wanted_files(filenames, names, variant)
         # Prompts are encoded as the denoiser's configuration says, also when the denoiser is not loaded.
-        files += [f"{name}/config.json" for name in ("unet", "transformer") if name in skip]
+        files += [f"{name}/config.json" for name in DENOISERS if name in skip]
         return snapshot_download(repo_id, revision=commit, allow_patterns=files, **where)
     except UNREACHABLE as error:
         raise not_found(repo_id, error) from error
@@ -76,10 +82,14 @@ def wanted_files(filenames: Iterable[str], names: Iterable[str], variant: str | 
     """
     wanted = [INDEX]
     for name in names:
-        files = [file.removeprefix(f"{name}/") for file in filenames if file.startswith(f"{name}/")]
+        files = _files_of(name, filenames)
         texts = [file for file in files if file.endswith((".json", ".txt", ".model"))]
         wanted += [f"{name}/{file}" for file in (*one_set_of_weights(files, variant), *texts)]
     return wanted
+
+
+def _files_of(name: str, filenames: Iterable[str]) -> list[str]:
+    return [file.removeprefix(f"{name}/") for file in filenames if file.startswith(f"{name}/")]
 
 
 def download_files(repo_id: str, patterns: Collection[str], **where: Any) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from ..files import is_hidden, read_json
 from .trust import check_config_names, check_index_names, check_links
 
 INDEX = "model_index.json"
+ADAPTER = "pytorch_lora_weights.safetensors"
+DENOISERS = ("unet", "transformer")
+_PACKAGE = sys.modules[__name__.partition(".")[0]]
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 # Each tuple is a complete vocabulary: of any tokenizer, and in older formats of BERT, of CLAP and GPT-2, and of T5.
 VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("*.model",))
@@ -27,8 +31,64 @@ def components(folder: Path) -> dict[str, tuple[str, str]]:
 def check_index(folder: Path, passed: Collection[str] = ()) -> None:
     """Raise `OSError` unless `folder` holds a `model_index.json` that is readable and names plain classes."""
     if not (folder / INDEX).is_file():
-        raise OSError(f"{folder} has no {INDEX}; pass a folder that `SoundCTMPipeline.save_pretrained` wrote.")
+        raise OSError(f"{folder} has no {INDEX}; {_remedy_without_index(folder)}")
     check_index_names(read_config(folder / INDEX), folder / INDEX, passed)
+    for name, (library, class_name) in components(folder).items():
+        if library == _PACKAGE.__name__ and class_name not in dir(_PACKAGE) and name not in passed:
+            raise OSError(
+                f"{folder / INDEX} names the class {class_name} for {name}, which this version of {library} does not "
+                f"have; update the package, or pass `{name}=`."
+            )
+
+
+def _remedy_without_index(folder: Path) -> str:
+    """Say what a folder without `model_index.json` holds, and how that is loaded."""
+    for name in DENOISERS:
+        if (folder / name / "config.json").is_file():
+            network = read_config(folder / name / "config.json").get("_class_name")
+            return (
+                f"it holds the components of a pipeline with a {network}. If it is a teacher such as Tango, load it "
+                "with `SoundCTMPipeline.from_teacher`."
+            )
+    if (folder / "config.json").is_file():
+        model = read_config(folder / "config.json").get("_class_name", "model")
+        return f"it holds one {model}, not a pipeline. Load it with `{model}.from_pretrained`."
+    if (folder / ADAPTER).is_file():
+        return (
+            "it holds an adapter. Load the teacher that it was trained for with `SoundCTMPipeline.from_teacher`, then "
+            "call `load_lora_weights`."
+        )
+    return "pass a folder that `SoundCTMPipeline.save_pretrained` wrote."
+
+
+def check_student(folder: Path, passed: Collection[str] = (), *, name: str | None = None) -> None:
+    """Check that a folder holds a SoundCTM, not its teacher, which would load and fail in the first call.
+
+    Args:
+        folder: the folder.
+        passed: components that the caller passes and that are not loaded from the folder.
+        name: name of the model for the message; None is the folder.
+
+    Raises:
+        OSError: there is no readable `model_index.json`.
+        ValueError: the folder holds a teacher, or a pipeline without a scheduler.
+    """
+    check_index(folder, passed)
+    found = components(folder)
+    names = read_config(folder / INDEX).get("_class_name")
+    pipeline = names[-1] if isinstance(names, list) else names
+    if "scheduler" in passed:
+        return
+    for part in (*DENOISERS, "scheduler") if pipeline != "SoundCTMPipeline" else ():
+        library, class_name = found.get(part, (None, ""))
+        if part not in passed and library in ("diffusers", _PACKAGE.__name__) and not class_name.startswith("CTM"):
+            raise ValueError(
+                f"{name or folder} is a teacher, not a SoundCTM: it holds a {pipeline}, whose {part} is a "
+                f"{class_name}. Distill a SoundCTM from it with training/train_ctm.py, load an adapter for it with "
+                f"`from_teacher` and `load_lora_weights`, or use it as it is with `diffusers.{pipeline}`."
+            )
+    if "scheduler" not in found:
+        raise ValueError(f"{name or folder} has no scheduler; pass `scheduler=CTMScheduler(...)`.")
 
 
 def check_folder(folder: Path, passed: Collection[str] = ()) -> None:
@@ -136,6 +196,40 @@ def one_set_of_weights(files: Sequence[str], variant: str | None) -> list[str]:
     if not plain and weights and variant is None:
         variant = weights[0].split(".")[1].partition("-")[0]  # model.fp16-00001-of-00002.safetensors
     return [file for file in weights if variant is not None and f".{variant}" in file] or plain
+
+
+def only_variant(files: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the variant of a model some of whose components have no plain weights; None if all have.
+
+    Args:
+        files: component → its file names.
+
+    Raises:
+        ValueError: there are several such variants, or none that all these components have.
+    """
+    variants = {
+        name: {_variant(file) for file in weights}
+        for name, names in files.items()
+        if (weights := [file for file in names if file.endswith(".safetensors")])
+        and all(file.count(".") > 1 for file in weights)
+    }
+    if not variants:
+        return None
+    shared = set.intersection(*variants.values())
+    if len(shared) != 1:
+        found = "; ".join(f"{name} has {', '.join(sorted(options))}" for name, options in variants.items())
+        raise ValueError(f"The model has weights of variants only ({found}); choose one with `variant=`.")
+    return shared.pop()
+
+
+def files_by_component(folder: Path, passed: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return component → the file names in its folder, without the components in `passed`."""
+    names = [name for name in components(folder) if name not in passed]
+    return {name: [file.name for file in _visible(folder / name, "*")] for name in names}
+
+
+def _variant(file: str) -> str:
+    return file.split(".")[1].partition("-")[0]  # of model.fp16-00001-of-00002.safetensors
 
 
 def count_parameters(folder: Path) -> tuple[int, int]:

@@ -4,32 +4,47 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.loaders import PeftAdapterMixin
+from diffusers import CacheMixin, ConfigMixin, ModelMixin
+from diffusers.loaders.unet_loader_utils import _maybe_expand_lora_scales
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from typing_extensions import Self
 
 from ..preconditioning import c_noise, check_prediction_type
+from .adapters import CTMAdapterMixin
 from .embeddings import CTMTimestepEmbedding, CTMTimestepProjection, split_condition
 
 
-class FromTeacherMixin:
-    """Adds `from_teacher` to a network class. List it before the diffusers class, and pass that class's arguments on.
+class FromTeacherMixin(CTMAdapterMixin, CacheMixin):
+    """Adds `from_teacher`, LoRA and caching to a network class.
 
-    `_new_parameters` are the prefixes of the parameters that the student has and the teacher does not.
+    List it before the diffusers class, and pass that class's arguments on. `_new_parameters` are the prefixes of the
+    tensors that the student saves and the teacher does not.
     """
 
-    _new_parameters: tuple[str, ...] = ()
-
     if TYPE_CHECKING:  # of the diffusers class
-        config: Any
         from_config: Any
+        _repeated_blocks: list[str]
         register_to_config: Any
 
     @staticmethod
     def _get_init_keys(input_class: type) -> set[str]:
         # The arguments of the diffusers class arrive in **kwargs. Without their names, loading would drop them.
         return set().union(*map(ConfigMixin._get_init_keys, input_class.__mro__[:-1])) - {"args"}
+
+    def enable_cache(self, config: Any) -> None:
+        """Enable one of diffusers' caches, which reuse results of earlier steps; see `CacheMixin.enable_cache`.
+
+        Args:
+            config: Configuration of the cache, such as `FirstBlockCacheConfig` for a transformer.
+        """
+        from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+
+        for block in {type(module) for module in self.modules() if type(module).__name__ in self._repeated_blocks}:
+            try:
+                TransformerBlockRegistry.get(block)
+            except ValueError:  # diffusers does not know the blocks of Stable Audio, which return hidden states alone
+                TransformerBlockRegistry.register(block, TransformerBlockMetadata(return_hidden_states_index=0))
+        super().enable_cache(config)
 
     @classmethod
     def from_teacher(cls, teacher: ModelMixin, **config: Any) -> Self:
@@ -48,7 +63,7 @@ class FromTeacherMixin:
                 f"`teacher` is a {type(teacher).__name__}; pass a network of the class that {cls.__name__} extends."
             )
         student = cls.from_config(dict(teacher.config), **config)
-        new = {name for name, _ in student.named_parameters() if name.startswith(cls._new_parameters)}
+        new = {name for name in student.state_dict() if name.startswith(cls._new_parameters)}
         missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
         if set(missing) != new or unexpected:
             raise ValueError(
@@ -126,6 +141,29 @@ class CTMUNetMixin(FromTeacherMixin):
             **noise_conditioning,
         )
 
+    def _expand_blocks(self, weight: float | dict[str, Any]) -> float | dict[str, float]:
+        if not isinstance(weight, dict):
+            return weight
+        for side, blocks in weight.items():  # diffusers ignores blocks that do not exist
+            existing = getattr(self, f"{side}_blocks", ())
+            known = {f"block_{index}" for index, block in enumerate(existing) if hasattr(block, "attentions")}
+            unknown = sorted(set(blocks) - known) if isinstance(blocks, dict) else []
+            if unknown or side not in ("down", "mid", "up"):
+                raise ValueError(
+                    f"`weights` has {side!r}: {blocks}; choose among 'down', 'mid' and 'up', and among "
+                    f"{sorted(known)} of 'down' or 'up'."
+                )
+        scales: Any = _maybe_expand_lora_scales(self, [weight])[0]
+        expanded = {}
+        for name, scale in scales.items():  # such as down_blocks.1.attentions.0, the first layer of a block
+            block, _, layer = name.rpartition(".")
+            attentions, resnets = self.get_submodule(block), self.get_submodule(block.replace("attentions", "resnets"))
+            # A layer of AudioLDM2 has several transformers. The middle block has one resnet more than layers.
+            count = len(attentions) // (len(resnets) - block.startswith("mid_block"))
+            start = int(layer) * count
+            expanded |= {f"{block}.{index}.": scale for index in range(start, start + count)}
+        return expanded
+
 
 class TransformerMixin(FromTeacherMixin):
     """Gives a transformer of diffusers the arguments of a UNet. List it before the diffusers class.
@@ -196,7 +234,7 @@ class TransformerMixin(FromTeacherMixin):
         raise NotImplementedError
 
 
-class CTMTransformerMixin(PeftAdapterMixin):
+class CTMTransformerMixin:
     """Conditions a transformer on s and ω, through the `timestep_cond` argument of its forward.
 
         embedding = MLP(φ(c_noise(t))) + MLP_s(φ(c_noise(s))) + W·ψ(ω), see `CTMTimestepProjection`

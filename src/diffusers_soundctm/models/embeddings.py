@@ -161,7 +161,7 @@ class FourierFeatures(StableAudioGaussianFourierProjection):
         return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
-class CTMTimestepProjection(nn.Sequential):
+class CTMTimestepProjection(nn.Module):
     """Stable Audio's timestep MLP with one more branch for s and one for ω:
 
         MLP(φ(t)) + MLP(φ(s)) + ψ(1000·ω)       branch_init "reference"
@@ -177,7 +177,10 @@ class CTMTimestepProjection(nn.Sequential):
 
     def __init__(self, in_channels: int, dim: int, branch_init: str):
         check_branch_init(branch_init)
-        super().__init__(nn.Linear(in_channels, dim), nn.SiLU(), nn.Linear(dim, dim))
+        super().__init__()
+        # The teacher's names. Not a Sequential, which group offloading would take apart without the other branches.
+        for index, layer in enumerate((nn.Linear(in_channels, dim), nn.SiLU(), nn.Linear(dim, dim))):
+            self.add_module(str(index), layer)
         self.sizes = (in_channels, in_channels, dim)
         self.target_proj = None
         self.guidance_proj = None
@@ -206,7 +209,9 @@ class CTMTimestepProjection(nn.Sequential):
         return self._mlp(time) + self.target_proj(target) + self.guidance_proj(guidance)
 
     def _mlp(self, features: torch.Tensor) -> torch.Tensor:
-        return self[2](self[1](self[0](features)))
+        for index in ("0", "1", "2"):
+            features = getattr(self, index)(features)
+        return features
 
 
 def zero_projection(dim: int) -> nn.Linear:

@@ -15,7 +15,8 @@ from .embeddings import FourierFeatures
 class LatentTransformer(TransformerMixin, StableAudioDiTModel):
     """diffusers' `StableAudioDiTModel` with the arguments of a UNet. It computes its own rotary embedding."""
 
-    _repeated_blocks = ["StableAudioDiTBlock"]  # noqa: RUF012 (diffusers' own name and type)
+    _no_split_modules = ["StableAudioDiTBlock"]  # noqa: RUF012 (diffusers' own names and types)
+    _repeated_blocks = ["StableAudioDiTBlock"]  # noqa: RUF012
     _min_rotary_dim = 0
 
     def _stock_forward(

@@ -169,11 +169,12 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
             waveform = self._invert(spectrum * gain.transpose(1, 2))
         return waveform
 
-    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+    def forward(self, mel: torch.Tensor, return_dict: bool = True) -> torch.Tensor | tuple[torch.Tensor]:
         """Convert a log-mel to a waveform.
 
         Args:
             mel: (B, frames, mels) or (frames, mels), natural logarithm.
+            return_dict: Whether to return the waveform itself, as `SpeechT5HifiGan` does, instead of a tuple.
 
         Returns:
             (B, frames·hop_length) or (frames·hop_length,), float32.
@@ -186,6 +187,7 @@ class ISTFTVocoder(ModelMixin, ConfigMixin):
                 f"`mel` has shape {tuple(mel.shape)}; pass (batch, frames, {self.config.model_in_dim}) or "
                 f"(frames, {self.config.model_in_dim})."
             )
-        if mel.dim() == 2:
-            return self(mel[None])[0]
-        return self.match(self.synthesize(*self.predict(mel)), mel)
+        batch = mel if mel.dim() == 3 else mel[None]
+        waveforms = self.match(self.synthesize(*self.predict(batch)), batch)
+        waveform = waveforms if mel.dim() == 3 else waveforms[0]
+        return waveform if return_dict else (waveform,)

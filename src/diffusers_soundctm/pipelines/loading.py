@@ -1,6 +1,7 @@
 """Loading and saving of pipelines: folders, the Hub, the embedded model, releases, teachers and adapters."""
 
 import copy
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,13 +50,11 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         """Load the model that is embedded in the package.
 
         Args:
-            kwargs: arguments of `from_pretrained`. `torch_dtype` (or `dtype`) is float32 by default.
+            kwargs: arguments of `from_pretrained`.
 
         Raises:
             FileNotFoundError: this installation has no weights.
         """
-        if "torch_dtype" not in kwargs:
-            kwargs.setdefault("dtype", torch.float32)
         return cls.from_pretrained(hub.embedded_folder(), **kwargs)
 
     @classmethod
@@ -71,7 +70,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
     def from_teacher(
         cls,
         name_or_folder: str | os.PathLike,
-        branch_init: str | None = None,
+        branch_init: str = "zero",
         *,
         torch_dtype: torch.dtype | None = None,
         revision: str | None = None,
@@ -84,7 +83,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
 
         Args:
             name_or_folder: folder or Hub id of a diffusers text-to-audio pipeline, see `distillation.teachers`.
-            branch_init: "zero" or "reference", as in the adapter's training. None is the default of training.
+            branch_init: "zero" or "reference", as in the adapter's training.
             torch_dtype: dtype of the components, float32 by default. See `to` for networks that predict epsilon.
             revision: branch, tag or commit on the Hub.
             token: access token for the Hub.
@@ -109,23 +108,80 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         pipe = cls.from_components(teacher.parts(teacher.student(branch_init).eval()))
         return pipe if torch_dtype is None else pipe.to(torch_dtype)
 
-    def load_lora_weights(
-        self, pretrained_model_name_or_path: str | os.PathLike, adapter_name: str | None = None, **kwargs: Any
-    ) -> None:
-        """Load an adapter that `train_ctm.py --lora_rank` wrote; see `lora.load_lora`.
-
-        Its parameters of s and ω replace those of the network, and `unload_lora_weights` does not restore them.
+    @classmethod
+    def lora_state_dict(
+        cls,
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | Mapping[str, torch.Tensor],
+        return_lora_metadata: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Read an adapter without loading it; see `lora.read_lora`.
 
         Args:
-            pretrained_model_name_or_path: file, folder or Hub id.
+            pretrained_model_name_or_path_or_dict: file, folder, Hub id or state dict.
+            return_lora_metadata: whether to return peft's configuration, or None, as well.
+            kwargs: `weight_name`, `subfolder`, and `revision`, `token`, `cache_dir` and the like for the Hub.
+
+        Returns:
+            The tensors by name, with `return_lora_metadata` in a tuple with the configuration.
+        """
+        tensors, metadata = lora.read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
+        return (tensors, lora.lora_config(metadata)) if return_lora_metadata else tensors
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | Mapping[str, torch.Tensor],
+        adapter_name: str | None = None,
+        hotswap: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Load an adapter that `train_ctm.py --lora_rank` or `save_lora_weights` wrote; see `lora.load_lora`.
+
+        If it has parameters of s and ω, they replace those of the network while the adapter is active.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: file, folder, Hub id or state dict.
             adapter_name: name for peft.
-            kwargs: `revision`, `token`, `cache_dir` and the like for the Hub.
+            hotswap: whether to replace the adapter of that name in place.
+            kwargs: `weight_name`, `subfolder`, `low_cpu_mem_usage`, and `revision`, `token`, `cache_dir` and the like
+                for the Hub.
 
         Raises:
-            ValueError: the adapter was trained for another network.
+            ValueError: the adapter was trained for another network, or has no LoRA weights.
             OSError: the file does not exist or is damaged.
         """
-        lora.load_lora(self.denoiser, pretrained_model_name_or_path, adapter_name, **kwargs)
+        source = pretrained_model_name_or_path_or_dict
+        lora.load_lora(self.denoiser, source, adapter_name, pipeline=self, hotswap=hotswap, **kwargs)
+
+    @classmethod
+    def save_lora_weights(
+        cls,
+        save_directory: str | os.PathLike,
+        unet_lora_layers: dict[str, torch.nn.Module | torch.Tensor] | None = None,
+        transformer_lora_layers: dict[str, torch.nn.Module | torch.Tensor] | None = None,
+        unet_lora_adapter_metadata: dict | None = None,
+        transformer_lora_adapter_metadata: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save low-rank updates that were trained with peft; `lora.save_lora` saves those of s and ω too.
+
+        Args:
+            save_directory: folder, which is made if needed.
+            unet_lora_layers: `get_peft_model_state_dict(pipe.unet)`.
+            transformer_lora_layers: the same of a transformer.
+            unet_lora_adapter_metadata: `pipe.unet.peft_config[name].to_dict()`, without which alpha equals the rank.
+            transformer_lora_adapter_metadata: the same of a transformer.
+            kwargs: `weight_name`, `is_main_process`, `save_function` and `safe_serialization`, as in diffusers.
+
+        Raises:
+            ValueError: no layers are passed.
+        """
+        layers = {"unet": unet_lora_layers, "transformer": transformer_lora_layers}
+        layers = {name: values for name, values in layers.items() if values}
+        if not layers:
+            raise ValueError("`unet_lora_layers` and `transformer_lora_layers` are empty; pass one of them.")
+        metadata = {"unet": unet_lora_adapter_metadata, "transformer": transformer_lora_adapter_metadata}
+        cls._save_lora_weights(save_directory, layers, metadata, **kwargs)
 
     def fuse_lora(self, components: Sequence[str] | None = None, **kwargs: Any) -> None:
         """Fuse loaded adapters into the weights, which removes their cost; arguments as in diffusers.
@@ -137,6 +193,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
     def unfuse_lora(self, components: Sequence[str] | None = None, **kwargs: Any) -> None:
         """Remove fused adapters from the weights."""
         super().unfuse_lora(self._adapted(components), **kwargs)
+        self.denoiser.update_new_parameters()
 
     def _adapted(self, components: Sequence[str] | None) -> list[str]:
         if components is not None:
@@ -149,6 +206,9 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
     ) -> Self:
         """Load a folder or a Hub id; arguments as in `DiffusionPipeline.from_pretrained`, but without pickled weights.
 
+        All components are loaded in float32, whatever the dtype of their files, unless `dtype` (or `torch_dtype`) is
+        passed. If a folder or repo has weights of one `variant` only, these are loaded.
+
         With a `torch_dtype` of half precision, a denoiser that predicts epsilon is loaded in float32, see `to`.
 
         Raises:
@@ -158,14 +218,12 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = Path(cls.download(str(pretrained_model_name_or_path), **kwargs))
+        hub.check_student(folder, kwargs, name=str(pretrained_model_name_or_path))
         hub.check_folder(folder, passed=kwargs)
-        library, scheduler = hub.components(folder).get("scheduler", (None, None))
-        if library == "diffusers" and "scheduler" not in kwargs:  # a teacher would load, and fail in the first call
-            raise ValueError(
-                f"{pretrained_model_name_or_path} is a teacher, not a SoundCTM: its scheduler is a {scheduler}, not a "
-                "CTMScheduler. Distill a SoundCTM from it with training/train_ctm.py, or load an adapter for it with "
-                "`from_teacher` and `load_lora_weights`."
-            )
+        if kwargs.get("variant") is None:
+            kwargs["variant"] = hub.only_variant(hub.files_by_component(folder, passed=kwargs))
+        if "torch_dtype" not in kwargs:  # else transformers' models keep the dtype of their files, and others do not
+            kwargs.setdefault("dtype", torch.float32)
         if "custom_pipeline" not in kwargs:
             kwargs.setdefault("trust_remote_code", hub.holds_only_our_code(folder))
         dtypes = [kwargs.pop(name) for name in ("dtype", "torch_dtype") if kwargs.get(name) is not None]
@@ -227,23 +285,27 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         cls,
         pretrained_model_link_or_path: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
         *,
-        release: str,
+        release: str | None = None,
         **kwargs: Any,
     ) -> Self:
         """Load the authors' checkpoints, without converting them first.
 
         Args:
-            pretrained_model_link_or_path: one or several files, folders or Hub ids; None is the release's Hub repo.
-            release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz).
+            pretrained_model_link_or_path: one or several files, folders or Hub ids; None is the Hub repo of `release`.
+            release: "sony-unet" (16 kHz), "sony-dit-v1" or "sony-dit-v2" (44.1 kHz). None recognizes the files, which
+                must hold the network of one release.
             kwargs: `torch_dtype` and the arguments of `diffusers_soundctm.conversion.load_release`.
 
         Raises:
             ValueError, OSError: see `load_release`.
         """
-        from ..conversion.releases import load_release
+        from ..conversion.releases import load_release, recognize_release
 
         if "torch_dtype" in kwargs:
             kwargs["dtype"] = kwargs.pop("torch_dtype")
+        if release is None:
+            download = {name: value for name, value in kwargs.items() if name in hub.DOWNLOAD_ARGUMENTS}
+            release = recognize_release(pretrained_model_link_or_path, **download)
         model = load_release(release, pretrained_model_link_or_path, **kwargs)
         return cls.from_components(model.components, guidance_scale_range=model.guidance_scale_range)
 
@@ -255,7 +317,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         """
         passed = {k for k in cls._get_signature_keys(cls)[0] if k in kwargs}
         arguments = {k: v for k, v in kwargs.items() if k in hub.DOWNLOAD_ARGUMENTS}
-        return hub.download_model(pretrained_model_name, skip=passed, **arguments)
+        check = functools.partial(hub.check_student, name=pretrained_model_name)
+        return hub.download_model(pretrained_model_name, skip=passed, check=check, **arguments)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, *args: Any, push_to_hub: bool = False, **kwargs: Any

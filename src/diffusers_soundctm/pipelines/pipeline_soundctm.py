@@ -1,5 +1,6 @@
 """Text to audio with a SoundCTM student: prompt → latents → jumps along the trajectory → mel → waveform."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -51,6 +52,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         language_model: GPT-2 of AudioLDM2.
         transformer: student of a transformer teacher, in place of `unet`.
         duration_embedder: Stable Audio 3's embedding of the length.
+        condition_encoder: ACE-Step's encoder of text, lyrics and timbre.
 
     Raises:
         ValueError: both `unet` and `transformer` are given.
@@ -61,7 +63,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
     scheduler: CTMScheduler
     model_cpu_offload_seq = (
         "text_encoder->text_encoder_2->projection_model->language_model->duration_embedder->"
-        "unet->transformer->vae->vocoder"
+        "condition_encoder->unet->transformer->vae->vocoder"
     )
     _optional_components = [  # noqa: RUF012
         "unet",
@@ -75,8 +77,10 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         "projection_model",
         "language_model",
         "duration_embedder",
+        "condition_encoder",
     ]
     _callback_tensor_inputs = ["latents", "previous_latents", *_CONDITIONS]  # noqa: RUF012
+    _current_timestep: torch.Tensor | None = None
     _called: "SoundCTMPipeline | None" = None  # of a view that a callback gets: the pipeline that was called
 
     def __init__(
@@ -94,6 +98,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         language_model: PreTrainedModel | None = None,
         transformer: ModelMixin | None = None,
         duration_embedder: ModelMixin | None = None,
+        condition_encoder: ModelMixin | None = None,
     ):
         super().__init__()
         inputs.check_scheduler(scheduler)
@@ -117,6 +122,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
             projection_model=projection_model,
             language_model=language_model,
             duration_embedder=duration_embedder,
+            condition_encoder=condition_encoder,
             transformer=transformer,
         )
         self.register_to_config(guidance_scale_range=self._share_guidance_scale_range(guidance_scale_range))
@@ -149,6 +155,11 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
     def num_timesteps(self) -> int:
         """Number of steps of the last call."""
         return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """c_noise(t) of the step that is being computed, which caches of diffusers ask for; None between calls."""
+        return self._current_timestep
 
     @property
     def num_samples(self) -> int | None:
@@ -299,6 +310,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self.check_inputs(**arguments | {"callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs})
+        guidance_scale, nu, gamma = float(guidance_scale), float(nu), float(gamma)  # also of integers beyond 64 bits
         num_samples = inputs.num_samples(
             self, audio_length_in_s, latents, initial_audio_waveforms, initial_audio_sampling_rate
         )
@@ -342,6 +354,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 model_input = self.scheduler.scale_model_input(latents, timestep)
                 target_sigma = schedule.target_sigmas[i]
                 embeds, mask, *negative = conditions.values()
+                call._called._current_timestep = timestep
                 model_output = self.predict(
                     model_input, timestep, target_sigma, guidance_scale, nu, (embeds, mask), negative
                 )
@@ -357,7 +370,7 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 progress_bar.update()
                 if call.interrupt:
                     break
-        call._called._interrupt = call.interrupt
+        call._called._interrupt, call._called._current_timestep = call.interrupt, None
 
         # 5. Waveforms
         audios, turned_down_db = latents, None
@@ -430,7 +443,9 @@ class SoundCTMPipeline(SoundCTMLoaderMixin, PromptMixin, WaveformMixin, Diffusio
                 mask = torch.cat([self.conditioning.negative_mask(mask, *negative), mask])
         timestep_cond = torch.stack([target_sigma, torch.full_like(target_sigma, guidance_scale)])
         config = self.scheduler.config
-        with full_float32(config.sigma_max, config.prediction_type):
+        caching = getattr(self.denoiser, "is_cache_enabled", False)
+        cache = self.denoiser.cache_context("denoiser") if caching else contextlib.nullcontext()
+        with full_float32(config.sigma_max, config.prediction_type), cache:
             model_output = self.denoiser(
                 model_input.to(self.denoiser.dtype),
                 timestep,

@@ -25,6 +25,7 @@ class PromptMixin:
         projection_model: Any
         language_model: Any
         duration_embedder: Any
+        condition_encoder: Any
         default_audio_length_in_s: float
         _execution_device: torch.device
 
@@ -45,6 +46,7 @@ class PromptMixin:
             projection_model=self.projection_model,
             language_model=self.language_model,
             duration_embedder=self.duration_embedder,
+            condition_encoder=self.condition_encoder,
         )
 
     @property

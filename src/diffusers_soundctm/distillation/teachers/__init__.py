@@ -7,6 +7,7 @@ from typing import Any
 from ... import hub
 from ...files import read_json
 from ...schedulers.scheduling_ctm import CTMScheduler
+from .ace_step import AceStep
 from .audio_dit import AudioDiT
 from .audioldm import AudioLDM
 from .audioldm2 import AudioLDM2
@@ -20,7 +21,7 @@ from .tango import Tango
 
 __all__ = ["FAMILIES", "Teacher", "TeacherFamily", "load_teacher", "load_teacher_scheduler", "recognize"]
 
-FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, StableAudio3, LongCat, AudioDiT, EDM)
+FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, StableAudio3, LongCat, AceStep, AudioDiT, EDM)
 
 
 def load_teacher(

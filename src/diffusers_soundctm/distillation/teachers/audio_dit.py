@@ -22,7 +22,6 @@ class AudioDiT(TeacherFamily):
     network_class = "diffusers_soundctm.AudioDiTModel"
     student_class = CTMAudioDiTModel
     conditioning = "sentence_token"
-    branch_init = "reference"
 
     @classmethod
     def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -58,7 +58,6 @@ class TeacherFamily:
         text_encoder_source: Hub id of the text encoder, for a folder that lacks it.
         flow_time_factor: `num_train_timesteps` that the scheduler must have, if the pipeline tells the network the
             scheduler's timesteps as they are. The network was trained with times in [0, flow_time_factor].
-        branch_init: How the student's branches of s and ω are initialized unless another way is chosen.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
@@ -76,7 +75,6 @@ class TeacherFamily:
     base_model: ClassVar[str | None] = None
     text_encoder_source: ClassVar[str | None] = None
     flow_time_factor: ClassVar[int | None] = None
-    branch_init: ClassVar[str] = "zero"
 
     @classmethod
     def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -372,18 +370,17 @@ class Teacher:
         size = self.network.config.get("sample_size")
         return size * self.latent_positions(0)[2] if isinstance(size, int) else DEFAULT_NUM_SAMPLES
 
-    def student(self, branch_init: str | None = None, initial_unet: str | os.PathLike | None = None) -> torch.nn.Module:
+    def student(self, branch_init: str = "zero", initial_unet: str | os.PathLike | None = None) -> torch.nn.Module:
         """A student initialized from the teacher, or from a student of the same teacher.
 
         Args:
             branch_init: How the new branches of s and ω are initialized: "reference" as in the published code, "zero"
-                so that the student equals the teacher. None is the family's default, "zero" where it is possible.
+                so that the student equals the teacher.
             initial_unet: Folder of a student whose weights are used.
 
         Raises:
             ValueError: The folder holds no student of this teacher and `branch_init`.
         """
-        branch_init = branch_init or self.family.branch_init
         student = self.family.new_student(self, branch_init)
         if initial_unet is None:
             return student

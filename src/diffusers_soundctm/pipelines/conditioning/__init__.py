@@ -9,6 +9,7 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import FrozenDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .ace_step import AceStepConditioning
 from .audioldm2 import AudioLDM2Conditioning
 from .base import PromptConditioning
 from .class_label import ClassLabelConditioning
@@ -29,6 +30,7 @@ __all__ = [
 
 # The value of `conditioning` in a student's config → how it is conditioned.
 CONDITIONINGS: dict[str, type[PromptConditioning]] = {
+    "ace_step": AceStepConditioning,
     "audioldm2": AudioLDM2Conditioning,
     "class_label": ClassLabelConditioning,
     "cross_attention": CrossAttentionConditioning,
@@ -51,8 +53,8 @@ def conditioning_for(
         network: a teacher or a student, compiled or not. The kind is `conditioning` of its config, else
             `infer_conditioning` of it.
         text_encoder, tokenizer: without them, only `network_kwargs` of the result can be used.
-        components: `text_encoder_2`, `tokenizer_2`, `projection_model`, `language_model` and `duration_embedder` of
-            the families that have them.
+        components: `text_encoder_2`, `tokenizer_2`, `projection_model`, `language_model`, `duration_embedder` and
+            `condition_encoder` of the families that have them.
 
     Raises:
         ValueError: the config names an unknown kind.
@@ -82,6 +84,8 @@ def infer_conditioning(network: ModelMixin) -> str:
         return "stable_audio_3"
     if "LongCatNetwork" in classes:
         return "longcat"
+    if "AceStepNetwork" in classes:
+        return "ace_step"
     if is_transformer(network.config):
         return "sentence_token"
     widths = network.config.cross_attention_dim
@@ -96,4 +100,5 @@ def is_transformer(config: FrozenDict) -> bool:
 
 def latent_channels(config: FrozenDict) -> int:
     """Number of channels of the latents that a network with this config works on."""
-    return next(config[name] for name in ("io_channels", "latent_dim", "in_channels") if name in config)
+    names = ("io_channels", "latent_dim", "audio_acoustic_hidden_dim", "in_channels")
+    return next(config[name] for name in names if name in config)

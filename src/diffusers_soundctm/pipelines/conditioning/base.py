@@ -26,8 +26,8 @@ class PromptConditioning:
     Args:
         config: configuration of the network.
         text_encoder, tokenizer: the prompt's encoder. Without them, only `network_kwargs` can be used.
-        text_encoder_2, tokenizer_2, projection_model, language_model, duration_embedder: further components of some
-            families.
+        text_encoder_2, tokenizer_2, projection_model, language_model, duration_embedder, condition_encoder: further
+            components of some families.
 
     Attributes:
         prompt_embeds_ndim: number of dimensions of the embeddings that `encode` returns: 3 for (B, L, width), 2 for
@@ -54,6 +54,7 @@ class PromptConditioning:
         projection_model: ModelMixin | None = None,
         language_model: PreTrainedModel | None = None,
         duration_embedder: ModelMixin | None = None,
+        condition_encoder: ModelMixin | None = None,
     ):
         self.config = config
         self.text_encoder = text_encoder
@@ -63,6 +64,7 @@ class PromptConditioning:
         self.projection_model = projection_model
         self.language_model = language_model
         self.duration_embedder = duration_embedder
+        self.condition_encoder = condition_encoder
 
     @property
     def max_audio_length_in_s(self) -> float | None:
@@ -73,7 +75,8 @@ class PromptConditioning:
     def models(self) -> list[torch.nn.Module]:
         """The networks that encode prompts, the text encoder first."""
         parts = (
-            self.text_encoder, self.text_encoder_2, self.projection_model, self.language_model, self.duration_embedder
+            self.text_encoder, self.text_encoder_2, self.projection_model, self.language_model, self.duration_embedder,
+            self.condition_encoder,
         )  # fmt: skip
         return [part for part in parts if part is not None]
 
