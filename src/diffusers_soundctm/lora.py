@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -48,7 +48,7 @@ def add_lora(student: CTMAdapterMixin, rank: int, alpha: float | None = None) ->
 
     student.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(TARGETS))
-    inject_adapter_in_model(config, student, "default")
+    inject_adapter_in_model(config, cast(torch.nn.Module, student), "default")
     student._hf_peft_config_loaded = True
     for parameter in student.new_parameters.values():
         parameter.requires_grad_(True)

@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.loaders import PeftAdapterMixin
 
-# At run time the mixin stands before the network's class; for type checkers it inherits from it.
-_Module = torch.nn.Module if TYPE_CHECKING else object
 
-
-class CTMAdapterMixin(PeftAdapterMixin, _Module):
+class CTMAdapterMixin(PeftAdapterMixin):
     """Extends diffusers' LoRA methods to adapters that turn a teacher into a SoundCTM.
 
     Such an adapter also has values v of the parameters that the teacher lacks, whose names start with one of
@@ -25,7 +22,13 @@ class CTMAdapterMixin(PeftAdapterMixin, _Module):
 
     if TYPE_CHECKING:  # of the diffusers class
         config: Any
+        modules: Any
+        named_modules: Any
+        named_parameters: Any
+        parameters: Any
         peft_config: dict[str, Any]
+        requires_grad_: Any
+        state_dict: Any
 
     @property
     def new_parameters(self) -> dict[str, torch.nn.Parameter]:
