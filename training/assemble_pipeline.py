@@ -14,10 +14,15 @@ from transformers import AutoModel, AutoTokenizer
 
 from diffusers_soundctm import CTMScheduler, CTMUNet2DConditionModel, ISTFTVocoder, SoundCTMPipeline
 from diffusers_soundctm.files import atomic_folder
+from diffusers_soundctm.pipelines.known_sounds import KnownSounds, embed_prompts
 from diffusers_soundctm.training.config import run_script
 from diffusers_soundctm.training.ranges import range_problems
+from sources.classes import CLASSES
 
 MAX_BYTES = 95e6
+PAIR = " + "  # between the labels of a mixture
+EXAMPLES = 6  # captions of a kind
+BATCH = 64  # captions encoded at once
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,10 +43,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--audio_length_in_s", type=float, default=5.12, help="duration of the training clips (%(default)s)"
     )
+    parser.add_argument(
+        "--dataset",
+        type=Path,
+        help="folder of the data set, for known_sounds.json: the kinds of its column label with example captions "
+        "(by default the model does not say what it knows)",
+    )
     parser.add_argument("--sigma_data", type=float, default=0.5, help="as in training (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; it must not exist yet")
     args = parser.parse_args(argv)
     problems = list(range_problems(args))
+    if args.dataset is not None and not args.dataset.is_dir():
+        problems.append(f"--dataset {args.dataset} is not a folder")
     if problems:
         parser.error("; ".join(problems))
     if args.output.exists():
@@ -88,9 +101,51 @@ def assemble(args: argparse.Namespace) -> SoundCTMPipeline:
     return pipe
 
 
+def captions_by_kind(dataset: Path, split: str) -> dict[str, list[str]]:
+    """Distinct captions of each kind in a split, sorted; mixtures are left out.
+
+    Raises:
+        OSError: The folder has no such split.
+    """
+    from pyarrow import parquet
+
+    files = sorted(dataset.glob(f"{split}-*.parquet"))
+    if not files:
+        raise OSError(f"{dataset} has no {split}-*.parquet; name a folder that prepare_dataset.py wrote.")
+    found: dict[str, set[str]] = {}
+    for file in files:
+        columns = parquet.read_table(file, columns=["label", "caption"]).to_pydict()
+        for label, captions in zip(columns["label"], columns["caption"], strict=True):
+            if PAIR not in label:
+                found.setdefault(label, set()).update(captions)
+    return {label: sorted(captions) for label, captions in sorted(found.items())}
+
+
+def known_sounds(pipe: SoundCTMPipeline, dataset: Path) -> KnownSounds:
+    """What the model knows: the kinds of the training split, with a threshold from captions of the test split."""
+    plain = {one.label: [*one.nouns, *one.clauses] for one in CLASSES}
+    # Of a kind that is not ours, the shortest captions name it and little else.
+    kinds = {
+        kind: plain.get(kind) or sorted(captions, key=len)[:EXAMPLES]
+        for kind, captions in captions_by_kind(dataset, "train").items()
+    }
+    # The other half is for benchmarks/known_sounds.py.
+    heldout = [caption for some in captions_by_kind(dataset, "test").values() for caption in some[::2]]
+
+    def embed(prompts: list[str]) -> torch.Tensor:
+        batches = (prompts[i : i + BATCH] for i in range(0, len(prompts), BATCH))
+        encoded = (pipe.encode_prompt(batch, do_nu_sampling=False)[:2] for batch in batches)
+        return torch.cat([embed_prompts(embeds, mask) for embeds, mask in encoded])
+
+    return KnownSounds.fit(kinds, embed([prompt for prompts in kinds.values() for prompt in prompts]), embed(heldout))
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     pipe = assemble(args)
+    if args.dataset is not None:
+        pipe.known_sounds = known_sounds(pipe.to(dtype=torch.float32), args.dataset)
+        pipe.to(dtype=torch.float16)
     with atomic_folder(args.output) as temporary:
         pipe.save_pretrained(temporary)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())

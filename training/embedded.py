@@ -248,7 +248,8 @@ def assemble(recipe: EmbeddedRecipe) -> None:
     recipe.call([str(TRAINING / "assemble_pipeline.py")], {
         "vae": recipe.folder("autoencoder") / "vae", "vocoder": recipe.folder("vocoder") / "vocoder",
         "unet": recipe.folder("student") / "unet", "text_encoder": text_encoder(recipe),
-        "guidance_scale_range": [student["omega_min"], student["omega_max"]], "output": recipe.folder("model"),
+        "guidance_scale_range": [student["omega_min"], student["omega_max"]], "dataset": recipe.folder("data"),
+        "output": recipe.folder("model"),
     })  # fmt: skip
 
 

@@ -268,29 +268,18 @@ def true_peak(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     return torch.maximum(between, waveform.abs().amax(dim=-1))
 
 
-def normalize_loudness(
-    waveform: torch.Tensor, sampling_rate: int, loudness: float, max_true_peak: float = -1.0
-) -> torch.Tensor:
-    """Scale a waveform to an integrated loudness (ITU-R BS.1770), as far as its peaks allow.
-
-    The waveform is scaled as a whole, not compressed. If its true peak would exceed the limit, it stays quieter and a
-    warning is logged.
+def measure_loudness(waveform: torch.Tensor, sampling_rate: int) -> float:
+    """Integrated loudness (ITU-R BS.1770) of a waveform in LUFS.
 
     Args:
         waveform: (channels, samples) or (samples,), up to five channels, at least 0.1 s.
         sampling_rate: In Hz.
-        loudness: Target in LUFS, −70 to 0. Usual values are −23 in broadcast and −16 or −14 in streaming.
-        max_true_peak: Limit of the true peak in dBTP, 0 or less.
 
     Raises:
-        ValueError: An argument is out of range, or the waveform is silent or not finite.
+        ValueError: The waveform is too short, silent or not finite, or has too many channels.
     """
     import pyloudnorm
 
-    if not -70 <= loudness <= 0:
-        raise ValueError(f"`loudness` is {loudness}; choose -70 to 0 LUFS, for example -23 for broadcast.")
-    if not max_true_peak <= 0:
-        raise ValueError(f"`max_true_peak` is {max_true_peak}; choose 0 dBTP or less.")
     check_rate(sampling_rate)
     waveform = as_samples(waveform)
     channels = waveform.detach().cpu().reshape(-1, waveform.shape[-1])
@@ -305,15 +294,58 @@ def normalize_loudness(
         measured = meter.integrated_loudness(channels.T.double().numpy())
     if not math.isfinite(measured):
         raise ValueError("`waveform` is silent, so it has no loudness; pass an audible waveform.")
-    gain = 10 ** ((loudness - measured) / 20)
-    largest = 10 ** (max_true_peak / 20) / true_peak(channels, sampling_rate).max().item()
-    if gain > largest:
-        reached = measured + 20 * math.log10(largest)
+    return measured
+
+
+def highest_loudness(waveform: torch.Tensor, sampling_rate: int, max_true_peak: float = -1.0) -> float:
+    """Loudness in LUFS that a waveform has when it is scaled until its true peak is at the limit.
+
+    Args:
+        waveform: As in `measure_loudness`.
+        sampling_rate: In Hz.
+        max_true_peak: Limit of the true peak in dBTP, 0 or less.
+
+    Raises:
+        ValueError: As in `measure_loudness`, or `max_true_peak` is out of range.
+    """
+    if not max_true_peak <= 0:
+        raise ValueError(f"`max_true_peak` is {max_true_peak}; choose 0 dBTP or less.")
+    measured = measure_loudness(waveform, sampling_rate)
+    return measured + max_true_peak - 20 * math.log10(true_peak(waveform, sampling_rate).max().item())
+
+
+def normalize_loudness(
+    waveform: torch.Tensor, sampling_rate: int, loudness: float, max_true_peak: float = -1.0
+) -> torch.Tensor:
+    """Scale a waveform to an integrated loudness (ITU-R BS.1770), as far as its peaks allow.
+
+    The waveform is scaled as a whole, not compressed. If its true peak would exceed the limit, it stays quieter and a
+    warning is logged.
+
+    Args:
+        waveform: As in `measure_loudness`.
+        sampling_rate: In Hz.
+        loudness: Target in LUFS, −70 to 0. Usual values are −23 in broadcast and −16 or −14 in streaming.
+        max_true_peak: Limit of the true peak in dBTP, 0 or less.
+
+    Raises:
+        ValueError: An argument is out of range, or the waveform is silent or not finite.
+    """
+    check_loudness(loudness, "`loudness`")
+    highest = highest_loudness(waveform, sampling_rate, max_true_peak)
+    if loudness > highest:
         logger.warning(
-            f"The loudness is {reached:.1f} LUFS instead of {loudness:g}: the true peak is at its limit of "
+            f"The loudness is {highest:.1f} LUFS instead of {loudness:g}: the true peak is at its limit of "
             f"{max_true_peak:g} dBTP."
         )
-    return waveform * min(gain, largest)
+    change = min(loudness, highest) - measure_loudness(waveform, sampling_rate)
+    return as_samples(waveform) * 10 ** (change / 20)
+
+
+def check_loudness(loudness: float, name: str) -> None:
+    """Raise `ValueError`, with the name of the argument, unless `loudness` is within −70 to 0 LUFS."""
+    if not -70 <= loudness <= 0:
+        raise ValueError(f"{name} is {loudness}; choose -70 to 0 LUFS, for example -23 for broadcast.")
 
 
 def match_channels(waveform: torch.Tensor, num_channels: int) -> torch.Tensor:

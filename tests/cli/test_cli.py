@@ -17,15 +17,10 @@ from diffusers_soundctm.cli import main
 from diffusers_soundctm.cli.info import facts
 
 
-@pytest.fixture(autouse=True)
-def tiny_embedded_model(monkeypatch, embedded_folder):
-    monkeypatch.setattr("diffusers_soundctm.hub.folders.EMBEDDED", embedded_folder)
-
-
 def settings_of(path):
     """Settings in a file, but for its level: the tiny model's random vocoder exceeds full scale by chance."""
     settings = json.loads(read_tags(path)["comment"])
-    return {name: value for name, value in settings.items() if name != "turned_down_db"}
+    return {name: value for name, value in settings.items() if name not in ("turned_down_db", "measured_loudness")}
 
 
 def names(folder):
@@ -106,10 +101,11 @@ def test_refine_writes_what_it_cannot_compare(seconds, tmp_path, capsys):
 
 def test_settings_too_long_for_a_wav_file_are_named(tmp_path, capsys, caplog):
     logging.getLogger("diffusers_soundctm").propagate = True
-    prompt, wav, flac = "rain on a tin roof " * 110, tmp_path / "rain.wav", tmp_path / "rain.flac"
-    assert main(["generate", prompt, "-o", str(flac), "--duration", "0.5"]) == 0
+    prompt, wav, flac = 300 * "雨", tmp_path / "rain.wav", tmp_path / "rain.flac"
+    options = ["--duration", "0.5", "--negative-prompt", 300 * "風", "--nu", "1.5"]
+    assert main(["generate", prompt, "-o", str(flac), *options]) == 0
     assert settings_of(flac)["prompt"] == prompt and "`comment`" not in caplog.text
-    assert main(["generate", prompt, "-o", str(wav), "--duration", "0.5"]) == 0
+    assert main(["generate", prompt, "-o", str(wav), *options]) == 0
     assert "`comment`" in caplog.text and ".flac" in caplog.text
     capsys.readouterr()
     assert "metadata" in fails(capsys, "refine", wav)
@@ -208,11 +204,13 @@ def test_failure_while_generating_leaves_the_old_file(tmp_path, capsys):
         (["rain", "-o", "rain.mp3"], ".wav"),
         (["rain", "-o", "missing/rain.wav"], "does not exist"),
         (["rain", "-o", "folder.wav"], "exists"),
+        ([301 * "a"], "at most 300"),
+        ([" "], "The prompt is empty"),
         (["rain", "--num", "0"], "--num"),
         (["rain", "--seed", "-1"], "--seed"),
-        (["rain", "--steps", "0"], "num_inference_steps"),
+        (["rain", "--steps", "0"], "--steps"),
         (["rain", "--steps", "one"], "--steps"),
-        (["rain", "--duration", "0"], "audio_length_in_s"),
+        (["rain", "--duration", "0"], "--duration"),
         (["rain", "--duration", "31"], "audio_length_in_s"),
         (["rain", "--nu", "nan"], "nu"),
         (["rain", "--dtype", "int8"], "--dtype"),

@@ -32,6 +32,12 @@ class Placeholders:
         path.write_text("a dog barks\nrain on a tin roof\na train\n")
         return str(path)
 
+    def prompt_table(self) -> str:
+        """A table with two prompts, one of them named."""
+        path = self.folder / "prompts.csv"
+        path.write_text("name,prompt,seed,duration\n# the yard\ndog,a dog barks,7,\n,a police siren,3,4\n")
+        return str(path)
+
     def tiny_teacher(self) -> str:
         """An AudioLDM pipeline with random weights."""
         from tiny_teachers import make_teacher

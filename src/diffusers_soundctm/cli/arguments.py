@@ -1,11 +1,13 @@
 """Arguments that several commands share, and the checks that need no model."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 
 DTYPES = ("float32", "bfloat16", "float16")
 EXTENSIONS = (".wav", ".flac")
+MAX_SEED = 2**63 - 1
 
 
 def add_model(parser: argparse.ArgumentParser, default: str = "the embedded model") -> None:
@@ -44,9 +46,7 @@ def output_paths(output: Path, count: int, force: bool) -> list[Path]:
     Raises:
         ValueError: a file cannot be written, or it exists and `force` is False.
     """
-    if output.suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"--output {output} has another format; choose a name that ends in {' or '.join(EXTENSIONS)}.")
-    check_output_folder(output)
+    check_output(output)
     digits = len(str(count))
     paths = [output.with_stem(f"{output.stem}-{i + 1:0{digits}d}") for i in range(count)] if count > 1 else [output]
     for path in paths:
@@ -54,10 +54,11 @@ def output_paths(output: Path, count: int, force: bool) -> list[Path]:
     return paths
 
 
-def check_loudness(loudness: float | None) -> None:
-    """Raise `ValueError` if `loudness` is out of range."""
-    if loudness is not None and not -70 <= loudness <= 0:
-        raise ValueError(f"--loudness is {loudness}; choose -70 to 0 LUFS, for example -23 for broadcast.")
+def check_output(output: Path) -> None:
+    """Raise `ValueError` unless `output` has a known extension and its folder exists and is writable."""
+    if output.suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"--output {output} has another format; choose a name that ends in {' or '.join(EXTENSIONS)}.")
+    check_output_folder(output)
 
 
 def check_output_folder(output: Path) -> None:
@@ -77,3 +78,28 @@ def check_overwrite(path: Path, force: bool) -> None:
         raise ValueError(f"--output {path} is a link to {target}, whose folder does not exist; choose another name.")
     if os.path.lexists(path) and not force:
         raise ValueError(f"--output {path} exists; pass --force to replace it, or choose another name.")
+
+
+def check_steps(steps: int, name: str = "--steps") -> None:
+    """Raise `ValueError` unless `steps` is at least 1."""
+    if steps < 1:
+        raise ValueError(f"{name} is {steps}; choose at least 1.")
+
+
+def check_seed(seed: int, name: str = "--seed") -> None:
+    """Raise `ValueError` unless a generator accepts `seed`."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"{name} is {seed}; choose a number from 0 to 2^63 - 1.")
+
+
+def check_duration(duration: float, name: str = "--duration") -> None:
+    """Raise `ValueError` unless `duration` is a positive number. The longest one depends on the model."""
+    if not 0 < duration < math.inf:
+        raise ValueError(f"{name} is {duration}; choose more than 0 seconds.")
+
+
+def check_loudness(loudness: float, name: str = "--loudness") -> None:
+    """Raise `ValueError` unless `loudness` is within the range of `audio.normalize_loudness`."""
+    from .. import audio
+
+    audio.check_loudness(loudness, name)

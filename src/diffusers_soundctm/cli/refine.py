@@ -1,40 +1,26 @@
 """`soundctm refine`: generate a draft again with more steps."""
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .arguments import DTYPES, add_device, add_dtype, add_model, add_output, check_loudness, output_paths
+from .editing import Model, add_edit_options, make_files, model_of, open_studio, outputs
+from .made import Made, read_made, read_settings
+from .recordings import add_recording, find_recording
 from .rendering import load_pipeline, render, step_progress, write_sound
 
-EXAMPLE = "example: soundctm refine rain.wav --steps 16 -o rain-final.wav"
-_NUMBER = (int, float)
-# The settings in the comment of a draft that determine the sound, and their types.
-SETTINGS: dict[str, Any] = {
-    "prompt": str,
-    "negative_prompt": (str, type(None)),
-    "model": str,
-    "seed": int,
-    "nu": _NUMBER,
-    "omega": _NUMBER,
-    "gamma": _NUMBER,
-    "duration": _NUMBER,
-    "dtype": str,
-    "noise": str,
-}
+if TYPE_CHECKING:
+    import torch
+
+EXAMPLE = "example: soundctm refine rain.wav --steps 4 -o rain-final.wav"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command and its options."""
     parser = commands.add_parser("refine", help="generate a draft again with more steps", epilog=EXAMPLE)
     parser.set_defaults(run=run)
-    parser.add_argument("draft", type=Path, help="file that soundctm generate wrote")
-    add_output(parser, None, "default: the draft's name with -refined")
-    parser.add_argument("--steps", type=int, default=16, help="network steps (default: %(default)s)")
-    add_dtype(parser, default=None)
-    add_device(parser)
-    add_model(parser, "the draft's, if that is the embedded model")
+    parser.add_argument("draft", type=Path, help="file that soundctm or its app wrote")
+    add_edit_options(parser, "refined", steps=4)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -43,20 +29,28 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: the message names the argument and the remedy.
     """
-    draft = arguments.draft
-    output = draft.with_stem(f"{draft.stem}-refined") if arguments.output is None else arguments.output
-    check_loudness(arguments.loudness)
-    (path,) = output_paths(output, 1, arguments.force)
-    if arguments.steps < 1:
-        raise ValueError(f"--steps is {arguments.steps}; choose at least 1.")
+    (path,) = outputs(arguments, arguments.draft)
+    settings = read_settings(arguments.draft)
+    values = {"gamma": 0, "steps": 1} | settings["recipe"] if "recipe" in settings else settings
+    gamma = values["gamma"]
+    if gamma != 0 and arguments.steps != values["steps"]:
+        raise ValueError(
+            f"{arguments.draft} was made with --gamma {gamma:g}, so more steps give another sound; only drafts with "
+            "--gamma 0 can be refined."
+        )
+    if "recipe" in settings:
+        refine_recipe(arguments, read_made(arguments.draft), path)
+    else:
+        refine_plain(arguments, settings, path)
 
-    from .. import audio, hub
 
-    recorded, rate = audio.read_audio(draft)
-    settings = read_settings(draft)
-    model = hub.model_to_load(settings["model"], draft, passed=arguments.model)
-    dtype = arguments.dtype or settings["dtype"]
-    pipe = load_pipeline(model, dtype, arguments.device)
+def refine_plain(arguments: argparse.Namespace, settings: dict, path: Path) -> None:
+    """Write a sound that was made from a prompt and a seed alone. Its ranges are those of the model."""
+    from .. import hub
+
+    name = hub.model_to_load(settings["model"], arguments.draft, passed=arguments.model)
+    model = Model(name, arguments.dtype or settings["dtype"], arguments.device)
+    pipe = load_pipeline(model.name, model.dtype, model.device)
     options = {
         "num_inference_steps": arguments.steps,
         "nu": settings["nu"],
@@ -66,52 +60,36 @@ def run(arguments: argparse.Namespace) -> None:
     }
     with step_progress(arguments.steps) as progress:
         waveform, refined = render(pipe, settings["prompt"], settings["seed"], options, progress, settings["noise"])
-    write_sound(path, waveform, pipe.sampling_rate, refined | {"model": model, "dtype": dtype}, arguments.loudness)
+    refined |= {"model": model.name, "dtype": model.dtype}
+    level = write_sound(path, waveform, pipe.sampling_rate, refined, arguments.loudness)
+    models = f"made with the model {settings['model']!r}, refined with {model.name!r}"
+    moved = distance(arguments.draft, waveform, pipe.sampling_rate)
+    print(f"{path}: {arguments.steps} steps from the noise of {arguments.draft} ({models}), {moved}{level}")
 
+
+def refine_recipe(arguments: argparse.Namespace, made: Made, path: Path) -> None:
+    """Write a sound that was varied, morphed, drawn, looped, filled or extended."""
+    recording = find_recording(made)
+    studio = open_studio(model_of(arguments, made))
+    if recording is not None:
+        add_recording(studio, made, recording)
+    recipe = made.recipe.change(steps=arguments.steps)
+
+    def say(take):
+        return f", {distance(made.file, take.waveform, take.sampling_rate)}"
+
+    make_files(studio, [recipe], [path], arguments.loudness, recording, say)
+
+
+def distance(draft: Path, waveform: "torch.Tensor", sampling_rate: int) -> str:
+    """Return what to print about the difference between a draft and its refined waveform (channels, samples)."""
+    from .. import audio
     from ..control import drift
 
-    recorded = audio.resample(recorded.mean(dim=0), rate, pipe.sampling_rate)
+    recorded, rate = audio.read_audio(draft)
+    recorded = audio.resample(recorded.mean(dim=0), rate, sampling_rate)
     try:
-        moved = f"drift {drift(recorded, waveform.mean(dim=0), pipe.sampling_rate).item():.3f} (0 is the same sound)"
+        moved = drift(recorded, waveform.mean(dim=0), sampling_rate).item()
     except ValueError:
-        moved = "too short or too quiet to measure the drift"
-    models = f"made with the model {settings['model']!r}, refined with {model!r}"
-    level = f", turned down by {refined['turned_down_db']} dB" if "turned_down_db" in refined else ""
-    print(f"{path}: {arguments.steps} steps from the noise of {draft} ({models}), {moved}{level}")
-
-
-def read_settings(draft: Path) -> dict[str, Any]:
-    """Read the settings that `soundctm generate` stored in a file.
-
-    Raises:
-        ValueError: settings are missing or malformed, or the sound is not deterministic.
-    """
-    from .. import audio
-
-    try:
-        settings = json.loads(audio.read_tags(draft).get("comment", ""))
-        missing = [name for name in SETTINGS if name not in settings]
-    except (TypeError, ValueError):
-        missing = list(SETTINGS)
-    if missing:
-        raise ValueError(
-            f"{draft} lacks {', '.join(missing)} in its metadata; pass a file that soundctm generate wrote."
-        )
-    malformed = [
-        name
-        for name, types in SETTINGS.items()
-        if not isinstance(settings[name], types) or isinstance(settings[name], bool)
-    ]
-    if settings["dtype"] not in DTYPES:
-        malformed.append("dtype")
-    if malformed:
-        name = malformed[0]
-        raise ValueError(
-            f"{draft} has {name} = {settings[name]!r} in its metadata; pass a file that soundctm generate wrote."
-        )
-    if settings["gamma"] != 0:
-        raise ValueError(
-            f"{draft} was made with --gamma {settings['gamma']:g}, so more steps give another sound; only drafts with "
-            "--gamma 0 can be refined."
-        )
-    return settings
+        return "too short or too quiet to measure the drift"
+    return f"drift {moved:.3f} (0 is the same sound)"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..version import __version__
+from .made import read_settings
 
 if TYPE_CHECKING:
     import torch
@@ -91,11 +92,7 @@ def render(
     def on_step_end(pipe, step, timestep, tensors):
         if step == 0:
             hashes.append(noise_hash(tensors["previous_latents"]))
-            if noise not in (None, hashes[0]):
-                raise ValueError(
-                    f"Seed {seed} gives the noise {hashes[0]}, but the draft was made from the noise {noise}; use the "
-                    "model and the version of torch that made the draft."
-                )
+            check_noise(seed, hashes[0], noise)
         progress.update()
         return tensors
 
@@ -125,18 +122,81 @@ def render(
     return waveform.cpu(), settings
 
 
+def check_noise(seed: int, found: str, expected: str | None) -> None:
+    """Raise `ValueError` if a seed gives noise with another hash than the draft's. None expects nothing."""
+    if expected not in (None, found):
+        raise ValueError(
+            f"Seed {seed} gives the noise {found}, but the draft was made from the noise {expected}; use the model "
+            "and the version of torch that made the draft."
+        )
+
+
 def write_sound(
     path: Path, waveform: "torch.Tensor", sampling_rate: int, settings: dict[str, Any], loudness: float | None
-) -> None:
-    """Write an audio file whose comment holds `settings` as JSON; normalize its loudness unless that is None."""
+) -> str:
+    """Write an audio file whose comment holds `settings` as JSON, with the loudness that the sound has in the file.
+
+    Args:
+        path: the file.
+        waveform: (channels, samples).
+        sampling_rate: in Hz.
+        settings: how the sound was made.
+        loudness: LUFS to bring it to, as far as its peaks allow; None keeps its level.
+
+    Returns:
+        What to say about the level, after the name of the file.
+    """
     from .. import audio
 
+    excess = audio.excess_db(waveform.reshape(-1)).item()
+    if excess >= 0.05 and loudness is None:  # of sounds that the pipeline did not decode itself, such as loops
+        waveform = audio.limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape)
+        settings = settings | {"turned_down_db": round(settings.get("turned_down_db", 0) + excess, 1)}
+    said = f", turned down by {settings['turned_down_db']} dB" if "turned_down_db" in settings else ""
+    try:
+        measured = audio.measure_loudness(waveform, sampling_rate)
+    except ValueError:  # silent or very short: such a sound has no loudness
+        if loudness is not None:
+            raise
+        measured = None
     if loudness is not None:
-        waveform = audio.normalize_loudness(waveform, sampling_rate, loudness)
+        measured = min(loudness, audio.highest_loudness(waveform, sampling_rate))
+        waveform = audio.normalize_loudness(waveform, sampling_rate, measured)
         settings = settings | {"loudness": loudness}
+        said = f", {measured:.1f} LUFS"
+        if measured < loudness - 0.05:
+            said += f" instead of {loudness:g} because its peaks are at -1 dBTP"
+    if measured is not None:
+        settings = settings | {"measured_loudness": round(measured, 1)}
     tags = {
-        "title": settings["prompt"],
+        "title": settings.get("prompt") or settings["recipe"]["prompt"],
         "software": f"diffusers-soundctm {__version__}",
         "comment": json.dumps(settings, ensure_ascii=False),
     }
     audio.write_audio(path, waveform, sampling_rate, tags)
+    return said
+
+
+def match_loudness(paths: list[Path]) -> tuple[float, Path]:
+    """Bring files to one loudness: the highest one that the peaks of all of them allow.
+
+    The files keep their settings, so that a stopped run can be repeated.
+
+    Returns:
+        The loudness in LUFS, and the file whose peaks limit it.
+
+    Raises:
+        ValueError: a file is silent.
+    """
+    from .. import audio
+
+    highest = []
+    for path in paths:
+        try:
+            highest.append(audio.highest_loudness(*audio.read_audio(path)))
+        except ValueError as error:
+            raise ValueError(f"--match: {path} has no loudness ({error})") from error
+    limit, limiting = min(zip(highest, paths, strict=True))
+    for path in paths:
+        write_sound(path, *audio.read_audio(path), read_settings(path), limit)
+    return limit, limiting

@@ -4,6 +4,8 @@ from .card import model_card, update_card
 from .download import DOWNLOAD_ARGUMENTS, UNREACHABLE, download_files, download_model, not_found
 from .folders import (
     INDEX,
+    KNOWN_SOUNDS,
+    KNOWN_SOUNDS_WEIGHTS,
     check_component,
     check_folder,
     check_student,
@@ -14,6 +16,7 @@ from .folders import (
     only_variant,
     read_config,
     read_header,
+    read_known_sounds,
 )
 from .trust import holds_only_our_code, model_to_load
 from .upload import push_to_hub, write_loaders, write_repo
@@ -21,6 +24,8 @@ from .upload import push_to_hub, write_loaders, write_repo
 __all__ = [
     "DOWNLOAD_ARGUMENTS",
     "INDEX",
+    "KNOWN_SOUNDS",
+    "KNOWN_SOUNDS_WEIGHTS",
     "UNREACHABLE",
     "check_component",
     "check_folder",
@@ -39,6 +44,7 @@ __all__ = [
     "push_to_hub",
     "read_config",
     "read_header",
+    "read_known_sounds",
     "update_card",
     "write_loaders",
     "write_repo",

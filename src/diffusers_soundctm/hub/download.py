@@ -13,7 +13,16 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from .folders import DENOISERS, INDEX, check_index, components, one_set_of_weights, only_variant
+from .folders import (
+    DENOISERS,
+    INDEX,
+    KNOWN_SOUNDS,
+    KNOWN_SOUNDS_WEIGHTS,
+    check_index,
+    components,
+    one_set_of_weights,
+    only_variant,
+)
 
 DOWNLOAD_ARGUMENTS = ("variant", "revision", "token", "cache_dir", "force_download", "local_files_only")
 UNREACHABLE = (HFValidationError, RepositoryNotFoundError, LocalEntryNotFoundError, CachedRepoTreeNotFoundError)
@@ -80,7 +89,8 @@ def wanted_files(filenames: Iterable[str], names: Iterable[str], variant: str | 
         names: components to load.
         variant: variant of the weights. Components without it are loaded with their plain weights.
     """
-    wanted = [INDEX]
+    filenames = list(filenames)
+    wanted = [INDEX, *(file for file in (KNOWN_SOUNDS, KNOWN_SOUNDS_WEIGHTS) if file in filenames)]
     for name in names:
         files = _files_of(name, filenames)
         texts = [file for file in files if file.endswith((".json", ".txt", ".model"))]

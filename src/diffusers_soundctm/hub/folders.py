@@ -11,6 +11,9 @@ from ..files import is_hidden, read_json
 from .trust import check_config_names, check_index_names, check_links
 
 INDEX = "model_index.json"
+# Optional: the kinds of sounds that a model knows, with example prompts, and embeddings of captions of them.
+KNOWN_SOUNDS = "known_sounds.json"
+KNOWN_SOUNDS_WEIGHTS = "known_sounds.safetensors"
 ADAPTER = "pytorch_lora_weights.safetensors"
 DENOISERS = ("unet", "transformer")
 _PACKAGE = sys.modules[__name__.partition(".")[0]]
@@ -164,6 +167,22 @@ def read_config(file: Path) -> dict[str, Any]:
     content = read_json(file)
     if not isinstance(content, dict):
         raise OSError(f"{file} holds a {type(content).__name__}, not an object; download or copy the model again.")
+    return content
+
+
+def read_known_sounds(folder: Path) -> dict[str, Any]:
+    """Read `known_sounds.json` of a model's folder; {} if the model has none.
+
+    Raises:
+        OSError: the file is damaged.
+    """
+    file = folder / KNOWN_SOUNDS
+    if not file.is_file():
+        return {}
+    content = read_config(file)
+    kinds = content.get("kinds")
+    if not isinstance(kinds, dict) or not all(isinstance(examples, list) for examples in kinds.values()):
+        raise OSError(f"{file} has no object `kinds` of lists of prompts; download or copy the model again.")
     return content
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+MANY_STEPS = 32  # more give a warning
 LARGEST_COUNT = 10_000  # of steps and of waveforms per prompt
 
 
@@ -169,6 +170,11 @@ def _check_numbers(
     ):
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 1 <= value <= LARGEST_COUNT:
             raise ValueError(f"`{name}` is {value!r}; it must be an integer from 1 to {LARGEST_COUNT}.")
+    if num_inference_steps > MANY_STEPS:
+        logger.warning(
+            f"`num_inference_steps` is {num_inference_steps}; more than 16 take longer and gain nothing. One step is a "
+            "draft, and four are a good final."
+        )
     for name, value in (("guidance_scale", guidance_scale), ("nu", nu), ("gamma", gamma)):
         if not _is_finite_number(value):
             raise ValueError(f"`{name}` is {value!r}; it must be a finite number.")

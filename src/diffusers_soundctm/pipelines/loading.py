@@ -18,6 +18,7 @@ from .. import hub, lora
 from ..precision import is_precise, jump_error
 from ..schedulers.scheduling_ctm import CTMScheduler
 from . import component_classes
+from .known_sounds import KnownSounds
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +30,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
     """Loading and saving; stands before `DiffusionPipeline` and overrides its more general methods."""
 
     _lora_loadable_modules = ["unet", "transformer"]  # noqa: RUF012 (diffusers' own name and type)
+
+    known_sounds: KnownSounds | None = None  # the kinds that the model knows; None if its folder does not say
 
     if TYPE_CHECKING:  # of the pipeline
         denoiser: Any
@@ -238,6 +241,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
                 f"{folder} cannot be loaded ({type(error).__name__}: {error}); download or copy the model again."
             ) from error
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        pipe.known_sounds = KnownSounds.load(folder)
         if pipe.denoiser is None:
             files = (folder / name / "config.json" for name in cls._lora_loadable_modules)
             configs = [hub.read_config(file) for file in files if file.is_file()]
@@ -339,6 +343,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         super().save_pretrained(save_directory, *args, **kwargs)
         folder = Path(save_directory)
         hub.write_loaders(folder)
+        if self.known_sounds is not None:
+            self.known_sounds.save(folder)
         if push_to_hub:
             self.push_to_hub(upload.pop("repo_id", folder.resolve().name), folder=folder, **upload)
 

@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
+from diffusers.utils import logging
 
 from .conditioning import PromptConditioning, conditioning_for
 from .conditioning.base import pad_tokens
 from .inputs import check_prompts
+from .known_sounds import KnownSounds, embed_prompts, unknown_message
+
+logger = logging.get_logger(__name__)
 
 
 class PromptMixin:
@@ -18,6 +22,7 @@ class PromptMixin:
 
     if TYPE_CHECKING:  # of the pipeline
         denoiser: Any
+        known_sounds: KnownSounds | None
         text_encoder: Any
         tokenizer: Any
         text_encoder_2: Any
@@ -56,6 +61,32 @@ class PromptMixin:
         if self._absent_denoiser_config is None:
             raise ValueError("The pipeline has no student; load `unet` or `transformer`.")
         return self._absent_denoiser_config
+
+    def unknown_sounds(self, prompts: str | list[str]) -> dict[str, list[str]]:
+        """Return the prompts that are far from every kind of sound that the model knows, each with the nearest kinds.
+
+        Empty if the model's folder does not say what it knows. A call logs a warning about these prompts.
+
+        Args:
+            prompts: One prompt or a list.
+        """
+        if self.known_sounds is None:
+            return {}
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        embeds, mask, _, _ = self.encode_prompt(prompts, do_nu_sampling=False)
+        return self.known_sounds.unknown(prompts, embed_prompts(embeds, mask))
+
+    def _warn_unknown(
+        self, prompts: str | list[str], embeds: torch.Tensor, mask: torch.Tensor | None, num_waveforms_per_prompt: int
+    ) -> None:
+        """Log a warning for each prompt of a call, given its embeddings and mask, that is far from every kind."""
+        if self.known_sounds is None:
+            return
+        first_of_each = slice(None, None, num_waveforms_per_prompt)
+        sentences = embed_prompts(embeds[first_of_each], None if mask is None else mask[first_of_each])
+        unknown = self.known_sounds.unknown([prompts] if isinstance(prompts, str) else prompts, sentences)
+        for prompt, nearest in unknown.items():
+            logger.warning(unknown_message(prompt, nearest))
 
     def encode_prompt(
         self,

@@ -146,7 +146,10 @@ def tokenize(
         )
     for prompt, encoding in zip(prompts, tokens.encodings or (), strict=False):  # a slow tokenizer has no encodings
         if encoding.overflowing:
-            logger.warning(f"The text encoder reads {max_length} tokens; the end of {prompt!r} is ignored.")
+            cut = tokenizer.decode(encoding.overflowing[0].ids, skip_special_tokens=True)
+            logger.warning(
+                f"The text encoder reads {max_length} tokens of the prompt {prompt[:40]!r} …; it ignores {cut!r}."
+            )
     return tokens.input_ids.to(device), tokens.attention_mask.to(device)
 
 
