@@ -24,6 +24,7 @@ class FromTeacherMixin(CTMAdapterMixin, CacheMixin):
     if TYPE_CHECKING:  # of the diffusers class
         from_config: Any
         _repeated_blocks: list[str]
+        get_submodule: Any
         register_to_config: Any
 
     @staticmethod
