@@ -93,7 +93,7 @@ def test_every_family_is_guided(family_pipe):
 @pytest.mark.parametrize(
     "options",
     [{"nu": 1.5}, {"gamma": 0.5, "generator": torch.Generator().manual_seed(0)}, {"num_inference_steps": 1}],
-    ids=str,
+    ids=["nu", "gamma", "one step"],
 )
 def test_every_way_of_sampling_is_guided(pipe, options):
     def run(callback):
