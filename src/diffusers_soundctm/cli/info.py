@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not folder.is_dir():
         folder = Path(hub.download_model(arguments.model))
     hub.check_folder(folder)
+    told = facts(folder)  # before anything is printed, as it may find damage
     print(f"{arguments.model or 'embedded model'} ({folder})")
     total = 0
     for name, (library, class_name) in hub.components(folder).items():
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         weights = f"{parameters / 1e6:8.2f} M parameters {size / 1e6:7.1f} MB" if parameters else ""
         print(f"  {name:13} {f'{library}.{class_name}':43} {weights}".rstrip())
     print(f"  {'total':13} {total / 1e6:.1f} M parameters")
-    for label, value in facts(folder).items():
+    for label, value in told.items():
         print(f"  {label:13} {value}")
 
 
