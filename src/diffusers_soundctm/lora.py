@@ -189,13 +189,6 @@ def _check(student: CTMAdapterMixin, source: str, lora: dict, own: dict, branch_
             f"{source} has no LoRA weights of a denoiser, whose keys start with `unet.` or `transformer.`; pass an "
             "adapter written by train_ctm.py or by `save_lora_weights`."
         )
-    # A network without this setting is another network, which the comparison of parameters below detects.
-    if branch_init is not None and branch_init != student.config.get("branch_init", branch_init):
-        raise ValueError(
-            f"{source} was trained with branch_init={branch_init!r}, but this network has "
-            f"{student.config.branch_init!r}; create it with "
-            f"SoundCTMPipeline.from_teacher(..., branch_init={branch_init!r})."
-        )
     shapes = {name: tuple(p.shape) for name, p in student.new_parameters.items()} if own else {}
     weights = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
 
@@ -206,7 +199,14 @@ def _check(student: CTMAdapterMixin, source: str, lora: dict, own: dict, branch_
         shape = weights.get(f"{module}.weight") or weights.get(f"{module}.base_layer.weight", (0, 0))
         return value.shape[1] == shape[1] if part == "lora_A" else value.shape[0] == shape[0]
 
-    if {name: tuple(value.shape) for name, value in own.items()} != shapes or not all(map(fits, lora, lora.values())):
+    other = f"{source} is for another network than this {type(student).__name__}; load its own base model."
+    if not all(map(fits, lora, lora.values())):
+        raise ValueError(other)
+    if branch_init is not None and branch_init != student.config.get("branch_init", branch_init):
         raise ValueError(
-            f"{source} is for another network than this {type(student).__name__}; load its own base model."
+            f"{source} was trained with branch_init={branch_init!r}, but this network has "
+            f"{student.config.branch_init!r}; create it with "
+            f"SoundCTMPipeline.from_teacher(..., branch_init={branch_init!r})."
         )
+    if {name: tuple(value.shape) for name, value in own.items()} != shapes:
+        raise ValueError(other)

@@ -99,6 +99,7 @@ def print_model(model: str | None) -> None:
     if not folder.is_dir():
         folder = Path(hub.download_model(model))
     hub.check_folder(folder)
+    told = facts(folder)  # before anything is printed, as it may find damage
     print(f"{model or 'embedded model'} ({folder})")
     total = 0
     for name, (library, class_name) in hub.components(folder).items():
@@ -107,7 +108,7 @@ def print_model(model: str | None) -> None:
         weights = f"{parameters / 1e6:8.2f} M parameters {size / 1e6:7.1f} MB" if parameters else ""
         print(f"  {name:13} {f'{library}.{class_name}':43} {weights}".rstrip())
     print(f"  {'total':13} {total / 1e6:.1f} M parameters")
-    for label, value in facts(folder).items():
+    for label, value in told.items():
         print(f"  {label:13} {value}")
     kinds = hub.read_known_sounds(folder).get("kinds", {})
     if kinds:

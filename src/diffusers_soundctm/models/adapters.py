@@ -22,6 +22,7 @@ class CTMAdapterMixin(PeftAdapterMixin):
 
     if TYPE_CHECKING:  # of the diffusers class
         config: Any
+        get_submodule: Any
         modules: Any
         named_modules: Any
         named_parameters: Any
