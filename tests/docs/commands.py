@@ -24,6 +24,13 @@ def run(words: list[str]) -> None:
 
         assert main(words[1:]) == 0, f"failed: {' '.join(words)}"
         return
+    if words[0] == "diffusers-cli":
+        from diffusers.commands.diffusers_cli import main
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", words)
+            main()
+        return
     script, arguments = _script_of(words)
     with _imported(script) as module:
         module.main(arguments) if _takes_arguments(module) else _with_argv(module, arguments)

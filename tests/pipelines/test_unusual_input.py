@@ -87,14 +87,17 @@ def test_components_may_differ_in_dtype(tiny_pipeline, family, component):
     if getattr(pipe, component) is None:
         pytest.skip("this family has none")
     getattr(pipe, component).to(torch.bfloat16)
-    guidance = LossGuidance(IntensityObjective([-30.0, -20.0]))
-    audios = pipe(
-        "rain",
-        nu=1.5,
-        initial_audio_waveforms=floats(),
-        initial_audio_sampling_rate=RATE,
-        callback_on_step_end=guidance,
-    ).audios
+    given = {
+        "nu": 1.5,
+        "initial_audio_waveforms": floats(),
+        "initial_audio_sampling_rate": RATE,
+        "callback_on_step_end": LossGuidance(IntensityObjective([-30.0, -20.0])),
+    }
+    if (family, component) == ("audioldm", "denoiser"):
+        with pytest.raises(ValueError, match=r"predicts epsilon .* Load it in float32"):
+            pipe("rain", **given)
+        return
+    audios = pipe("rain", **given).audios
     assert audios.dtype == np.float32 and np.isfinite(audios).all()
 
 

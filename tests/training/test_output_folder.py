@@ -68,7 +68,7 @@ def test_identity_holds_all_that_changes_an_update(tmp_path):
 
     for argument in ("--feature_distance=l2", "--match_point=z0 --feature_distance=full", "--denoising_weight=0.5",
                      "--denoising_levels=uniform", "--adaptive_weight", "--seed=1", "--num_samples=7",
-                     "--adam_beta2=0.9", "--ema_decay=0.5", "--branch_init=zero", "--lora_rank=2"):  # fmt: skip
+                     "--adam_beta2=0.9", "--ema_decay=0.5", "--branch_init=reference", "--lora_rank=2"):  # fmt: skip
         assert run_identity(parse(needed)) != run_identity(parse([*needed, *argument.split()])), argument
     for argument in ("--max_train_steps=7", "--learning_rate=1e-5", "--cache_dir=c", "--hub_token=secret",
                      "--gradient_accumulation_steps=2", "--validation_steps=2"):  # fmt: skip

@@ -356,6 +356,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
 def _dtypes(folder: Path, dtype: Any, passed: Mapping[str, Any]) -> Any:
     """`dtype` of `from_pretrained`, with float32 for a denoiser that needs it."""
     scheduler = passed.get("scheduler") or CTMScheduler.from_pretrained(folder / "scheduler")
+    if not isinstance(scheduler, CTMScheduler):  # refused when the pipeline is assembled
+        return dtype
     dtypes = dict(dtype) if isinstance(dtype, dict) else {"default": dtype}
     for name in SoundCTMLoaderMixin._lora_loadable_modules:
         wanted = dtypes.get(name, dtypes.get("default", torch.float32))

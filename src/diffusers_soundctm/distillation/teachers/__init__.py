@@ -94,7 +94,7 @@ def recognize(folder: str | os.PathLike) -> type[TeacherFamily]:
     if "model_index" in configs:
         found = f"a {class_name(configs['model_index'])}"
     elif configs.keys() >= {"unet", "scheduler"}:
-        found = "a folder of components with neither a CTMScheduler nor a T5 text encoder"
+        found = "a folder of components with neither a CTMScheduler nor a T5 as its text encoder"
     else:
         found = f"no pipeline: it has no {hub.INDEX}, and no unet and scheduler"
     supported = ", ".join(name for family in FAMILIES for name in family.pipelines)

@@ -7,7 +7,10 @@ from .base import TeacherFamily, class_name
 
 
 class Tango(TeacherFamily):
-    """Folders of a `TangoPipeline`, or plain folders of its components with a T5 text encoder."""
+    """Folders of a `TangoPipeline`, or plain folders of its components.
+
+    The text encoder is a T5. It may be in another folder.
+    """
 
     pipelines = ("TangoPipeline",)
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.T5EncoderModel"}
@@ -17,4 +20,5 @@ class Tango(TeacherFamily):
         """See `TeacherFamily.matches`."""
         plain = "model_index" not in configs and {"unet", "scheduler"} <= configs.keys()
         own = plain and class_name(configs["scheduler"]) != "CTMScheduler"
-        return super().matches(configs) or (own and configs.get("text_encoder", {}).get("model_type") == "t5")
+        encoder = configs.get("text_encoder", {}).get("model_type", "t5")
+        return super().matches(configs) or (own and encoder == "t5")
