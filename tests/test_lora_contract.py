@@ -149,7 +149,7 @@ def test_blocks_have_weights_of_their_own(pipe):
         nothing = {"down": 0.0, "mid": 0.0, "up": 0.0}
         wrong = {"up": {"block_9": 1.0}}
     else:
-        stack = next(key for key, module in pipe.transformer.named_children() if key.endswith("blocks"))
+        stack = next(key for key, part in pipe.transformer.named_children() if isinstance(part, torch.nn.ModuleList))
         blocks = [{f"{stack}.0": 0.0}, {f"{stack}.1": 0.0}, {f"{stack}.0": 0.5}]
         nothing = {f"{stack}.0": 0.0, f"{stack}.1": 0.0}
         wrong = {f"{stack}.9": 1.0}

@@ -27,7 +27,9 @@ class AceStepNetwork(TransformerMixin, AceStepTransformer1DModel):
         kwargs: Arguments of `AceStepTransformer1DModel`.
     """
 
-    _repeated_blocks = ["AceStepTransformerBlock"]  # noqa: RUF012 (diffusers' own name and type)
+    _no_split_modules = ["AceStepTransformerBlock"]  # noqa: RUF012 (diffusers' own names and types)
+    _repeated_blocks = ["AceStepTransformerBlock"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["time_embed", "norm"]  # noqa: RUF012 (times are cast to the dtype of the weights)
 
     def __init__(self, sample_size: int = 250, **kwargs: Any):
         super().__init__(**kwargs)

@@ -27,7 +27,8 @@ class LongCatNetwork(TransformerMixin, LongCatAudioDiTTransformer):
     """
 
     _supports_gradient_checkpointing = True
-    _repeated_blocks = ["_Block"]  # noqa: RUF012 (diffusers' own name and type)
+    _no_split_modules = ["_Block"]  # noqa: RUF012 (diffusers' own names and types)
+    _repeated_blocks = ["_Block"]  # noqa: RUF012
 
     def __init__(self, sample_size: int = 117, **kwargs: Any):
         super().__init__(**kwargs)
