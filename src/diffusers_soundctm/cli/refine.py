@@ -89,7 +89,8 @@ def distance(draft: Path, waveform: "torch.Tensor", sampling_rate: int) -> str:
     recorded, rate = audio.read_audio(draft)
     recorded = audio.resample(recorded.mean(dim=0), rate, sampling_rate)
     try:
-        moved = drift(recorded, waveform.mean(dim=0), sampling_rate).item()
+        edge = round(0.005 * sampling_rate)  # the app fades so much of a file's beginning and end
+        moved = drift(recorded[edge:-edge], waveform.mean(dim=0)[edge:-edge], sampling_rate).item()
     except ValueError:
         return "too short or too quiet to measure the drift"
     return f"drift {moved:.3f} (0 is the same sound)"
