@@ -88,8 +88,7 @@ export class Store {
   ): Promise<void> {
     const first = Math.min(...missing) * PART;
     const headers: Record<string, string> = first > 0 ? { Range: `bytes=${first}-` } : {};
-    const response = await fetch(new URL(file.path, this.base), { headers }).catch(() => null);
-    if (!response) throw new Error("The connection was lost. What has arrived is kept; reload the page to go on.");
+    const response = await fetch(new URL(file.path, this.base), { headers }).catch(lost);
     if (!response.ok || !response.body) {
       const status = `status ${response.status}`;
       throw new PermanentError(`The server has no file ${file.path} (${status}); put the model next to the page.`);
@@ -98,7 +97,7 @@ export class Store {
     let offset = response.status === 206 ? first : 0;
     const reader = response.body.getReader();
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(lost);
       if (done) break;
       if (offset + value.length > file.bytes) throw damaged(file);
       whole.set(value, offset);
@@ -113,7 +112,7 @@ export class Store {
         await this.keep(file, part, bytes);
       }
     }
-    if (offset < file.bytes) throw new Error("The download stopped. What has arrived is kept; reload the page to go on.");
+    if (offset < file.bytes) lost();
   }
 
   private async keep(file: StoredFile, part: number, bytes: Bytes): Promise<void> {
@@ -134,6 +133,10 @@ async function isIntact(content: Bytes, file: StoredFile): Promise<boolean> {
   if (!globalThis.crypto?.subtle) return true; // pages that are not secure have no digests
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("") === file.sha256;
+}
+
+function lost(): never {
+  throw new Error("The connection was lost. What has arrived is kept; reload the page to go on.");
 }
 
 function damaged(file: StoredFile): PermanentError {
