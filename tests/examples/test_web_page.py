@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing; apt-get install chromium"),
     pytest.mark.skipif(shutil.which("npm") is None, reason="npm is missing; apt-get install nodejs npm"),
+    pytest.mark.skipif(not hasattr(SoundCTMPipeline, "export_onnx"), reason="there is no export to ONNX"),
 ]
 
 
