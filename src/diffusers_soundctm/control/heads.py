@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = "control_heads"  # beside the components of a pipeline
 CURVES = ("loudness", "brightness", "onsets")
+SILENCE_DB = -70.0  # quieter frames count as this, and have no brightness
 _FREQUENCIES = 8
 
 
@@ -125,7 +126,7 @@ def head_targets(sound: Sound, frames_per_position: int) -> dict[str, torch.Tens
     """Return what the heads are trained to read: the curves of a sound, and `pitch`, probabilities (B, time, bins)."""
     pitch = pitch_logits(sound).softmax(dim=-1).transpose(1, 2)
     return {
-        "loudness": waveform_level(sound),
+        "loudness": waveform_level(sound).clamp(min=SILENCE_DB),
         "brightness": spectral_centroid(sound),
         "onsets": onset_strength(sound),
         "pitch": torch.nn.functional.avg_pool1d(pitch, frames_per_position).transpose(1, 2),
@@ -137,12 +138,14 @@ def head_loss(
 ) -> dict[str, torch.Tensor]:
     """Return the loss of each head: the squared error over the variance, and the cross entropy of the pitch, scalars.
 
-    The squared error makes a head read the expectation of the curve given z_t.
+    The squared error makes a head read the expectation of the curve given z_t. Silence has no brightness.
     """
     losses = {}
+    audible = targets["loudness"] > SILENCE_DB
     for name, std in zip(CURVES, stds, strict=True):
         frames = targets[name].shape[1]
-        losses[name] = ((readings[name][:, :frames] - targets[name]) / std).square().mean()
+        error = ((readings[name][:, :frames] - targets[name]) / std).square()
+        losses[name] = error[audible].mean() if name == "brightness" else error.mean()
     per_position = readings["pitch"].shape[1] // targets["pitch"].shape[1]
     log_probability = readings["pitch"][:, ::per_position].log_softmax(dim=-1)[:, : targets["pitch"].shape[1]]
     entropy = (targets["pitch"] * targets["pitch"].clamp(min=1e-9).log()).sum(dim=-1)
