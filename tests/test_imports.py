@@ -33,8 +33,7 @@ LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # Installed with extras, or slow to import: a function that needs one imports it itself.
 NOT_AT_IMPORT_TIME = {"gradio", "datasets", "peft", "onnx", "onnxruntime", "librosa"}
 # The page of the app, which `soundctm demo` imports when it opens one.
-PAGE_MODULES = ("api", "components", "handlers", "humming", "launching", "page", "server_limits")
-PAGE = {f"{PACKAGE}.app.{name}" for name in PAGE_MODULES}
+PAGE = {f"{PACKAGE}.app.{name}" for name in ("api", "components", "handlers", "launching", "page", "server_limits")}
 
 
 def module_names() -> list[str]:

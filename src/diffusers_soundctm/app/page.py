@@ -9,7 +9,6 @@ from . import components
 from .edits import NUM_DRAFTS, NUM_VARIATIONS
 from .export import FIELDS, ExportSettings
 from .handlers import Handlers
-from .humming import HumIt
 from .recipe import DURATION, Recipe
 from .uploads import MAX_UPLOAD_BYTES
 
@@ -65,9 +64,7 @@ class Page:
             with gr.Column(scale=1, min_width=120):
                 components.shortcuts()
         self._prompt()
-        hum_it = HumIt(self.handlers)
         self._drafts()
-        hum_it.connect(self._on, self.prompt, self.settings, self.drafts, self.saved)
         components.heading(2, "Work on one sound")
         with gr.Row():
             with gr.Column(scale=6, min_width=320):
