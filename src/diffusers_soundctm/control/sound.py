@@ -147,7 +147,8 @@ class Sound:
     @property
     def device(self) -> torch.device:
         """Device of the tensors."""
-        return self.front_end.window.device
+        device: Any = self.front_end.window.device
+        return device
 
     @property
     def frames_per_second(self) -> float:
