@@ -25,18 +25,27 @@ RANDOM_SEED = -1
 WITHOUT_QUEUE = ("code", "metadata")
 
 
+class JSON(gr.JSON):
+    """Gradio's JSON, whose own JSON schema is not valid, so that agents could not call tools that take it."""
+
+    is_template = True  # the page shows it as its base class
+
+    def api_info(self) -> dict[str, Any]:
+        return {"description": "any valid json"}
+
+
 def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
     """Add the endpoints to the `gr.Blocks` that is being built. The docstring of each one is its documentation."""
     endpoints = Endpoints(studio, disk)
     with gr.Column(visible=False):
-        recipe, other = gr.JSON(label="recipe"), gr.JSON(label="second_recipe")
-        warning, known = gr.Textbox(label="warning"), gr.JSON(label="kinds")
-        made, drift = gr.JSON(label="recipe"), gr.Number(label="drift")
+        recipe, other = JSON(label="recipe"), JSON(label="second_recipe")
+        warning, known = gr.Textbox(label="warning"), JSON(label="kinds")
+        made, drift = JSON(label="recipe"), gr.Number(label="drift")
         sound, upload, file = gr.File(label="sound"), gr.File(label="file"), gr.File(label="sound")
         prompt, code = gr.Textbox(label="prompt"), gr.Code(label="code")
-        options, recipes = gr.JSON({}, label="settings"), gr.JSON(label="recipes")
-        loudness, metadata = gr.JSON(label="loudness"), gr.JSON(label="metadata")
-        curve, spans = gr.JSON(label="curve"), gr.JSON(label="spans")
+        options, recipes = JSON({}, label="settings"), JSON(label="recipes")
+        loudness, metadata = JSON(label="loudness"), JSON(label="metadata")
+        curve, spans = JSON(label="curve"), JSON(label="spans")
         # No ranges and no rounding here: recipes check the values, with messages that say what to do.
         seed = gr.Number(RANDOM_SEED, label="seed")
         draft_steps, final_steps = gr.Number(1, label="steps"), gr.Number(FINAL_STEPS, label="steps")
@@ -254,7 +263,7 @@ class Endpoints:
     def continue_sound(
         self, recipe: Any, prompt: str, more: float, steps: int, seed: int, request: gr.Request
     ) -> tuple[str, dict[str, Any], str]:
-        """Make a sound longer.
+        """Make a sound longer by a new part at its end.
 
         Args:
             recipe: The recipe that another call returned, or the digest that upload returned.
