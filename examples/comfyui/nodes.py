@@ -13,7 +13,8 @@ import torch
 
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.app import edits
-from diffusers_soundctm.app.recipe import CURVE_POINTS, DURATION, FINAL_STEPS, MAX_STEPS, STEERED_STEPS, Noise, Recipe
+from diffusers_soundctm.app.defaults import FINAL_STEPS, STEERED_STEPS
+from diffusers_soundctm.app.recipe import CURVE_POINTS, DURATION, MAX_STEPS, Noise, Recipe
 from diffusers_soundctm.app.rendering import Observer
 from diffusers_soundctm.app.studio import Studio
 from diffusers_soundctm.control import inpaint

@@ -12,10 +12,11 @@ from typing import Any
 import gradio as gr
 
 from . import edits
+from .defaults import FINAL_STEPS, STEERED_STEPS
 from .disk import DiskBudget
 from .export import MAX_SOUNDS, archive, settings_from
 from .handlers import EXPECTED_ERRORS
-from .recipe import DURATION, FINAL_STEPS, MAX_SEED, STEERED_STEPS, Noise, Recipe, Upload
+from .recipe import DURATION, MAX_SEED, Noise, Recipe, Upload
 from .sound_files import encode, file_name, read_settings
 from .studio import Studio, Take
 from .validators import integer, is_list, number

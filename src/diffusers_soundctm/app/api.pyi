@@ -35,10 +35,10 @@ class JSON(gr.JSON):
         return {"description": "any valid json"}
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
     """Add the endpoints to the `gr.Blocks` that is being built. The docstring of each one is its documentation."""
@@ -83,7 +83,6 @@ def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
             queue = name not in WITHOUT_QUEUE
             gr.Button(name).click(endpoint, inputs, outputs, api_name=name, concurrency_limit=None, queue=queue)
 
-
 def with_error_messages(function: Callable) -> Callable:
     """Decorate an endpoint so that clients receive the messages of its expected errors, and the log one line.
 
@@ -99,7 +98,6 @@ def with_error_messages(function: Callable) -> Callable:
             raise gr.Error(str(error), print_exception=False) from error
 
     return endpoint
-
 
 class Endpoints:
     """The endpoints, one method per endpoint. Their docstrings are shown to users of the API."""
@@ -375,12 +373,10 @@ class Endpoints:
         """
         return self.studio.known_kinds
 
-
 def _object(settings: Any) -> dict[str, Any]:
     if not isinstance(settings, dict | None):
         raise ValueError("The settings of the export must be an object, such as {}.")
     return settings or {}
-
 
 def _seed(seed: Any) -> int:
     return edits.random_seed() if seed == RANDOM_SEED else integer("The seed", seed, 0, MAX_SEED)

@@ -6,11 +6,12 @@ from typing import Any
 import gradio as gr
 
 from . import components
+from .defaults import FINAL_STEPS, STEERED_STEPS
 from .edits import NUM_DRAFTS, NUM_VARIATIONS
 from .examples import EXAMPLES
 from .export import FIELDS, ExportSettings
 from .handlers import Handlers
-from .recipe import DURATION, FINAL_STEPS, STEERED_STEPS, Recipe
+from .recipe import DURATION, Recipe
 from .uploads import MAX_UPLOAD_BYTES
 
 STEPS = [2, 4, 8, 16]

@@ -10,8 +10,6 @@ from .sketches import Sketch
 from .validators import integer, is_list, number, text
 
 MAX_STEPS = 32
-FINAL_STEPS = 4  # closest to real audio in docs/results.md
-STEERED_STEPS = 8  # of sounds that follow a curve, a recording or their own start while they are made
 MAX_SEED = 2**53 - 1  # the largest integer that JavaScript represents exactly
 MAX_VARIATIONS = 16
 MAX_DEPTH = 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..app.recipe import STEERED_STEPS
+from ..app.defaults import STEERED_STEPS
 from .arguments import (
     add_device,
     add_dtype,

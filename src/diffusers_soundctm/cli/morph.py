@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..app.recipe import FINAL_STEPS
+from ..app.defaults import FINAL_STEPS
 from .editing import add_edit_options, make_files, model_of, open_studio, outputs
 from .made import read_made
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..app.recipe import FINAL_STEPS
+from ..app.defaults import FINAL_STEPS
 from .editing import Model, add_edit_options, make_files, model_of, open_studio, outputs
 from .made import Made, read_made, read_settings
 from .recordings import add_recording, find_recording
