@@ -26,27 +26,25 @@ RANDOM_SEED = -1
 WITHOUT_QUEUE = ("code", "metadata")
 
 
-class JSON(gr.JSON):
-    """Gradio's JSON, whose own JSON schema is not valid, so that agents could not call tools that take it."""
-
-    is_template = True  # the page shows it as its base class
-
-    def api_info(self) -> dict[str, Any]:
-        return {"description": "any valid json"}
+def json_field(value: Any = None, *, label: str) -> gr.JSON:
+    """Return gradio's field for JSON with a valid schema; with its own, agents could not call tools that take JSON."""
+    field = gr.JSON(value, label=label)
+    field.api_info = lambda: {"description": "any valid json"}
+    return field
 
 
 def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
     """Add the endpoints to the `gr.Blocks` that is being built. The docstring of each one is its documentation."""
     endpoints = Endpoints(studio, disk)
     with gr.Column(visible=False):
-        recipe, other = JSON(label="recipe"), JSON(label="second_recipe")
-        warning, known = gr.Textbox(label="warning"), JSON(label="kinds")
-        made, drift = JSON(label="recipe"), gr.Number(label="drift")
+        recipe, other = json_field(label="recipe"), json_field(label="second_recipe")
+        warning, known = gr.Textbox(label="warning"), json_field(label="kinds")
+        made, drift = json_field(label="recipe"), gr.Number(label="drift")
         sound, upload, file = gr.File(label="sound"), gr.File(label="file"), gr.File(label="sound")
         prompt, code = gr.Textbox(label="prompt"), gr.Code(label="code")
-        options, recipes = JSON({}, label="settings"), JSON(label="recipes")
-        loudness, metadata = JSON(label="loudness"), JSON(label="metadata")
-        curve, spans = JSON(label="curve"), JSON(label="spans")
+        options, recipes = json_field({}, label="settings"), json_field(label="recipes")
+        loudness, metadata = json_field(label="loudness"), json_field(label="metadata")
+        curve, spans = json_field(label="curve"), json_field(label="spans")
         # No ranges and no rounding here: recipes check the values, with messages that say what to do.
         seed = gr.Number(RANDOM_SEED, label="seed")
         draft_steps, final_steps = gr.Number(1, label="steps"), gr.Number(FINAL_STEPS, label="steps")
