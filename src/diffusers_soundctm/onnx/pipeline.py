@@ -6,7 +6,6 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +81,7 @@ class OnnxSoundCTMPipeline:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         options.log_severity_level = 3
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")  # weights fill no arena
 
         def load(name: str) -> Any:
             file = folder / self.settings.files[name]
@@ -90,9 +90,8 @@ class OnnxSoundCTMPipeline:
             except Exception as error:  # onnxruntime has no common class for its errors
                 raise OSError(f"{file} cannot be loaded ({error}); export or copy the model again.") from error
 
-        names = [name for name in self.settings.files if name != "tokenizer"]
-        with ThreadPoolExecutor(len(names)) as pool:
-            self._sessions = dict(zip(names, pool.map(load, names), strict=True))
+        # One after the other: a graph needs most memory while it is loaded.
+        self._sessions = {name: load(name) for name in self.settings.files if name != "tokenizer"}
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / self.settings.files["tokenizer"]))
         except Exception as error:  # tokenizers raises `Exception` itself

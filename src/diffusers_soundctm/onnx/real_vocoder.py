@@ -24,11 +24,11 @@ class RealSTFT(nn.Module):
 
     The transform has N = P·Q points. With n = Q·n1 + n2 and k = k1 + P·k2,
 
-        X[k] = Σ_n2 exp(−2πi·n2·k2/Q) · Σ_n1 exp(−2πi·n·k1/N) · w[n]·x[n]
+        X[k] = Σ_n2 exp(−2πi·n2·k2/Q) · exp(−2πi·n2·k1/N) · Σ_n1 exp(−2πi·n1·k1/P) · w[n]·x[n]
 
-    The sum over n1 is one matrix product per n2, the sum over n2 one product that all k1 share. For real x, the k1 up
-    to P/2 are enough. They hold some bins k beyond N/2, which are conjugates of bins N − k. `bins` and `signs` tell
-    which bin of `torch.stft` each of them is, and the sign of its imaginary part.
+    Both sums are matrix products. No axis is moved, which runtimes do slowly. For real x, the k1 up to P/2 are enough.
+    They hold some bins k beyond N/2, which are conjugates of bins N − k. `bins` and `signs` tell which bin of
+    `torch.stft` each of them is, and the sign of its imaginary part; those that are `repeated` are there twice.
 
     Args:
         window: w, (N,).
@@ -44,23 +44,23 @@ class RealSTFT(nn.Module):
         self.points, self.hop_length, self.rows, self.columns = points, hop_length, rows, columns
         self.overlap = math.ceil(points / hop_length)  # hops per frame
 
-        window = window.double()
-        n = torch.arange(points).reshape(rows, columns).T[:, :, None]  # (Q, P, 1): by n2 and n1
-        k1 = torch.arange(kept)
-        angle = 2 * math.pi * (n * k1 % points) / points
-        inner = torch.cat([angle.cos(), -angle.sin()], dim=-1) * window[n]  # (Q, P, 2·kept)
-        angle = 2 * math.pi * torch.outer(torch.arange(columns), torch.arange(columns)).double() / columns
-        cos, sin = angle.cos(), angle.sin()
+        k1, n1, n2 = torch.arange(kept), torch.arange(rows), torch.arange(columns)
+        cos, sin = _turns(k1, n1, rows)
+        inner = torch.cat([cos, -sin])  # (2·kept, P)
+        twiddle_cos, twiddle_sin = _turns(k1, n2, points)  # (kept, Q)
+        cos, sin = _turns(n2, n2, columns)
         outer = torch.cat([torch.cat([cos, -sin], dim=1), torch.cat([sin, cos], dim=1)])  # [re | im] → [re | im]
         # The inverse is the adjoint. A k1 that stands for −k1 as well counts twice.
         alone = (k1 == 0) | (2 * k1 == rows)
         counts = torch.where(alone, 1.0, 2.0).double().repeat(2) / points
         for name, matrix in {
+            "window": window.reshape(rows, columns),
             "inner": inner,
+            "inner_inverse": (inner * counts[:, None]).T,
+            "twiddle_cos": twiddle_cos,
+            "twiddle_sin": twiddle_sin,
             "outer": outer,
             "outer_inverse": outer.T,
-            "inner_inverse": (inner * counts).transpose(1, 2),
-            "power": window.square(),
         }.items():
             self.register_buffer(name, matrix.float().contiguous(), persistent=False)
         k = (k1[:, None] + rows * torch.arange(columns)).flatten()
@@ -73,22 +73,29 @@ class RealSTFT(nn.Module):
         padded = F.pad(waveform[:, None], (self.points // 2, self.points // 2), mode="reflect")[:, 0]
         hops = padded[:, : (num_frames + self.overlap - 1) * self.hop_length].unflatten(1, (-1, self.hop_length))
         frames = torch.cat([hops[:, i : i + num_frames] for i in range(self.overlap)], dim=-1)[..., : self.points]
-        frames = frames.flatten(0, 1).unflatten(1, (self.rows, self.columns)).permute(2, 0, 1)
-        partial = torch.bmm(frames, self.inner).unflatten(2, (2, self.rows // 2 + 1))
-        partial = partial.permute(1, 3, 2, 0).flatten(2)
-        real, imaginary = (partial @ self.outer).split(self.columns, dim=-1)
+        frames = frames.flatten(0, 1).unflatten(1, (self.rows, self.columns)) * self.window
+        real, imaginary = (self.inner @ frames).chunk(2, dim=1)
+        partial = [
+            real * self.twiddle_cos + imaginary * self.twiddle_sin,
+            imaginary * self.twiddle_cos - real * self.twiddle_sin,
+        ]
+        real, imaginary = (torch.cat(partial, dim=-1) @ self.outer).chunk(2, dim=-1)
         return real.flatten(1), imaginary.flatten(1)
 
     def invert(self, spectrum: Complex, num_frames: int, envelope: torch.Tensor) -> torch.Tensor:
         """Invert (B·num_frames, len(bins)) to (B, num_frames·hop_length), given the `envelope` of as many frames."""
         parts = [part.unflatten(1, (self.rows // 2 + 1, self.columns)) for part in spectrum]
-        partial = (torch.cat(parts, dim=-1) @ self.outer_inverse).unflatten(2, (2, self.columns))
-        frames = torch.bmm(partial.permute(3, 0, 2, 1).flatten(2), self.inner_inverse).permute(1, 2, 0).flatten(1)
+        real, imaginary = (torch.cat(parts, dim=-1) @ self.outer_inverse).chunk(2, dim=-1)
+        partial = [
+            real * self.twiddle_cos - imaginary * self.twiddle_sin,
+            imaginary * self.twiddle_cos + real * self.twiddle_sin,
+        ]
+        frames = ((self.inner_inverse @ torch.cat(partial, dim=1)) * self.window).flatten(1)
         return self._overlap_add(frames.unflatten(0, (-1, num_frames)), num_frames) / envelope
 
     def envelope(self, num_frames: int) -> torch.Tensor:
         """Sum of the squared windows of `num_frames` frames, (1, num_frames·hop_length)."""
-        return self._overlap_add(self.power.expand(1, num_frames, self.points), num_frames)
+        return self._overlap_add(self.window.square().flatten().expand(1, num_frames, self.points), num_frames)
 
     def _overlap_add(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         hops = F.pad(frames, (0, self.overlap * self.hop_length - self.points)).split(self.hop_length, dim=-1)
@@ -193,6 +200,12 @@ def resonate(turn: Complex, drive: Complex, block: int, doublings: int) -> Compl
     joined = [_add(state, _multiply(factor, before)) for factor, state in zip(factors, states, strict=True)]
     real, imaginary = (torch.stack(part, dim=2).flatten(1, 2) for part in zip(*joined, strict=True))
     return real, imaginary
+
+
+def _turns(rows: torch.Tensor, columns: torch.Tensor, points: int) -> Complex:
+    """Cosine and sine of 2π·row·column/points, float64 (rows, columns)."""
+    angle = (torch.outer(rows, columns) % points).double() * (2 * math.pi / points)
+    return angle.cos(), angle.sin()
 
 
 def _multiply(a: Complex, b: Complex) -> Complex:
