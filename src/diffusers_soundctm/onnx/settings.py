@@ -78,10 +78,7 @@ class OnnxSettings:
                 f"{folder} has no {NAME}, so it is no model in ONNX format; pass a folder that `soundctm export` wrote."
             )
         again = "export the model again with this version of diffusers-soundctm: soundctm export MODEL -o FOLDER"
-        try:
-            content = read_json(file)
-        except ValueError as error:
-            raise OSError(f"{file} is damaged ({error}); {again}.") from error
+        content = read_json(file)
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
             raise OSError(f"{file} has format {found!r}, and this version reads format {FORMAT}; {again}.")
