@@ -196,3 +196,43 @@ def test_another_noise_or_model_is_refused(draft, soundctm, refused, comment_of)
         write_audio("odd.flac", *read_audio(draft), {"comment": json.dumps(comment_of(draft) | change)})
         assert named in refused("loop", "odd.flac", "--steps", "1")
     assert "one model" in refused("morph", draft, "odd.flac")
+
+
+@pytest.fixture
+def voice(tmp_path, monkeypatch):
+    """0.8 s of a hum that rises by a fifth and gets louder."""
+    monkeypatch.chdir(tmp_path)
+    seconds = np.arange(12800) / 16000
+    phase = 2 * np.pi * np.cumsum(200 * 1.5 ** (seconds / 0.8)) / 16000
+    hum = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 9))
+    soundfile.write(tmp_path / "voice.wav", 0.1 * (0.1 + seconds) * hum, 16000)
+    return tmp_path / "voice.wav"
+
+
+def test_sketch_takes_the_curves_of_a_voice(voice, soundctm, refused, comment_of):
+    options = ("--steps", "2", "--seed", "3")
+    lines = soundctm("sketch", voice, "a growling monster", *options, "--num", "2")
+    assert all(word in lines[0] for word in ("dB off", "octaves off", "of the voiced time"))
+    first, second = samples("voice-sketched-1.wav"), samples("voice-sketched-2.wav")
+    assert len(first) == 12800 and first.tolist() != second.tolist()
+    sketch = comment_of("voice-sketched-1.wav")["recipe"]["sketch"]
+    assert sketch["loudness"][-2] > sketch["loudness"][0] + 6
+    sung = [pitch for pitch in sketch["pitch"] if pitch]
+    assert len(sung) > 0.7 * len(sketch["pitch"]) and 1.3 < sung[-1] / sung[0] < 1.6
+    soundctm("generate", "a growling monster", "-o", "plain.wav", *options, "--duration", "0.8")
+    soundctm("sketch", voice, "a growling monster", *options, "--no-pitch", "--no-brightness", "-o", "loud.wav")
+    assert list(comment_of("loud.wav")["recipe"]["sketch"]) == ["loudness"]
+    assert samples("plain.wav").tolist() != samples("loud.wav").tolist() != first.tolist()
+    assert "leave nothing to follow" in refused(
+        "sketch", voice, "a monster", "--no-loudness", "--no-pitch", "--no-brightness"
+    )
+
+
+def test_the_printed_commands_make_sketches_again(voice, soundctm):
+    soundctm("sketch", voice, "wind", "--steps", "1", "--seed", "3", "--no-brightness", "-o", "wind.wav")
+    soundctm("refine", "wind.wav", "--steps", "2")
+    lines = soundctm("info", "wind-refined.wav")
+    assert any("follows the loudness, pitch of a voice" in line for line in lines)
+    (command,) = [line for line in lines if line.startswith("  soundctm")]
+    assert main(shlex.split(command)[1:]) == 0
+    assert samples("wind-refined-again.wav").tolist() == samples("wind-refined.wav").tolist()

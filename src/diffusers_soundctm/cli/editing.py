@@ -47,11 +47,17 @@ def add_edit_options(parser: argparse.ArgumentParser, suffix: str, steps: int | 
     parser.set_defaults(suffix=suffix)
 
 
-def add_recording_options(parser: argparse.ArgumentParser, suffix: str) -> None:
-    """Add the argument and the options of a command that works on a recording."""
+def add_recording_options(parser: argparse.ArgumentParser, suffix: str, prompt: str | None = None) -> None:
+    """Add the arguments and the options of a command that works on a recording. `prompt` is the help of a required one.
+
+    Without it, the prompt is that of the new part and may be left out.
+    """
     parser.add_argument("recording", type=Path, help="WAV, FLAC, OGG or MP3 file, 0.5 to 30 s")
-    parser.add_argument("prompt", nargs="?", help="description of the new part (default: that of the recording)")
-    parser.add_argument("--seed", type=int, help="seed of the new part (default: random)")
+    if prompt is None:
+        parser.add_argument("prompt", nargs="?", help="description of the new part (default: that of the recording)")
+    else:
+        parser.add_argument("prompt", help=prompt)
+    parser.add_argument("--seed", type=int, help="seed of what is new (default: random)")
     add_output(parser, None, f"default: the recording's name with -{suffix}")
     parser.add_argument("--steps", type=int, default=STEPS, help="network steps (default: %(default)s)")
     add_dtype(parser)

@@ -68,12 +68,14 @@ def refine_plain(arguments: argparse.Namespace, settings: dict, path: Path) -> N
 
 
 def refine_recipe(arguments: argparse.Namespace, made: Made, path: Path) -> None:
-    """Write a sound that was varied, morphed, drawn, looped, filled or extended."""
+    """Write a sound that was varied, morphed, drawn, sketched, looped, filled or extended."""
     recording = find_recording(made)
     studio = open_studio(model_of(arguments, made))
     if recording is not None:
         add_recording(studio, made, recording)
     recipe = made.recipe.change(steps=arguments.steps)
+    if recording is None and made.recording is not None:  # the voice of a sketch, which is not needed again
+        recording = Path(made.recording)
 
     def say(take):
         return f", {distance(made.file, take.waveform, take.sampling_rate)}"
