@@ -42,7 +42,8 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
     ),
     "onnx": (
         "ONNX",
-        "Export, and generation without PyTorch. See also [the cookbook](../cookbook/onnx.md).",
+        "Export, and generation without PyTorch. See also [the cookbook](../cookbook/onnx.md) and "
+        "[the format](../onnx_format.md).",
         ["diffusers_soundctm.onnx:*"],
     ),
     "control": (
