@@ -67,9 +67,19 @@ def studio(embedded_folder):
 
 @pytest.fixture(scope="module")
 def stereo_studio(tiny_pipeline, tmp_path_factory):
-    """A studio whose model makes stereo waveforms."""
-    folder = tmp_path_factory.mktemp("stereo")
-    make_teacher("stable_audio", folder / "teacher", tiny_pipeline)
+    """A studio whose model makes stereo waveforms of one length, and cuts them."""
+    return studio_of("stable_audio", tiny_pipeline, tmp_path_factory.mktemp("stereo"))
+
+
+@pytest.fixture(scope="module")
+def flow_studio(tiny_pipeline, tmp_path_factory):
+    """A studio whose model was a flow teacher, and makes stereo waveforms of any length."""
+    return studio_of("stable_audio_3", tiny_pipeline, tmp_path_factory.mktemp("flow"))
+
+
+def studio_of(family, tiny_pipeline, folder):
+    """A studio of the student of a tiny teacher at 44.1 kHz."""
+    make_teacher(family, folder / "teacher", tiny_pipeline)
     pipe = SoundCTMPipeline.from_teacher(folder / "teacher")
     pipe.denoiser.register_to_config(sample_size=2100)  # 1.52 s
     pipe.save_pretrained(folder / "model")
