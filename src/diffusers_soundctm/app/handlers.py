@@ -78,11 +78,14 @@ class Handlers:
         card(self.studio, self.studio.make(recipe))
 
     @with_messages(num_others=2)
-    def draft(self, prompt, negative_prompt, omega, nu, gamma, duration, seed, request: gr.Request) -> Iterator[Any]:
+    def draft(
+        self, prompt, negative_prompt, omega, nu, gamma, duration, seed, adapter, request: gr.Request
+    ) -> Iterator[Any]:
         typed = (seed or "").strip()
         if typed:
             typed = integer("The seed", int(typed) if typed.isdecimal() else typed, 0, MAX_SEED - NUM_DRAFTS)
         settings = call_settings(negative_prompt, omega, nu, gamma)
+        settings["lora"] = (adapter,) if adapter else ()
         recipes = edits.draft_recipes(prompt, duration, None if typed == "" else typed, **settings)
         saved = [recipe.to_json() for recipe in recipes]
         for update in self._grid(recipes, owner_of(request), "Draft", keys=True):

@@ -12,6 +12,7 @@ from ..app.validators import text
 from .arguments import (
     add_device,
     add_dtype,
+    add_lora,
     add_model,
     add_output,
     check_duration,
@@ -72,6 +73,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_dtype(parser)
     add_device(parser)
     add_model(parser)
+    add_lora(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -99,7 +101,7 @@ def make(arguments: argparse.Namespace, jobs: list[Job], done: int, total: int) 
     """Make the sounds of `jobs`. `done` of the `total` files are there already."""
     from tqdm import tqdm
 
-    pipe = load_pipeline(arguments.model, arguments.dtype, arguments.device)
+    pipe = load_pipeline(arguments.model, arguments.dtype, arguments.device, arguments.lora)
     with step_progress(sum(job.options.get("num_inference_steps", 1) for job in jobs)) as progress:
         for i, job in enumerate(jobs, done + 1):
             if total > 1:
@@ -108,6 +110,7 @@ def make(arguments: argparse.Namespace, jobs: list[Job], done: int, total: int) 
             waveform, settings = render(pipe, job.prompt, job.seed, job.options, progress)
             seconds = time.perf_counter() - start
             settings |= {"model": arguments.model or "embedded", "dtype": arguments.dtype}
+            settings |= {"lora": arguments.lora} if arguments.lora else {}
             level = write_sound(job.path, waveform, pipe.sampling_rate, settings, job.loudness)
             duration = settings["duration"]
             speed = f" ({duration / seconds:.1f} times real time)" if seconds > 0 else ""
@@ -194,6 +197,7 @@ def check_finished(job: Job, arguments: argparse.Namespace) -> None:
     names = {"num_inference_steps": "steps", "guidance_scale": "omega", "audio_length_in_s": "duration"}
     wanted = {"prompt": job.prompt, "seed": job.seed, "model": arguments.model or "embedded", "dtype": arguments.dtype}
     wanted |= {names.get(name, name): value for name, value in job.options.items()}
+    wanted |= {"lora": arguments.lora or None}
     wanted |= {} if arguments.match else {"loudness": job.loudness}
     for name, value in wanted.items():
         has = found.get(name)

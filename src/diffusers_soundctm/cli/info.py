@@ -26,6 +26,7 @@ SHOWN = (
     "measured_loudness",
     "turned_down_db",
     "model",
+    "lora",
     "dtype",
 )
 
@@ -70,7 +71,7 @@ def print_file(file: Path) -> None:
     if made is not None:
         values = settings | vars(made.recipe) | vars(made.recipe.noise)
     for name in SHOWN:
-        if values.get(name) not in (None, "", ()):
+        if values.get(name) not in (None, "", (), []):
             print(f"  {name.replace('_', ' '):17} {values[name]}")
     print("Make it again:")
     for command in commands:
