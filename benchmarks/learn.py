@@ -106,7 +106,15 @@ def measure(args: argparse.Namespace) -> None:
                 row += [f"cosine of 1 and 4 steps {(unit(one) * unit(made)).sum(axis=1).mean():.3f}"]
             rows.append(row)
     print_table(
-        ["model", "steps", "kernel distance", "÷ base", "heard as new", "nearest learned / held out", "others recognized"],
+        [
+            "model",
+            "steps",
+            "kernel distance",
+            "÷ base",
+            "heard as new",
+            "nearest learned / held out",
+            "others recognized",
+        ],
         rows,
     )
     print(json.dumps({"n": args.num, "held out": len(held_out), "other kinds": len(others)}))
