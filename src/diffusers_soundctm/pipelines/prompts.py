@@ -84,7 +84,7 @@ class PromptMixin:
         With an adapter, the model knows more than its own kinds, and nothing is logged.
         """
         has_adapters = bool(getattr(self.denoiser, "peft_config", None))
-        if self.known_sounds is None or has_adapters and self.denoiser._effective_adapters():
+        if self.known_sounds is None or (has_adapters and self.denoiser._effective_adapters()):
             return
         first_of_each = slice(None, None, num_waveforms_per_prompt)
         sentences = embed_prompts(embeds[first_of_each], None if mask is None else mask[first_of_each])
