@@ -85,7 +85,7 @@ def measure(args: argparse.Namespace) -> None:
     known, labels = single_sounds(known, labels)
     new = LinearProbe.fit(np.concatenate([known, held_out]), ["other"] * len(known) + ["new"] * len(held_out))
     kinds = LinearProbe.fit(known, list(labels))
-    others = [kind for kind in kinds.classes if kind in measurer.pipe.known_sounds.kinds]
+    others = [kind for kind in kinds.classes if kind in measurer.pipe.known_sounds.kinds][: args.others]
     print_command()
     rows, distances = [], {}
     for adapted in (False, True):
@@ -98,7 +98,9 @@ def measure(args: argparse.Namespace) -> None:
             row += [share(np.asarray(new.predict(made)[:, 0] == "new"))]
             near = [(unit(made) @ unit(real).T).max(axis=1).mean() for real in (learned, held_out)]
             row += [f"{near[0]:.3f} / {near[1]:.3f}"]
-            if steps == 1:
+            if steps == 1 and not others:
+                row += ["not measured"]
+            elif steps == 1:
                 heard = measurer.sounds("others", others, steps, adapted)
                 row += [share(np.asarray(kinds.predict(heard)[:, 0] == np.array(others)))]
             else:
@@ -128,6 +130,7 @@ def main() -> None:
     parser.add_argument("--dataset", help="data set with a split train and a column label: the other kinds")
     parser.add_argument("--cache", type=Path, help="folder that keeps the data set's embeddings")
     parser.add_argument("--train-clips", type=int, help="first so many clips of the data set only (all)")
+    parser.add_argument("--others", type=int, help="number of other kinds, one sound each (default: all)")
     parser.add_argument("--num", type=int, default=48, help="sounds per setting (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the recordings or the embeddings")
     args = parser.parse_args()

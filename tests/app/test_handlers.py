@@ -31,7 +31,7 @@ def handlers(embedded_folder):
 
 
 def test_drafts_appear_one_by_one(handlers):
-    updates = list(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "5", PERSON))
+    updates = list(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "5", "", PERSON))
     assert [len(grid["cards"]) for _, grid, _ in updates] == list(range(9))
     assert all(grid["total"] == 8 for _, grid, _ in updates)
     assert [card["seed"] for card in updates[-1][1]["cards"]] == list(range(5, 13))
@@ -43,7 +43,7 @@ def test_drafts_appear_one_by_one(handlers):
 
 
 def test_finished_drafts_stay_after_a_cancel(handlers):
-    drafts = handlers.draft("wind", None, 3.5, 1, 0, 0.6, "", PERSON)
+    drafts = handlers.draft("wind", None, 3.5, 1, 0, 0.6, "", "", PERSON)
     next(drafts)
     next(drafts)
     handlers.cancel(PERSON)
@@ -52,9 +52,9 @@ def test_finished_drafts_stay_after_a_cancel(handlers):
 
 
 def test_newer_requests_supersede_unfinished_ones(handlers):
-    earlier = handlers.draft("rain", *ADVANCED, 0.6, "20", PERSON)
+    earlier = handlers.draft("rain", *ADVANCED, 0.6, "20", "", PERSON)
     assert [len(next(earlier)[1]["cards"]) for _ in range(3)] == [0, 1, 2]
-    later = handlers.draft("wind", *ADVANCED, 0.6, "40", PERSON)
+    later = handlers.draft("wind", *ADVANCED, 0.6, "40", "", PERSON)
     assert next(later)[1] == {"cards": [], "total": 8, "keys": True}
     assert list(earlier) == []
     assert [card["seed"] for card in list(later)[-1][1]["cards"]] == list(range(40, 48))
@@ -162,5 +162,5 @@ def test_errors_appear_beside_the_control(answer, arguments, named, handlers, ca
 
 
 def test_messages_are_escaped(handlers):
-    message = next(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "<img src=x>", PERSON))[0]
+    message = next(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "<img src=x>", "", PERSON))[0]
     assert "<img" not in message and "&lt;img" in message
