@@ -11,6 +11,8 @@ from diffusers import AudioLDM2UNet2DConditionModel, UNet2DConditionModel
 from diffusers_soundctm import AudioDiTModel
 from diffusers_soundctm.conversion import RELEASES
 from diffusers_soundctm.conversion.dit import dit_config
+from diffusers_soundctm.models.ace_step_ctm import AceStepNetwork
+from diffusers_soundctm.models.longcat_ctm import LongCatNetwork
 from diffusers_soundctm.models.stable_audio_3_ctm import StableAudio3Network
 from diffusers_soundctm.models.stable_audio_ctm import StableAudioNetwork
 
@@ -50,6 +52,7 @@ class Network:
         latents: Shape of the latents of 10 s, without the batch; the first dimension after the channels is time.
         condition: Argument of a call → its shape without the batch; None leaves the argument out.
         sigma_data: Standard deviation of its latents.
+        betas: First and last β of a discrete teacher, None for one on continuous noise levels.
     """
 
     make: Callable[[], torch.nn.Module]
@@ -58,6 +61,7 @@ class Network:
     latents: tuple[int, ...]
     condition: Mapping[str, tuple[int, ...] | None]
     sigma_data: float = 1.0
+    betas: tuple[float, float] | None = None
 
     def inputs(self, batch_size: int, length: int | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
         """Standard normal latents (B, ...) of `length` positions, 10 s by default, and a random condition."""
@@ -75,7 +79,7 @@ _T5 = {"encoder_hidden_states": (TOKENS, 1024)}
 
 NETWORKS = {
     "AudioLDM-S, MusicLDM": Network(
-        partial(UNet2DConditionModel, **AUDIOLDM_S), "epsilon", (0.0388, 83.82), _MEL, _CLAP
+        partial(UNet2DConditionModel, **AUDIOLDM_S), "epsilon", (0.0388, 83.82), _MEL, _CLAP, betas=(0.0015, 0.0195)
     ),
     "AudioLDM2": Network(
         partial(AudioLDM2UNet2DConditionModel, **AUDIOLDM2),
@@ -83,8 +87,16 @@ NETWORKS = {
         (0.0388, 83.82),
         _MEL,
         {"encoder_hidden_states": (8, 768), "encoder_hidden_states_1": (TOKENS, 1024)},
+        betas=(0.0015, 0.0195),
     ),
-    "Tango": Network(partial(UNet2DConditionModel, **LARGE_UNET), "v_prediction", (0.0292, 14.61), _MEL, _T5),
+    "Tango": Network(
+        partial(UNet2DConditionModel, **LARGE_UNET),
+        "v_prediction",
+        (0.0292, 14.61),
+        _MEL,
+        _T5,
+        betas=(0.00085, 0.012),
+    ),
     "SoundCTM 16 kHz": Network(
         partial(UNet2DConditionModel, **LARGE_UNET), "edm", (0.002, 80.0), _MEL, _T5, RELEASES["sony-unet"].sigma_data
     ),
@@ -109,5 +121,11 @@ NETWORKS = {
         (0.01, 492.7),
         (256, 108),
         {"encoder_hidden_states": (TOKENS + 1, 768), "global_hidden_states": (768,)},
+    ),
+    "LongCat-AudioDiT (1B)": Network(
+        LongCatNetwork, "inverted_flow", (0.01, 492.7), (64, 117), {"encoder_hidden_states": (TOKENS, 768)}
+    ),
+    "ACE-Step 1.5": Network(
+        AceStepNetwork, "flow", (0.01, 492.7), (64, 250), {"encoder_hidden_states": (6 * TOKENS, 2048)}
     ),
 }

@@ -3,8 +3,9 @@
 python benchmarks/precision.py random --networks "AudioLDM-S, MusicLDM" Tango
 python benchmarks/precision.py trained
 
-`random` runs networks of the published sizes with random weights. A trained network's output has a standard deviation
-of about 1, so the output is scaled to that; an error of a share δ of it moves a jump by |c_out(σ)|·δ. `trained` solves
+`random` runs networks of the published sizes with random weights, where published initializations are zero too. A
+trained network's output has a standard deviation of about 1, so the output is scaled to that; an error of a share δ of
+it moves a jump by |c_out(σ)|·δ. `trained` solves
 the trajectories of the embedded model's teacher and takes the one jump of its student, each as they are and as a model
 that predicts epsilon, and reads the difference to float32 off the result.
 
@@ -31,7 +32,7 @@ from common import print_command, print_table
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.distillation.denoisers import Denoiser, Preconditioning, TeacherDenoiser
 from diffusers_soundctm.distillation.solver import sample_teacher
-from diffusers_soundctm.preconditioning import c_in, c_noise, c_out, jump, per_sample, vp_log_sigmas
+from diffusers_soundctm.preconditioning import c_in, c_noise, c_out, jump, karras_sigmas, per_sample, vp_log_sigmas
 from networks import NETWORKS, Network
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,9 @@ FORMATS: dict[str, tuple[torch.dtype | None, torch.dtype | None, torch.dtype | N
     "bf16 weights": (None, torch.bfloat16, None, False),
     "fp16 weights": (None, torch.float16, None, False),
     "fp16 stored": (None, None, torch.float16, False),
+    "bf16 stored": (None, None, torch.bfloat16, False),
 }
+NUM_LEVELS = 40  # of train_ctm.py's grid
 
 
 class RoundedProducts(TorchDispatchMode):
@@ -84,47 +87,77 @@ def to_tf32(x: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def in_format(name: str, network: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Yield `network`, or a rounded copy of it, inside the arithmetic of a format; "float32" leaves both."""
+def in_format(name: str, network: torch.nn.Module, in_place: bool = False) -> Iterator[torch.nn.Module]:
+    """Yield `network`, or a rounded copy of it, inside the arithmetic of a format; "float32" leaves both.
+
+    With `in_place`, `network` itself is rounded, which takes less memory.
+    """
     autocast, weights, stored, tf32 = FORMATS.get(name, (None, None, None, False))
     if weights or stored:
-        tensors = [*network.parameters(), *network.buffers()]
-        rounded = {id(x): x.to(weights or stored).to(weights or x.dtype) for x in tensors if x.is_floating_point()}
-        network = deepcopy(network, {k: torch.nn.Parameter(x, requires_grad=False) for k, x in rounded.items()})
+        tensors = [x for x in (*network.parameters(), *network.buffers()) if x.is_floating_point()]
+        if not in_place:
+            copies = {id(x): torch.nn.Parameter(x.clone(), requires_grad=False) for x in tensors}
+            network, tensors = deepcopy(network, copies), list(copies.values())
+        for tensor in tensors:
+            tensor.data = tensor.data.to(weights or stored).to(weights or tensor.dtype)
     cast = torch.autocast("cpu", autocast) if autocast else contextlib.nullcontext()
     with torch.no_grad(), cast, RoundedProducts(tf32):
         yield network
 
 
-def random_row(name: str, family: Network, length: int) -> tuple[str, ...]:
-    """Error of the jump from σ_max to σ_min in every format, for a network with random weights."""
+def random_network(family: Network) -> torch.nn.Module:
+    """The same random weights in every call."""
     torch.manual_seed(0)
     network = family.make().eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # a block or an output that is zero when it is initialized
+            torch.nn.init.normal_(parameter, std=0.02)
+    return network
+
+
+def random_rows(
+    name: str, family: Network, length: int, levels: Sequence[int], formats: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Errors of jumps to σ_min, by noise level, for a network with random weights.
+
+    Args:
+        name: Of the network.
+        family: The network.
+        length: Latent positions.
+        levels: Indices of the noise levels on the grid of training.
+        formats: Number formats.
+    """
     lowest, highest = family.sigma_range
-    sigma = torch.tensor([highest, 1.0])
-    noise, condition = family.inputs(2, length)
-    log_sigmas = vp_log_sigmas() if family.prediction_type == "epsilon" or name == "Tango" else None
+    sigma = karras_sigmas(NUM_LEVELS - 1, lowest, highest)[list(levels)]
+    torch.manual_seed(1)
+    noise, condition = family.inputs(len(levels), length)
+    log_sigmas = None if family.betas is None else vp_log_sigmas(*family.betas)
     timestep = c_noise(sigma, family.prediction_type, log_sigmas)
-    scale = per_sample(c_in(sigma, family.prediction_type, family.sigma_data) * sigma, noise)
+    deviation = (sigma**2 + family.sigma_data**2).sqrt()  # of the latents with noise
+    model_input = noise * per_sample(c_in(sigma, family.prediction_type, family.sigma_data) * deviation, noise)
 
     def call(network: torch.nn.Module) -> torch.Tensor:
         dtype = next(network.parameters()).dtype
         kwargs = {k: None if v is None else v.to(dtype) for k, v in condition.items()}
-        return network((scale * noise).to(dtype), timestep, **kwargs).sample.float()
+        return network(model_input.to(dtype), timestep, **kwargs).sample.float()
 
-    # In latents' deviations: c_out·δ times the share 1 − σ_min/σ_max of the jump.
-    factor = c_out(sigma[:1], family.prediction_type, family.sigma_data).abs().item() / family.sigma_data
-    factor *= 1 - lowest / highest
+    network = random_network(family)
     with in_format("float32", network):
         exact = call(network)
+    deviations = exact.flatten(1).std(dim=1)
+    # In latents' deviations: c_out·δ times the share 1 − σ_min/σ of the jump.
+    factor = c_out(sigma, family.prediction_type, family.sigma_data).abs() / family.sigma_data * (1 - lowest / sigma)
     errors = []
-    for kind in FORMATS:
-        if kind == "fp16 stored" and family.prediction_type != "epsilon":
-            errors.append("")
-            continue
-        with in_format(kind, network) as rounded:
-            errors.append(f"{factor * (call(rounded) - exact).std().item() / exact.std().item():.2g}")
-    return name, family.prediction_type, f"{highest:.4g}", f"{factor:.3g}", *errors
+    for kind in formats:
+        with in_format(kind, network, in_place=True) as rounded:
+            errors.append((call(rounded) - exact).flatten(1).std(dim=1) / deviations * factor)
+        if any(FORMATS[kind][1:3]):
+            del rounded, network
+            network = random_network(family)
+    return [
+        (name, family.prediction_type, f"{sigma[i]:.4g}", f"{factor[i]:.3g}", *[f"{e[i]:.2g}" for e in errors])
+        for i in range(len(levels))
+    ]
 
 
 class AsEpsilon(torch.nn.Module):
@@ -211,6 +244,11 @@ def main() -> None:
     random = commands.add_parser("random")
     random.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     random.add_argument("--length", type=int, default=16, help="latent positions")
+    random.add_argument(
+        "--levels", type=int, nargs="+", default=[0], choices=range(NUM_LEVELS - 1), metavar="INDEX",
+        help="noise levels of the grid of training, 0 for the highest",
+    )  # fmt: skip
+    random.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     trained = commands.add_parser("trained")
     trained.add_argument("--steps", type=int, default=18, help="Heun steps of the teacher")
     trained.add_argument("--length", type=int, default=32, help="latent positions")
@@ -218,10 +256,10 @@ def main() -> None:
     args = parser.parse_args()
     print_command()
     if args.command == "random":
-        for name in args.networks:  # a row at a time, since a large network takes minutes
+        for name in args.networks:  # a network at a time, since a large network takes minutes
             print_table(
-                ("network", "predicts", "sigma_max", "|c_out|", *FORMATS),
-                [random_row(name, NETWORKS[name], args.length)],
+                ("network", "predicts", "sigma", "|c_out|", *args.formats),
+                random_rows(name, NETWORKS[name], args.length, args.levels, args.formats),
             )
     else:
         print_table(("predicts", "what", *args.formats), trained_rows(args.steps, args.length, args.formats))

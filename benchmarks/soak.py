@@ -75,7 +75,7 @@ def ask(client, number: int) -> bool:
     from diffusers_soundctm.audio import read_tags
 
     prompt, seed = PROMPTS[number % 4], number
-    path, recipe = client.predict(prompt=prompt, seed=seed, duration=0.5, api_name="/draft")
+    path, recipe, _ = client.predict(prompt=prompt, seed=seed, duration=0.5, api_name="/draft")
     settings = json.loads(read_tags(path)["comment"])
     Path(path).unlink()
     given = (recipe["prompt"], recipe["noise"]["seed"], settings["prompt"])

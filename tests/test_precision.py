@@ -5,7 +5,14 @@ import threading
 import pytest
 import torch
 
-from diffusers_soundctm.precision import MAX_JUMP_ERROR, TF32, full_float32, is_precise, jump_error
+from diffusers_soundctm.precision import (
+    MAX_JUMP_ERROR,
+    TF32,
+    full_float32,
+    is_precise,
+    jump_error,
+    stored_warning,
+)
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -30,6 +37,17 @@ def test_rounding_of_the_output_alone_is_within_the_error_that_is_assumed():
     for dtype in HALF:
         rounding = (output.to(dtype).float() - output).std().item()
         assert MAX_JUMP_ERROR > jump_error(dtype, 80.0, "v_prediction") > 2 * rounding
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_stored_weights_cost_less_than_half_precision_and_are_named_where_they_count(dtype):
+    cost = jump_error(dtype, 83.8, "epsilon", stored=True)
+    assert MAX_JUMP_ERROR < cost < jump_error(dtype, 83.8, "epsilon")
+    assert (
+        f"stored in {dtype}" in (warning := stored_warning("unet", dtype, 83.8, "epsilon")) and f"{cost:.0%}" in warning
+    )
+    assert stored_warning("unet", torch.float32, 83.8, "epsilon") is None
+    assert stored_warning("transformer", dtype, 500.0, "flow") is None
 
 
 @pytest.fixture

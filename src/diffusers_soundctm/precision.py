@@ -19,6 +19,8 @@ TF32 = "tf32"
 # Rounding error of F by number format, in standard deviations of F: the largest of the networks of published sizes in
 # docs/notebook.md.
 OUTPUT_ERRORS: dict[torch.dtype | str, float] = {TF32: 1.0e-3, torch.float16: 2.0e-3, torch.bfloat16: 1.5e-2}
+# The same for arithmetic in float32 with weights that were rounded once, when they were stored.
+STORED_ERRORS: dict[torch.dtype | str, float] = {torch.float16: 7.5e-4, torch.bfloat16: 6.0e-3}
 
 _lock = threading.Lock()
 _users = 0
@@ -26,7 +28,11 @@ _settings: list[tuple[Any, str, Any, Any]] = []
 
 
 def jump_error(
-    number_format: torch.dtype | str, sigma: float, prediction_type: str = "edm", sigma_data: float = 0.5
+    number_format: torch.dtype | str,
+    sigma: float,
+    prediction_type: str = "edm",
+    sigma_data: float = 0.5,
+    stored: bool = False,
 ) -> float:
     """Estimate the rounding error of a jump from noise level σ to 0, in standard deviations of the latents.
 
@@ -35,14 +41,35 @@ def jump_error(
         sigma: σ.
         prediction_type: What the network predicts, see `preconditioning`.
         sigma_data: Standard deviation of the latents, for "edm"; that of the others is 1.
+        stored: Whether the weights are stored in `number_format`, and arithmetic is in float32.
     """
+    errors = STORED_ERRORS if stored else OUTPUT_ERRORS
     scale = c_out(sigma, prediction_type, sigma_data).abs().item()
-    return OUTPUT_ERRORS.get(number_format, 0.0) * scale / (sigma_data if prediction_type == "edm" else 1.0)
+    return errors.get(number_format, 0.0) * scale / (sigma_data if prediction_type == "edm" else 1.0)
 
 
 def is_precise(number_format: torch.dtype | str, sigma: float, prediction_type: str = "edm") -> bool:
     """Return whether a jump from σ has a rounding error of at most `MAX_JUMP_ERROR`."""
     return jump_error(number_format, sigma, prediction_type) <= MAX_JUMP_ERROR
+
+
+def stored_warning(name: str, stored: torch.dtype, sigma: float, prediction_type: str) -> str | None:
+    """Say in one sentence what the rounding of stored weights costs; None if a jump from σ is precise enough.
+
+    Args:
+        name: The network's component.
+        stored: Dtype of the weights in its files.
+        sigma: σ.
+        prediction_type: What the network predicts, see `preconditioning`.
+    """
+    error = jump_error(stored, sigma, prediction_type, stored=True)
+    if error <= MAX_JUMP_ERROR:
+        return None
+    return (
+        f"`{name}` predicts {prediction_type} and its weights are stored in {stored}: that rounding changes one step "
+        f"from noise level {sigma:.3g} by about {error:.0%} of the latents' standard deviation, though arithmetic is "
+        "in float32. Use float32 weights if the model has them."
+    )
 
 
 @contextlib.contextmanager

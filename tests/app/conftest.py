@@ -7,7 +7,9 @@ import pytest
 import soundfile
 import torch
 
+from app_page import CHROMIUM, WAIT
 from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm.app.rendering import Observer
 from diffusers_soundctm.app.studio import Studio
 from diffusers_soundctm.lora import add_lora, block_layers, load_adapters, save_lora
 from tiny_teachers import make_teacher
@@ -97,3 +99,64 @@ def sound_file(tmp_path):
     samples = 0.3 * np.random.default_rng(0).standard_normal((44100, 2)).clip(-1, 1)
     soundfile.write(path, samples, 44100, subtype="FLOAT")
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A studio without the app, with its own pipeline."""
+    pipe = SoundCTMPipeline.from_embedded()
+    pipe.set_progress_bar_config(disable=True)
+    return Studio(pipe)
+
+
+@pytest.fixture
+def open_page(browser, served_embedded):
+    """Return `open_page(width=1280, dark=False)`, which opens a new visitor's page. No page may log an error."""
+    complaints, contexts = [], []
+
+    def open_one(width=1280, dark=False):
+        is_phone = width < 500
+        context = browser.new_context(
+            viewport={"width": width, "height": 844},
+            is_mobile=is_phone,
+            has_touch=is_phone,
+            color_scheme="dark" if dark else "light",
+            accept_downloads=True,
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+        page.goto(served_embedded)
+        page.locator(".sc-shelf .sc-empty").wait_for()  # the last part that the page draws
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """(finished steps, all steps) after each sampling step of the app during the test."""
+    seen, step = [], Observer.callback_fn
+
+    def observed(self, pipeline, index, *arguments):
+        seen.append((index + 1, pipeline.num_timesteps))
+        return step(self, pipeline, index, *arguments)
+
+    monkeypatch.setattr(Observer, "callback_fn", observed)
+    return seen

@@ -22,7 +22,7 @@ gradio_client = pytest.importorskip("gradio_client")
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "examples" / "gradio_space"
 ENDPOINTS = ("draft", "refine", "vary", "morph", "draw", "upload", "inpaint", "continue_sound", "loop")
-ENDPOINTS += ("export", "export_all", "code", "metadata")
+ENDPOINTS += ("export", "export_all", "code", "metadata", "known_kinds")
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,10 @@ def test_endpoints_are_named_and_documented(client):
 
 
 def test_draft_and_refine(client):
-    path, recipe = draft(client)
-    assert len(samples_of(path)) == 16000
-    again, _ = draft(client)
+    path, recipe, warning = draft(client)
+    assert len(samples_of(path)) == 16000 and warning == ""
+    assert client.predict(api_name="/known_kinds") == {}  # this model's folder does not say what it knows
+    again, *_ = draft(client)
     assert samples_of(path).tolist() == samples_of(again).tolist()
     assert samples_of(draft(client, seed=4)[0]).tolist() != samples_of(path).tolist()
     final, refined, drift = client.predict(recipe=recipe, steps=4, api_name="/refine")
@@ -64,8 +65,8 @@ def test_draft_and_refine(client):
 
 
 def test_each_control(client, tmp_path):
-    _, first = draft(client)
-    _, second = draft(client, "a dog barks", 4)
+    _, first, _ = draft(client)
+    _, second, _ = draft(client, "a dog barks", 4)
     assert "variations" in client.predict(recipe=first, amount=0.2, seed=1, api_name="/vary")[1]["noise"]
     morph = {"recipe": first, "second_recipe": second, "steps": 2}
     assert client.predict(**morph, api_name="/morph")[1]["morph"]["prompt"] == "a dog barks"
@@ -183,7 +184,7 @@ def test_the_space_folder_alone_starts(tmp_path):
             said += line
         address = re.search(r"http://\S+", said).group()
         space = gradio_client.Client(address, verbose=False, download_files=tmp_path / "downloads")
-        path, recipe = draft(space)
+        path, recipe, _ = draft(space)
         assert len(samples_of(path)) == 16000
         assert "from_embedded()" in space.predict(recipe=recipe, api_name="/code")
     finally:

@@ -16,6 +16,7 @@ from diffusers_soundctm.app.handlers import Handlers
 from diffusers_soundctm.app.recipe import Noise, Recipe, Upload
 from diffusers_soundctm.app.sound_files import encode
 from diffusers_soundctm.app.studio import Studio, Take
+from diffusers_soundctm.pipelines.known_sounds import KnownSounds, embed_prompts
 
 PERSON = SimpleNamespace(session_hash="tab", client=SimpleNamespace(host="127.0.0.1"))
 PLAIN = Recipe("rain", Noise(3), 0.6)
@@ -32,12 +33,12 @@ def handlers(embedded_folder):
 
 def test_drafts_appear_one_by_one(handlers):
     updates = list(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "5", "", PERSON))
-    assert [len(grid["cards"]) for _, grid, _ in updates] == list(range(9))
-    assert all(grid["total"] == 8 for _, grid, _ in updates)
+    assert [len(grid["cards"]) for _, grid, *_ in updates] == list(range(9))
+    assert all(grid["total"] == 8 for _, grid, *_ in updates)
     assert [card["seed"] for card in updates[-1][1]["cards"]] == list(range(5, 13))
     assert "Draft 2 of 8" in updates[1][0] and updates[-1][0] == ""
     # After a reload the browser asks for them again.
-    *_, (_, restored) = handlers.restore(updates[0][2], PERSON)
+    *_, (_, restored, _) = handlers.restore(updates[0][3], PERSON)
     assert restored == updates[-1][1]
     assert len(list(handlers.restore(None, PERSON))) == 1
 
@@ -47,8 +48,22 @@ def test_finished_drafts_stay_after_a_cancel(handlers):
     next(drafts)
     next(drafts)
     handlers.cancel(PERSON)
-    (_, grid, _), (message, *_) = drafts
+    (_, grid, *_), (message, *_) = drafts
     assert len(grid["cards"]) == grid["total"] == 1 and "Cancelled" in message
+
+
+def test_unknown_prompts_name_the_nearest_kinds(handlers, monkeypatch):
+    studio = handlers.studio
+    assert studio.known_kinds == {} and studio.warning("a roof on a train") == ""  # the folder does not say
+    embeds, mask, _, _ = studio.pipe.encode_prompt(["rain on a tin roof", "a dog barks"], do_nu_sampling=False)
+    kinds = {"rain": ["rain on a tin roof"], "dog": ["a dog barks"]}
+    monkeypatch.setattr(studio.pipe, "known_sounds", KnownSounds(kinds, embed_prompts(embeds, mask), 0.9999))
+    for prompt, is_known in (("a dog barks", True), ("a piano plays", False)):
+        drafted = list(handlers.draft(prompt, *ADVANCED, 0.6, "60", "", PERSON))
+        restored = list(handlers.restore(drafted[0][3], PERSON))
+        filled = list(handlers.fill(CURRENT, prompt, [0.2, 0.5], 1, 0, *ADVANCED, PERSON))
+        for shown in (drafted[0][2], drafted[-1][2], restored[-1][2], filled[-1][0]):
+            assert ("does not know" in shown and "dog" in shown) != is_known
 
 
 def test_newer_requests_supersede_unfinished_ones(handlers):
@@ -156,7 +171,7 @@ def test_export_gives_an_archive_and_names_what_is_missing(handlers, monkeypatch
 )
 def test_errors_appear_beside_the_control(answer, arguments, named, handlers, caplog):
     message, *others = list(getattr(handlers, answer)(*arguments, PERSON))[-1]
-    assert named in message and 'role="alert"' in message and len(others) == (2 if answer == "draft" else 1)
+    assert named in message and 'role="alert"' in message and len(others) == (3 if answer == "draft" else 1)
     (line,) = caplog.messages
     assert line.startswith(f"Refused {answer} for 127.0.0.1: ") and named in line and "\n" not in line
 

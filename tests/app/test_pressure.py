@@ -123,13 +123,13 @@ def test_disk_space_of_a_client_is_bounded(served_with_disk, upload_folder, clie
             assert httpx.post(f"{served}gradio_api/upload", files={"files": file}, **PATIENT).status_code == 200
         assert 32_000 < size() <= 100_000
     for seed in range(2000, 2004):
-        result, _ = client.predict("wind", seed, *DRAFT[2:], api_name="/draft")  # 16 kB
+        result, *_ = client.predict("wind", seed, *DRAFT[2:], api_name="/draft")  # 16 kB
         assert soundfile.info(result).frames == 8000
         assert size() <= 100_000
 
 
 def test_metadata_names_recipe_and_model(client, embedded_folder, tmp_path):
-    _, recipe = client.predict(*DRAFT, api_name="/draft")
+    _, recipe, _ = client.predict(*DRAFT, api_name="/draft")
     file = client.predict(recipe=recipe, extension=".flac", api_name="/export")
     named = client.predict(file=gradio_client.handle_file(file), api_name="/metadata")
     assert named == {"model": str(embedded_folder), "is_in_use": True, "recipe": recipe}

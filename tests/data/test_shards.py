@@ -1,6 +1,7 @@
 """Precomputed shards: the same batches as from memory, whatever happens in between."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,24 @@ def test_bad_members_of_tars_are_skipped_and_kept_with_the_shards(audioldm, tmp_
     assert (index["seen"], index["shards"]) == (6, [3, 1])
     assert [reason.split(" ")[0] for reason in index["skipped"]] == [f"{tars[0]}/01.flac", f"{tars[1]}/12.flac"]
     assert "damaged member .json" in index["skipped"][0] and "cannot be decoded" in index["skipped"][1]
+
+
+def test_a_dropped_caption_is_the_empty_prompt_of_its_guidance(training_inputs, tiny_pipeline, tmp_path):
+    """LongCat's empty prompt has as many tokens as the prompt, wherever the batch comes from."""
+    make_teacher("longcat", tmp_path / "longcat", tiny_pipeline)
+    teacher, name = load_teacher(tmp_path / "longcat"), training_inputs["dataset_name"]
+    settings = replace(settings_of(name, tmp_path / "cache"), num_samples=1600)
+    folder = precompute(tmp_path / "latents", dataset_name=name, teacher_model=tmp_path / "longcat", num_samples=1600)
+    for data in (
+        distillation_data(settings, teacher.encoders, 4),
+        distillation_data(replace(settings, mix_rate=0.5), teacher.encoders, 4),
+        ShardedData(folder, teacher.encoders, 4),
+    ):
+        _, kept, guided = batch_of(data, dropout=0.0)
+        _, dropped, pairs = batch_of(data, dropout=1.0)
+        mask = kept["encoder_attention_mask"]
+        assert mask.sum(1).min() > 1 and kept["encoder_hidden_states"].abs().max() > 0
+        for name, value in dropped.items():
+            torch.testing.assert_close(value, guided[name].chunk(2)[1])
+            torch.testing.assert_close(pairs[name], torch.cat([value, value]))
+        assert torch.equal(dropped["encoder_attention_mask"], mask)

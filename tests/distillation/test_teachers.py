@@ -1,6 +1,7 @@
 """Every family's teacher: recognized, conditioned and denoising as the original, and its student's pipeline."""
 
 import json
+import logging
 import math
 import random
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import ClapTextConfig, T5Config, T5Model
 
 import golden
@@ -402,11 +404,18 @@ def test_a_released_dit_is_distilled_and_sounds(dit_teacher, training_inputs, tm
     assert np.isfinite(pipe("rain", num_inference_steps=2).audios).all()
 
 
-def test_a_teacher_with_float16_weights_alone_is_read_in_float32(original, tmp_path):
+def test_a_teacher_with_float16_weights_alone_is_read_in_float32(original, tmp_path, caplog):
+    """What their rounding costs is said where it counts."""
+    logging.getLogger("diffusers_soundctm").propagate = True
     shutil.copytree(original[1], tmp_path / "copy")
     for file in (tmp_path / "copy").glob("*/*.safetensors"):
-        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+        weights = {name: x.half() if x.is_floating_point() else x for name, x in load_file(file).items()}
+        save_file(weights, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")), {"format": "pt"})
+        file.unlink()
     teacher = load_teacher(tmp_path / "copy")
+    warnings = [record.getMessage() for record in caplog.records if "stored in torch.float16" in record.getMessage()]
+    is_epsilon = teacher.scheduler.config.prediction_type == "epsilon"
+    assert [" 6% of the latents" in warning for warning in warnings] == [True] * is_epsilon
     for model in (teacher.network, *(part for part in teacher.components.values() if hasattr(part, "parameters"))):
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 

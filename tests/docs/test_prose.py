@@ -9,6 +9,7 @@ PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "training/**/*.md", ".github/**/*.md")
     for path in ROOT.glob(pattern)
+    if "node_modules" not in path.parts
 )
 # For people who make sounds: no formulas.
 FOR_DESIGNERS = [ROOT / "docs/app.md", ROOT / "docs/cli.md", *sorted((ROOT / "docs/cookbook").glob("*.md"))]

@@ -1,6 +1,7 @@
 """The pipeline's contract, on tiny real components of every family."""
 
 import inspect
+import logging
 
 import numpy as np
 import pytest
@@ -373,6 +374,21 @@ def test_an_epsilon_denoiser_is_loaded_in_float32(dtype, tiny_pipeline, tmp_path
     assert pipe.unet.dtype == torch.float32 and pipe.vocoder.dtype == default
     assert pipe.vae.dtype == (torch.float32 if isinstance(dtype, dict) else default)
     assert pipe.to("cpu", torch.bfloat16).unet.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", ["audioldm", "tango"])
+def test_what_the_rounding_of_stored_weights_costs_is_said_where_it_counts(family, tiny_pipeline, tmp_path, caplog):
+    logging.getLogger("diffusers_soundctm").propagate = True
+    pipe = tiny_pipeline(family)
+    is_epsilon = pipe.scheduler.config.prediction_type == "epsilon"
+    for dtype in (torch.float32, torch.float16):
+        pipe.unet.to(dtype)
+        pipe.save_pretrained(tmp_path / str(dtype))
+        caplog.clear()
+        SoundCTMPipeline.from_pretrained(tmp_path / str(dtype))
+        assert ("stored in torch.float16" in caplog.text) == (dtype == torch.float16 and is_epsilon)
+    SoundCTMPipeline.from_pretrained(tmp_path / str(dtype), unet=pipe.unet.float())
+    assert caplog.text.count("stored in") == is_epsilon
 
 
 def test_an_epsilon_network_in_half_precision_is_refused_where_it_is_too_coarse(tiny_pipeline):

@@ -20,7 +20,7 @@ from .validators import integer, is_list, number
 from .visitors import log_refusal, owner_of, store
 
 RANDOM_SEED = -1
-WITHOUT_QUEUE = ("code", "metadata")
+WITHOUT_QUEUE = ("code", "metadata", "known_kinds")
 
 
 def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
@@ -28,6 +28,7 @@ def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
     endpoints = Endpoints(studio, disk)
     with gr.Column(visible=False):
         recipe, other = gr.JSON(label="recipe"), gr.JSON(label="second_recipe")
+        warning, known = gr.Textbox(label="warning"), gr.JSON(label="kinds")
         made, drift = gr.JSON(label="recipe"), gr.Number(label="drift")
         sound, upload, file = gr.File(label="sound"), gr.File(label="file"), gr.File(label="sound")
         prompt, code = gr.Textbox(label="prompt"), gr.Code(label="code")
@@ -43,19 +44,20 @@ def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
         amount, strength = gr.Number(0.3, label="amount"), gr.Number(Recipe.strength, label="strength")
         more, extension = gr.Number(2, label="more"), gr.Textbox(".wav", label="extension")
         table = {
-            "draft": ([prompt, seed, draft_steps, duration, negative_prompt, omega, nu, gamma], [sound, made]),
+            "draft": ([prompt, seed, draft_steps, duration, negative_prompt, omega, nu, gamma], [sound, made, warning]),
             "refine": ([recipe, steps], [sound, made, drift]),
             "vary": ([recipe, amount, seed], [sound, made]),
             "morph": ([recipe, other, steps], [sound, made]),
             "draw": ([recipe, curve, strength, steps], [sound, made, loudness]),
             "upload": ([upload], [made]),
-            "inpaint": ([recipe, prompt, spans, steps, seed], [sound, made]),
-            "continue_sound": ([recipe, prompt, more, steps, seed], [sound, made]),
+            "inpaint": ([recipe, prompt, spans, steps, seed], [sound, made, warning]),
+            "continue_sound": ([recipe, prompt, more, steps, seed], [sound, made, warning]),
             "loop": ([recipe, steps], [sound, made]),
             "export": ([recipe, extension, options], [file]),
             "export_all": ([recipes, options], [file]),
             "code": ([recipe], [code]),
             "metadata": ([upload], [metadata]),
+            "known_kinds": ([], [known]),
         }
         for name, (inputs, outputs) in table.items():
             endpoint = with_error_messages(getattr(endpoints, name))
@@ -91,6 +93,10 @@ class Endpoints:
         take = self.studio.make(recipe, owner_of(request))
         return self._write(take, request), recipe.to_json()
 
+    def _make_new(self, recipe: Recipe, request: gr.Request) -> tuple[str, dict[str, Any], str]:
+        """Make a sound whose prompt is new, and warn about a prompt that the model does not know."""
+        return *self._make(recipe, request), self.studio.warning(recipe.prompt)
+
     def _write(self, take: Take, request: gr.Request) -> str:
         content = encode(self.studio, take, ".wav")
         return str(store(self.disk, content, f"{file_name(take)}.wav", owner_of(request)))
@@ -106,8 +112,10 @@ class Endpoints:
         nu: float,
         gamma: float,
         request: gr.Request,
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> tuple[str, dict[str, Any], str]:
         """Make a sound from a prompt. Returns a WAV file and the recipe that the other endpoints accept.
+
+        Also returns a warning with the nearest kinds if the model does not know the prompt, otherwise "".
 
         seed: −1 for a random one. steps: 1 to 32. duration: 0.5 to 30 seconds. omega: prompt strength, 0 to 20.
         nu: negative strength, −5 to 10; 1 is off. gamma: randomness, 0 to 1.
@@ -122,7 +130,7 @@ class Endpoints:
             nu=nu,
             gamma=gamma,
         )
-        return self._make(recipe, request)
+        return self._make_new(recipe, request)
 
     def refine(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any], float | None]:
         """Make the same sound in more steps. Also returns how much it changed: 0 equal, about 1 unrelated."""
@@ -176,18 +184,18 @@ class Endpoints:
 
     def inpaint(
         self, recipe: Any, prompt: str, spans: Any, steps: int, seed: int, request: gr.Request
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> tuple[str, dict[str, Any], str]:
         """Replace parts of a sound. spans: start and end in seconds, such as [[1.0, 2.0]]. recipe: or an upload."""
         source, seconds = self._source(recipe, request)
-        return self._make(edits.filled(source, seconds, prompt, spans, steps, _seed(seed)), request)
+        return self._make_new(edits.filled(source, seconds, prompt, spans, steps, _seed(seed)), request)
 
     def continue_sound(
         self, recipe: Any, prompt: str, more: float, steps: int, seed: int, request: gr.Request
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> tuple[str, dict[str, Any], str]:
         """Make a sound longer. more: seconds to add. recipe: or an upload."""
         source, seconds = self._source(recipe, request)
         more = number("more", more, 0.1, DURATION[1])
-        return self._make(edits.continued(source, seconds, prompt, more, steps, _seed(seed)), request)
+        return self._make_new(edits.continued(source, seconds, prompt, more, steps, _seed(seed)), request)
 
     def loop(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
         """Make the sound loop: its end runs seamlessly into its start."""
@@ -235,6 +243,10 @@ class Endpoints:
             raise ValueError("The file names no recipe; use one that this app or soundctm generate wrote.")
         model, recipe = named
         return {"model": model, "is_in_use": model == self.studio.model, "recipe": recipe.to_json()}
+
+    def known_kinds(self, request: gr.Request) -> dict[str, list[str]]:
+        """Return the kinds of sounds that the model knows, each with prompts. Empty for models that know any prompt."""
+        return self.studio.known_kinds
 
 
 def _object(settings: Any) -> dict[str, Any]:

@@ -45,6 +45,11 @@ def grid(label: str, **kwargs: Any) -> gr.HTML:
     return component("grid", {"cards": [], "total": 0}, label, **kwargs)
 
 
+def kinds(known: dict[str, list[str]]) -> gr.HTML:
+    """Return the list of the kinds that the model knows, each with prompts. Its event `use` carries a `prompt`."""
+    return component("kinds", known, "What the model knows")
+
+
 def player() -> gr.HTML:
     """Return the player of sounds A and B, which keeps the position when it switches.
 
@@ -77,6 +82,11 @@ def heading(level: int, title: str, text: str = "") -> gr.HTML:
     """Return a heading, with a line of text below it if there is one."""
     markup = f"<h{level}>{html.escape(title)}</h{level}>" + (f"<p>{html.escape(text)}</p>" if text else "")
     return gr.HTML(markup, elem_classes="sc-title" if level == 1 else "sc-section", js_on_load=None)
+
+
+def paragraph(text: str) -> gr.HTML:
+    """Return a paragraph."""
+    return gr.HTML(f"<p>{html.escape(text)}</p>", js_on_load=None)
 
 
 def message() -> gr.HTML:

@@ -77,7 +77,7 @@ class Handlers:
         recipe = Recipe(WARM_UP_PROMPT, Noise(0), self.studio.default_duration)
         card(self.studio, self.studio.make(recipe))
 
-    @with_messages(num_others=2)
+    @with_messages(num_others=3)
     def draft(
         self, prompt, negative_prompt, omega, nu, gamma, duration, seed, adapter, request: gr.Request
     ) -> Iterator[Any]:
@@ -87,18 +87,28 @@ class Handlers:
         settings = call_settings(negative_prompt, omega, nu, gamma)
         settings["lora"] = (adapter,) if adapter else ()
         recipes = edits.draft_recipes(prompt, duration, None if typed == "" else typed, **settings)
-        saved = [recipe.to_json() for recipe in recipes]
+        saved, warning = [recipe.to_json() for recipe in recipes], self._warning(recipes[0].prompt, recipes[0].lora)
         for update in self._grid(recipes, owner_of(request), "Draft", keys=True):
-            yield (*update, saved)
+            yield (*update, warning, saved)
 
-    @with_messages()
+    @with_messages(num_others=2)
     def restore(self, saved, request: gr.Request) -> Iterator[Any]:
         """Show the drafts of this browser again after a reload."""
         recipes = [Recipe.from_json(recipe) for recipe in saved[:NUM_DRAFTS]] if is_list(saved) else []
-        if recipes:
-            yield from self._grid(recipes, owner_of(request), "Draft", keys=True)
-        else:
-            yield message_html(), gr.skip()
+        if not recipes:
+            yield message_html(), gr.skip(), gr.skip()
+            return
+        warning = self._warning(recipes[0].prompt, recipes[0].lora)
+        for update in self._grid(recipes, owner_of(request), "Draft", keys=True):
+            yield (*update, warning)
+
+    def _warning(self, prompt: str, lora: tuple[str, ...] = ()) -> str:
+        """Return the message about a prompt that the model does not know. With adapters, it knows more."""
+        return message_html("" if lora else self.studio.warning(prompt))
+
+    def known_prompt(self, event: gr.EventData) -> str:
+        """Return the prompt that somebody chose from the list of known kinds."""
+        return event.prompt
 
     @with_messages()
     def vary(self, current, amount, negative_prompt, omega, nu, gamma, request: gr.Request) -> Iterator[Any]:
@@ -311,6 +321,8 @@ class Handlers:
             else:
                 yield message_html(f"Step {news[0]} of {news[1]}", progress=news), gr.skip()
         value, text = {"b": card(self.studio, take), "drift": None}, ""
+        if second.source is not None:  # the new part has a prompt of its own
+            text = self.studio.warning(second.prompt)
         if isinstance(first, Upload):
             value["a"] = upload_card(self.studio, first)
         else:

@@ -158,9 +158,22 @@ class Page:
                 cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")  # app.css hides it while nothing runs
         self.draft_message = components.message()
         self.examples = gr.Examples(EXAMPLES, self.prompt, label="Examples")
+        self._kinds()
         self._advanced()
         self._enable(self.draft, lambda prompt: bool((prompt or "").strip()), [self.prompt])
         cancel.click(self.handlers.cancel, queue=False, api_visibility="private", show_progress="hidden")
+
+    def _kinds(self) -> None:
+        """Add the list of the kinds of sounds that the model knows. Models for any prompt have none."""
+        known = self.handlers.studio.known_kinds
+        self.known_prompts = []
+        if known:
+            with gr.Accordion("What it knows", open=False):
+                text = f"The model knows {len(known)} kinds of sounds, one at a time. Press a prompt to draft it."
+                components.paragraph(f"{text} Other prompts give a sound that it knows.")
+                kinds = components.kinds(known)
+            (chosen,) = self._on([kinds.use], self.handlers.known_prompt, None, self.prompt)
+            self.known_prompts = [chosen.then]
 
     def _advanced(self) -> None:
         default = self.handlers.studio.default_duration
@@ -212,17 +225,18 @@ class Page:
 
     def _drafts(self) -> None:
         """Add the grid of drafts, and connect everything that asks for drafts."""
+        self.warning = components.message()
         self.drafts = components.grid("Drafts", elem_id="drafts")
         fields = [self.prompt, *self.settings, self.duration, self.seed, self.adapter]
         submits = [self.prompt.submit, self.negative.submit, self.seed.submit]
-        triggers = [*submits, self.draft.click, self.examples.load_input_event.then]
-        outputs = [self.draft_message, self.drafts, self.saved]
+        triggers = [*submits, self.draft.click, self.examples.load_input_event.then, *self.known_prompts]
+        outputs = [self.draft_message, self.drafts, self.warning, self.saved]
         self._on(triggers, self.handlers.draft, fields, outputs, trigger_mode="multiple")
         self._clear_errors([field.change for field in fields], [self.draft_message])
 
     def restore_drafts(self, app: gr.Blocks) -> None:
         """Show the last drafts of this browser when the page is opened or reloaded."""
-        self._on([app.load], self.handlers.restore, [self.saved], [self.draft_message, self.drafts])
+        self._on([app.load], self.handlers.restore, [self.saved], [self.draft_message, self.drafts, self.warning])
 
     def _refine_tab(self) -> None:
         with gr.Tab("Refine"):

@@ -5,11 +5,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from ..control import IntensityObjective, Sound, drift
+from ..pipelines.known_sounds import unknown_message
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .code_export import python_code
 from .fair_queue import FairQueue, Owner
@@ -79,19 +81,36 @@ class Studio:
         self._jobs: dict[str, set[threading.Event]] = {}  # by session
         self._jobs_lock = threading.Lock()
         self._render = render
+        find_unknown = self._find_unknown
         if on_gpu is not None:
+            find_unknown = on_gpu(find_unknown)
 
             def render_elsewhere(recipe: Recipe, known: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
                 return render(self.pipe, recipe, lambda source: known.get(_name(source)))
 
             remote = on_gpu(render_elsewhere)
             self._render = lambda pipe, recipe, sources, on_step: remote(recipe, _known(recipe, sources))
+        self._unknown = lru_cache(maxsize=256)(find_unknown)
 
     @property
     def default_duration(self) -> float:
         """Length of a sound in seconds if none is chosen."""
         low, high = DURATION
         return min(max(self.pipe.default_audio_length_in_s, low), high)
+
+    @property
+    def known_kinds(self) -> dict[str, list[str]]:
+        """The kinds of sounds that the model knows, each with prompts; {} if its folder does not say."""
+        return {} if self.pipe.known_sounds is None else self.pipe.known_sounds.kinds
+
+    def warning(self, prompt: str) -> str:
+        """Return a sentence about a prompt that is far from every kind that the model knows, or ""."""
+        nearest = self._unknown(prompt) if self.known_kinds else None
+        return unknown_message(prompt, nearest) if nearest else ""
+
+    def _find_unknown(self, prompt: str) -> list[str] | None:
+        """Return the kinds that are nearest to an unknown prompt, or None for a known one."""
+        return self.pipe.unknown_sounds(prompt).get(prompt)
 
     def make(self, recipe: Recipe, owner: Owner = NOBODY, on_step: Callable[[int, int], None] | None = None) -> Take:
         """Make the sound of a recipe, or take it from the cache.

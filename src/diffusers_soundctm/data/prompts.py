@@ -73,14 +73,20 @@ class PromptTable:
     Args:
         states: The tokens of all prompts one after the other, (tokens, width).
         lengths: Tokens per prompt, (prompts,).
-        has_mask: Whether the conditioning has an attention mask.
+        conditioning: What encoded them.
         captions: For each clip, the indices of its captions.
     """
 
-    def __init__(self, states: torch.Tensor, lengths: torch.Tensor, has_mask: bool, captions: list[list[int]]):
+    def __init__(
+        self,
+        states: torch.Tensor,
+        lengths: torch.Tensor,
+        conditioning: PromptConditioning,
+        captions: list[list[int]],
+    ):
         self.states, self.lengths = states, lengths
         self.embeddings = states.split(lengths.tolist())
-        self.has_mask = has_mask
+        self.conditioning = conditioning
         self.captions = captions
 
     def draw(self, clips: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:
@@ -88,22 +94,28 @@ class PromptTable:
 
         Args:
             clips: Indices of clips, (B,).
-            dropout: Probability of the empty prompt.
+            dropout: Probability that the caption is dropped.
             generator: Source of the draws.
 
         Returns:
-            Indices of prompts, (B,).
+            Indices of prompts, (B,). That of a dropped caption is negated.
         """
         positions, kept = torch.rand(2, len(clips), generator=generator)
         options = [self.captions[clip] for clip in clips.tolist()]
         chosen = torch.tensor([o[int(p * len(o))] for o, p in zip(options, positions.tolist(), strict=True)])
-        return torch.where(kept < dropout, 0, chosen)
+        return torch.where(kept < dropout, -chosen, chosen)
 
     def embeds(
         self, indices: torch.Tensor, device: torch.device | str = "cpu"
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the padded embeddings and the mask of prompts, (B,), see `pad_prompts`."""
-        return pad_prompts([self.embeddings[index] for index in indices.tolist()], self.has_mask, device)
+        """Return the padded embeddings and the mask of prompts, (B,), see `draw` and `pad_prompts`."""
+        embeddings = [
+            self.conditioning.dropped(self.embeddings[-index], self.embeddings[0])
+            if index < 0
+            else self.embeddings[index]
+            for index in indices.tolist()
+        ]
+        return pad_prompts(embeddings, self.conditioning.prompt_embeds_ndim == 3, device)
 
 
 def embed_captions(
@@ -128,7 +140,6 @@ def embed_captions(
     prompts = ["", *sorted({caption for options in captions for caption in options} - {""})]
     more = conditioning.models[1:] + ([audio_length_in_s] if conditioning.needs_audio_length else [])
     path = Path(cache_dir) / f"prompts-{fingerprint(conditioning.text_encoder, prompts, *more)}.safetensors"
-    has_mask = conditioning.prompt_embeds_ndim == 3
     if not path.exists():
         states: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
         encoded = encode_prompts(
@@ -142,4 +153,4 @@ def embed_captions(
     stored = load_file(path)
     position = {prompt: index for index, prompt in enumerate(prompts)}
     indices = [[position[caption] for caption in options] for options in captions]
-    return PromptTable(stored["states"], stored["lengths"], has_mask, indices)
+    return PromptTable(stored["states"], stored["lengths"], conditioning, indices)

@@ -239,7 +239,7 @@ class ShardedData:
             for clip, where, keep in chosen:
                 latent, states = self._read(clip, where)
                 latents.append(latent)
-                prompts.append(self.empty if keep < caption_dropout else states)
+                prompts.append(self.conditioning.dropped(states, self.empty) if keep < caption_dropout else states)
             clean = torch.stack(latents).to(device, torch.float32)
             condition = self.conditioning.network_kwargs(*pad_prompts(prompts, self.masked, device))
             guided = pad_prompts(prompts + [self.empty] * len(prompts), self.masked, device)

@@ -275,12 +275,17 @@ class WaveformData:
                     waveform = mix(waveform, from_int16(other), float(ratio[i]))
                     prompt = join_captions(prompt, others[int(second_caption[i] * len(others))])
                 waveforms.append(waveform)
-                prompts.append("" if kept[i] < caption_dropout else prompt)
+                prompts.append(prompt)
             *embeddings, empty = self.encoders.encode_prompts([*prompts, ""], self.audio_length_in_s, device)
+            conditioning = self.encoders.conditioning
+            embeddings = [
+                conditioning.dropped(states, empty) if kept[i] < caption_dropout else states
+                for i, states in zip(mine, embeddings, strict=True)
+            ]
             clean = self.encoders.encode_waveforms(
                 torch.stack(waveforms), device, None if noise is None else noise.to(device)
             )
-            return clean, *_network_kwargs(self.encoders.conditioning, embeddings, empty, device)
+            return clean, *_network_kwargs(conditioning, embeddings, empty, device)
 
         return batch
 

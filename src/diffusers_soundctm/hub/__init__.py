@@ -17,6 +17,7 @@ from .folders import (
     read_config,
     read_header,
     read_known_sounds,
+    stored_dtype,
 )
 from .trust import holds_only_our_code, model_to_load
 from .upload import push_to_hub, write_loaders, write_repo
@@ -45,6 +46,7 @@ __all__ = [
     "read_config",
     "read_header",
     "read_known_sounds",
+    "stored_dtype",
     "update_card",
     "write_loaders",
     "write_repo",

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..files import is_hidden, read_json
 from .trust import check_config_names, check_index_names, check_links
 
@@ -260,6 +262,22 @@ def count_parameters(folder: Path) -> tuple[int, int]:
     files = [folder / name for name in one_set_of_weights(names, None)]
     parameters = sum(math.prod(tensor["shape"]) for file in files for tensor in read_header(file).values())
     return parameters, sum(file.stat().st_size for file in files)
+
+
+def stored_dtype(folder: Path, variant: str | None = None) -> torch.dtype:
+    """Return the dtype of most of a component's weights in its files, by the headers of one set of them.
+
+    Args:
+        folder: the component's folder.
+        variant: variant of the weights; without plain weights, None is the first.
+    """
+    counts = {torch.float32: 0, torch.float16: 0, torch.bfloat16: 0}
+    names = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    for name in one_set_of_weights([file.name for file in _visible(folder, "*.safetensors")], variant):
+        for tensor in read_header(folder / name).values():
+            if tensor["dtype"] in names:
+                counts[names[tensor["dtype"]]] += math.prod(tensor["shape"])
+    return max(counts, key=lambda dtype: counts[dtype])
 
 
 def embedded_folder() -> Path:

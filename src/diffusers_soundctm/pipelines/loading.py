@@ -15,7 +15,7 @@ from diffusers.utils import logging
 from typing_extensions import Self
 
 from .. import hub, lora
-from ..precision import is_precise, jump_error
+from ..precision import is_precise, jump_error, stored_warning
 from ..schedulers.scheduling_ctm import CTMScheduler
 from . import component_classes
 from .known_sounds import KnownSounds
@@ -212,7 +212,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         All components are loaded in float32, whatever the dtype of their files, unless `dtype` (or `torch_dtype`) is
         passed. If a folder or repo has weights of one `variant` only, these are loaded.
 
-        With a `torch_dtype` of half precision, a denoiser that predicts epsilon is loaded in float32, see `to`.
+        With a `torch_dtype` of half precision, a denoiser that predicts epsilon is loaded in float32, see `to`. If its
+        files are in half precision, a warning says what that costs.
 
         Raises:
             OSError: the folder or repo does not exist, or files of a component are missing or damaged.
@@ -240,6 +241,7 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
             raise OSError(
                 f"{folder} cannot be loaded ({type(error).__name__}: {error}); download or copy the model again."
             ) from error
+        pipe._warn_about_stored_weights(folder, kwargs)
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         pipe.known_sounds = KnownSounds.load(folder)
         if pipe.denoiser is None:
@@ -247,6 +249,16 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
             configs = [hub.read_config(file) for file in files if file.is_file()]
             pipe._absent_denoiser_config = FrozenDict(configs[0]) if configs else None
         return pipe
+
+    def _warn_about_stored_weights(self, folder: Path, passed: Mapping[str, Any]) -> None:
+        """Warn if the denoiser's files are too coarse for a jump from the highest noise level."""
+        name = "unet" if self.transformer is None else "transformer"
+        if self.denoiser is None or name in passed:
+            return
+        config, stored = self.scheduler.config, hub.stored_dtype(folder / name, passed["variant"])
+        warning = stored_warning(name, stored, config.sigma_max, config.prediction_type)
+        if warning is not None:
+            logger.warning(warning)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the pipeline to a device or convert its dtype; arguments as in `DiffusionPipeline.to`.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from diffusers.utils import logging
 
 from ... import hub
 from ...audio import waveform_hop_length
@@ -22,9 +23,12 @@ from ...data.encoders import Encoders
 from ...files import is_hidden, read_json
 from ...models.unet_2d_condition_ctm import CTMUNet2DConditionModel
 from ...pipelines.conditioning import PromptConditioning, conditioning_for
+from ...precision import stored_warning
 from ...preconditioning import FLOW_TYPES, PREDICTION_TYPES
 from ...schedulers.scheduling_ctm import CTMScheduler
 from ..denoisers import Preconditioning
+
+logger = logging.get_logger(__name__)
 
 # A teacher on continuous noise levels was trained on all of them, though its own sampler goes from 0.3 straight to 0.
 # At this level the noise is 40 dB below the latents.
@@ -106,6 +110,10 @@ class TeacherFamily:
             )
         scheduler = cls.load_scheduler(folder)
         network = load_component(cls.network, cls.network_class, cls.network_folder(folder))
+        levels, stored = scheduler.config, hub.stored_dtype(cls.network_folder(folder))
+        warning = stored_warning(cls.network, stored, levels.sigma_max, levels.prediction_type)
+        if warning is not None:
+            logger.warning(warning)
         components = {}
         for name, kind in cls.parts.items():
             source = given.get(name) or folder / name

@@ -108,6 +108,15 @@ class PromptConditioning:
         """Return the mask of negative prompts, (B, L), in the guidance of prompts whose mask is `mask`."""
         return negative_mask
 
+    def dropped(self, prompt: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+        """Return what replaces a prompt that training drops: the empty prompt.
+
+        Args:
+            prompt: embeddings of the prompt without padding, (tokens, width).
+            empty: those of the empty prompt.
+        """
+        return empty
+
     def guided_kwargs(
         self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor | None]:

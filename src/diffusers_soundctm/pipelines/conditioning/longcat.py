@@ -11,7 +11,7 @@ from .base import PromptConditioning
 class LongCatConditioning(PromptConditioning):
     """The sum of UMT5's last and first hidden states, each layer-normalized: (B, L, width).
 
-    The empty prompt is zeros. In guidance it has as many tokens as the prompt that it is compared with. Prompts are
+    The empty prompt is zeros. It has as many tokens as the prompt that it guides, or replaces in training. Prompts are
     read in lower case, without quotation marks.
     """
 
@@ -47,6 +47,10 @@ class LongCatConditioning(PromptConditioning):
             return negative_mask
         has_text = negative_embeds.abs().amax(dim=(1, 2)) > 0
         return torch.where(has_text[:, None], negative_mask, mask)
+
+    def dropped(self, prompt: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+        """See `PromptConditioning.dropped`."""
+        return torch.zeros_like(prompt)
 
     def network_kwargs(
         self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
