@@ -46,7 +46,7 @@ def models(tmp_path_factory, tiny_pipeline):
 
 def learn(output_dir, **given):
     AcceleratorState._reset_state(reset_partial_state=True)
-    arguments = {**TINY, "output_dir": output_dir, "name": "a dog", **given}
+    arguments = {**TINY, "output_dir": output_dir, "name": "a dog", "method": "student", **given}
     load("learn_sounds").main([f"--{name}={value}" for name, value in arguments.items()])
     return output_dir
 
@@ -122,7 +122,7 @@ def test_prior_preservation_keeps_other_sounds(recordings, models, tmp_path):
 def test_the_command_learns_and_refuses_in_one_line(recordings, models, tmp_path, capsys, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr("diffusers_soundctm.training.learning.Teacher.default_num_samples", 5120)
-    command = ["learn", str(recordings), "--name", "a dog", "-o", str(tmp_path / "dog"), "--updates", "1",
+    command = ["learn", str(recordings), "--name", "a dog", "-o", str(tmp_path / "dog"), "--updates", "1", "--method", "student",
                "--model", str(models("audioldm")[1]), "--license", "cc0-1.0"]  # fmt: skip
     assert soundctm(command) == 0
     output = capsys.readouterr().out
@@ -141,9 +141,9 @@ def test_the_command_learns_and_refuses_in_one_line(recordings, models, tmp_path
     assert "says nothing" in refused()
     assert "is empty" in refused("--name", " ")
     assert "is not a folder" in refused(recordings=str(tmp_path / "missing"))
-    assert "pass it as --teacher" in refused("--name", "a dog", "--method", "teacher", "--model", "other")
+    assert "pass it as --teacher" in refused("--name", "a dog", "--model", "other")
     monkeypatch.setattr("diffusers_soundctm.training.learning_arguments.EMBEDDED_TEACHER", tmp_path / "missing")
-    assert "pass the folder training/embedded_teacher" in refused("--name", "a dog", "--method", "teacher")
+    assert "pass the folder training/embedded_teacher" in refused("--name", "a dog")
 
 
 def test_a_teacher_of_another_model_is_refused(recordings, models, tmp_path):

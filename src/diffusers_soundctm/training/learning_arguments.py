@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .config import add_optimization_arguments, parse_with_config
 
-METHODS = ("student", "teacher")
+METHODS = ("teacher", "student")
 EMBEDDED_TEACHER = Path(__file__).parents[3] / "training" / "embedded_teacher"
 
 
@@ -36,8 +36,8 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
         "--method",
         choices=METHODS,
         default=METHODS[0],
-        help="student: score matching and consistency with the EMA, on the model itself; teacher: score matching on "
-        "the teacher, whose adapter also fits the model",
+        help="teacher: score matching on the teacher, whose adapter also fits the model; student: score matching and "
+        "consistency with the EMA, on the model itself, which needs no teacher",
     )
     model.add_argument("--teacher", help="folder or Hub id of the model's teacher; by default that of the embedded one")
     model.add_argument("--lora_rank", type=int, default=8, help="rank of the adapter")
@@ -51,7 +51,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     model.add_argument("--prior_rate", type=float, default=0.25, help="fraction of such sounds in a batch")
     add_optimization_arguments(parser, precisions=["no", "bf16"])
     parser.set_defaults(
-        train_batch_size=8, max_train_steps=300, learning_rate=1e-3, lr_warmup_steps=20, ema_decay=0.98,
+        train_batch_size=8, max_train_steps=300, learning_rate=2e-3, lr_warmup_steps=20, ema_decay=0.98,
         weight_decay=0.0, checkpointing_steps=100, checkpoints_total_limit=1,
     )  # fmt: skip
     keep = parser.add_argument_group("reports and upload")
@@ -114,7 +114,9 @@ def teacher_of(args: argparse.Namespace) -> str:
     if args.teacher is not None:
         return args.teacher
     if args.model not in (None, "embedded"):
-        raise ValueError(f"--method teacher needs the teacher of {args.model}; pass it as --teacher.")
+        raise ValueError(
+            f"--method teacher needs the teacher of {args.model}; pass it as --teacher, or choose --method student."
+        )
     if not EMBEDDED_TEACHER.is_dir():
         raise ValueError(
             "The teacher of the embedded model is not installed with the package; pass the folder "
