@@ -108,6 +108,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(recordings, models, tmp_path,
         torch.testing.assert_close(ours[key], value, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_prior_preservation_keeps_other_sounds(recordings, models, tmp_path):
     """With every batch row but one a sound of the model itself, the loss on these pulls the adapter back to nothing."""
     given = {"recordings": recordings, "model": models("audioldm")[1], "num_samples": 5120, "learning_rate": 0.01,
@@ -122,8 +123,8 @@ def test_prior_preservation_keeps_other_sounds(recordings, models, tmp_path):
 def test_the_command_learns_and_refuses_in_one_line(recordings, models, tmp_path, capsys, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr("diffusers_soundctm.training.learning.Teacher.default_num_samples", 5120)
-    command = ["learn", str(recordings), "--name", "a dog", "-o", str(tmp_path / "dog"), "--updates", "1", "--method", "student",
-               "--model", str(models("audioldm")[1]), "--license", "cc0-1.0"]  # fmt: skip
+    command = ["learn", str(recordings), "--name", "a dog", "-o", str(tmp_path / "dog"), "--updates", "1",
+               "--method", "student", "--model", str(models("audioldm")[1]), "--license", "cc0-1.0"]  # fmt: skip
     assert soundctm(command) == 0
     output = capsys.readouterr().out
     assert "5 recordings of 2 s in all make 7 windows. 1 update will take about" in output

@@ -24,9 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=True, help="folder of the adapter")
     parser.add_argument("--updates", type=int, help="training steps (default: 300)")
     parser.add_argument("--method", choices=_METHODS, help="what is trained (default: teacher)")
-    parser.add_argument(
-        "--teacher", help="folder or Hub id of the model's teacher, for models that are not the embedded one"
-    )
+    parser.add_argument("--teacher", help="folder or Hub id of the model's teacher (default: the embedded model's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random draws (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--license", help="SPDX id of the license of the recordings, for the card")
