@@ -101,8 +101,8 @@ class StudentAdaptation:
         sample, sigma, rows = noisy, batch.sigma, torch.arange(size)
         t, u, s = batch.jumps
         start = batch.noisy(t, slice(n))
+        landed = self._target(start, t, u, s, batch) if self.consistency_weight else start
         if self.consistency_weight:
-            landed = self._target(start, t, u, s, batch)
             sample, sigma = torch.cat([sample, start]), torch.cat([sigma, t])
             target_sigma, rows = torch.cat([target_sigma, s]), torch.cat([rows, new])
         denoised = _denoised(self.student, sample, sigma, target_sigma, batch, rows)

@@ -77,7 +77,7 @@ class LearningRecipe(Recipe):
     def setup(self) -> None:
         args, device = self.args, self.accelerator.device
         self.pipe = load_model(args.model)
-        student = self.pipe.denoiser
+        student: Any = self.pipe.denoiser
         self.component = "unet" if self.pipe.transformer is None else "transformer"
         self.parts = {name: part for name, part in self.pipe.components.items() if part is not None}
         around = {name: part for name, part in self.parts.items() if name not in (self.component, "scheduler")}
@@ -151,14 +151,14 @@ class LearningRecipe(Recipe):
             with moved([part for part in self.parts.values() if isinstance(part, torch.nn.Module)],
                        self.accelerator.device):  # fmt: skip
                 for index, prompt in enumerate(tqdm(chosen, desc="the model's own sounds", unit="sound")):
-                    made.append(pipe(
+                    made += torch.as_tensor(pipe(
                         prompt,
                         num_inference_steps=PRIOR_STEPS,
                         guidance_scale=sum(omega_range(pipe)) / 2,
                         audio_length_in_s=seconds,
                         generator=torch.Generator().manual_seed(args.seed + index),
                         output_type="latent",
-                    ).audios.cpu())  # fmt: skip
+                    ).audios).cpu().split(1)  # fmt: skip
             save_safetensors({"latents": torch.cat(made).to(torch.bfloat16)}, path)
         return chosen, load_file(path)["latents"]
 
