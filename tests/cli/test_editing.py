@@ -61,16 +61,20 @@ def test_loop_closes(draft, soundctm):
     loop = samples("rain-loop.flac")
     steps = np.abs(np.diff(loop))
     assert abs(loop[0] - loop[-1]) <= steps.max()
+    assert abs(loop[0]) > abs(samples(draft)[0]) == 0  # loops are not faded, all other files are
 
 
 def test_draw_follows_points_values_and_sounds(draft, recording, soundctm, comment_of):
     options = ("--steps", "1", "--strength", "0.1")
     lines = soundctm("draw", draft, "--curve", "0:-60", "0.6:-20", *options, "-o", "points.flac")
     assert "dB from the curve" in lines[0]
+    assert f"average {comment_of('points.flac')['curve_error_db']:.1f} dB" in lines[0]
     curve = comment_of("points.flac")["recipe"]["curve"]
     assert curve[0] == -60 and curve[-1] == -20 and np.diff(curve).min() > 0
     soundctm("draw", draft, "--curve", *curve, *options, "-o", "values.flac")
     assert samples("values.flac").tolist() == samples("points.flac").tolist() != samples(draft).tolist()
+    _, report = soundctm("draw", draft, "--curve", "-1", "-1", *options, "-o", "loud.flac")
+    assert "dB below your curve" in report or "misses your curve by" in report
     soundctm("draw", draft, "--like", recording, *options, "-o", "like.flac")
     assert len(comment_of("like.flac")["recipe"]["curve"]) == 64
 
@@ -79,11 +83,12 @@ def test_fill_and_extend_keep_the_rest(recording, soundctm, comment_of):
     soundctm("fill", recording, "rain", "--spans", "0.3:0.4", "--steps", "1", "--seed", "1", "-o", "filled.flac")
     filled, before = samples("filled.flac"), read_audio(recording, 16000)[0][0].numpy()
     assert len(filled) == 12800
-    assert correlation(filled[:3900], before[:3900]) > 0.9999 > correlation(filled[4900:6300], before[4900:6300])
+    kept = slice(80, 3900)  # the first 5 ms are faded
+    assert correlation(filled[kept], before[kept]) > 0.9999 > correlation(filled[4900:6300], before[4900:6300])
     (line,) = soundctm("extend", "filled.flac", "--to", "1", "--steps", "1")
     assert "1.00 s" in line
     longer = samples("filled-extended.flac")
-    assert len(longer) == 16000 and correlation(longer[:11000], filled[:11000]) > 0.9999
+    assert len(longer) == 16000 and correlation(longer[80:11000], filled[80:11000]) > 0.9999
     # Without a prompt, it is that of the file.
     assert comment_of("filled-extended.flac")["recipe"]["prompt"] == "rain"
 
@@ -196,3 +201,43 @@ def test_another_noise_or_model_is_refused(draft, soundctm, refused, comment_of)
         write_audio("odd.flac", *read_audio(draft), {"comment": json.dumps(comment_of(draft) | change)})
         assert named in refused("loop", "odd.flac", "--steps", "1")
     assert "one model" in refused("morph", draft, "odd.flac")
+
+
+@pytest.fixture
+def voice(tmp_path, monkeypatch):
+    """0.8 s of a hum that rises by a fifth and gets louder."""
+    monkeypatch.chdir(tmp_path)
+    seconds = np.arange(12800) / 16000
+    phase = 2 * np.pi * np.cumsum(200 * 1.5 ** (seconds / 0.8)) / 16000
+    hum = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 9))
+    soundfile.write(tmp_path / "voice.wav", 0.1 * (0.1 + seconds) * hum, 16000)
+    return tmp_path / "voice.wav"
+
+
+def test_sketch_takes_the_curves_of_a_voice(voice, soundctm, refused, comment_of):
+    options = ("--steps", "2", "--seed", "3")
+    lines = soundctm("sketch", voice, "a growling monster", *options, "--num", "2")
+    assert all(word in lines[0] for word in ("dB off", "octaves off", "of the voiced time"))
+    first, second = samples("voice-sketched-1.wav"), samples("voice-sketched-2.wav")
+    assert len(first) == 12800 and first.tolist() != second.tolist()
+    sketch = comment_of("voice-sketched-1.wav")["recipe"]["sketch"]
+    assert sketch["loudness"][-2] > sketch["loudness"][0] + 6
+    sung = [pitch for pitch in sketch["pitch"] if pitch]
+    assert len(sung) > 0.7 * len(sketch["pitch"]) and 1.3 < sung[-1] / sung[0] < 1.6
+    soundctm("generate", "a growling monster", "-o", "plain.wav", *options, "--duration", "0.8")
+    soundctm("sketch", voice, "a growling monster", *options, "--no-pitch", "--no-brightness", "-o", "loud.wav")
+    assert list(comment_of("loud.wav")["recipe"]["sketch"]) == ["loudness"]
+    assert samples("plain.wav").tolist() != samples("loud.wav").tolist() != first.tolist()
+    assert "leave nothing to follow" in refused(
+        "sketch", voice, "a monster", "--no-loudness", "--no-pitch", "--no-brightness"
+    )
+
+
+def test_the_printed_commands_make_sketches_again(voice, soundctm):
+    soundctm("sketch", voice, "wind", "--steps", "1", "--seed", "3", "--no-brightness", "-o", "wind.wav")
+    soundctm("refine", "wind.wav", "--steps", "2")
+    lines = soundctm("info", "wind-refined.wav")
+    assert any("follows the loudness, pitch of a voice" in line for line in lines)
+    (command,) = [line for line in lines if line.startswith("  soundctm")]
+    assert main(shlex.split(command)[1:]) == 0
+    assert samples("wind-refined-again.wav").tolist() == samples("wind-refined.wav").tolist()

@@ -61,7 +61,13 @@ def kind_of(recipe: Recipe) -> str:
     """Return how a sound was made, in one word."""
     if recipe.source:
         return "filled" if recipe.spans else "continued"
-    kinds = {"morph": recipe.morph, "drawn": recipe.curve, "loop": recipe.loop, "variation": recipe.noise.variations}
+    kinds = {
+        "morph": recipe.morph,
+        "drawn": recipe.curve,
+        "sketched": recipe.sketch,
+        "loop": recipe.loop,
+        "variation": recipe.noise.variations,
+    }
     return next((kind for kind, is_set in kinds.items() if is_set), "plain")
 
 

@@ -62,6 +62,8 @@ def _controls(recipe: Recipe) -> set[str]:
         names.add("PromptMorph")
     if recipe.curve:
         names |= {"IntensityObjective", "LossGuidance"}
+    if recipe.sketch:
+        names |= {"LossGuidance", "SketchObjective"}
     if recipe.loop:
         names |= {"CircularTime", "decode_loop"}
     if recipe.source:
@@ -120,6 +122,11 @@ def _from_noise(recipe: Recipe, arguments: dict[str, str]) -> list[str]:
         guidance = (
             f"LossGuidance(IntensityObjective(curve), scale={recipe.strength!r}, inner_steps={CURVE_INNER_STEPS})"
         )
+        arguments = arguments | {"callback_on_step_end": guidance}
+    if recipe.sketch:
+        curves = [f"    {name}={values!r}," for name, values in recipe.sketch.arguments().items()]
+        lines += ["sketch = SketchObjective(", *curves, ")"]
+        guidance = f"LossGuidance(sketch, scale={recipe.strength!r}, inner_steps={CURVE_INNER_STEPS})"
         arguments = arguments | {"callback_on_step_end": guidance}
     if recipe.morph:
         lines += _noise(recipe.morph.noise, "last", "other")

@@ -4,6 +4,7 @@ import secrets
 from typing import Any
 
 from .recipe import CURVE_POINTS, DURATION, Morph, Noise, Recipe, Upload
+from .sketches import Sketch
 from .validators import is_list
 
 NUM_DRAFTS = 8
@@ -44,6 +45,13 @@ def drawn(recipe: Recipe, curve: list[float], strength: float, steps: int) -> Re
     return _without_control(recipe).change(curve=tuple(curve), strength=strength, steps=steps)
 
 
+def sketched(
+    prompt: str, seconds: float, sketch: Sketch, strength: float, steps: int, seed: int, **settings: Any
+) -> Recipe:
+    """Return a sound of `prompt` that follows a sketch."""
+    return Recipe(prompt, Noise(seed), seconds, sketch=sketch, strength=strength, steps=steps, **settings)
+
+
 def looped(recipe: Recipe, steps: int) -> Recipe:
     """Return the sound as one that loops seamlessly."""
     return _without_control(recipe).change(loop=True, steps=steps)
@@ -53,7 +61,7 @@ def _without_control(recipe: Recipe) -> Recipe:
     """Return the plain sound of the same noise."""
     if recipe.source is not None:
         raise ValueError("A filled or continued sound is not made from noise alone; pick a draft for this.")
-    return recipe.change(morph=None, curve=(), loop=False)
+    return recipe.change(morph=None, curve=(), loop=False, sketch=None)
 
 
 def filled(

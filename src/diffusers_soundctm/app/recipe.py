@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .sketches import Sketch
 from .validators import integer, is_list, number, text
 
 MAX_STEPS = 32
@@ -84,7 +85,7 @@ class Upload:
 class Recipe:
     """All values that determine a sound, given the model.
 
-    At most one of `morph`, `curve`, `loop` and `source` is set.
+    At most one of `morph`, `curve`, `sketch`, `loop` and `source` is set.
 
     Args:
         prompt: Description of the sound, at most 300 characters.
@@ -101,6 +102,7 @@ class Recipe:
         loop: Whether the end runs seamlessly into the start.
         source: The sound to fill or to continue.
         spans: Parts of `source` to fill, as pairs of start and end in seconds.
+        sketch: Curves that the sound follows.
         lora: The active adapters of the model, such as "my-creature:0.8".
 
     Raises:
@@ -121,6 +123,7 @@ class Recipe:
     loop: bool = False
     source: "Recipe | Upload | None" = None
     spans: tuple[tuple[float, float], ...] = ()
+    sketch: Sketch | None = None
     lora: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -139,9 +142,11 @@ class Recipe:
         self._check_spans()
         if not isinstance(self.loop, bool):
             raise ValueError(f"The loop setting is {self.loop!r}; choose true or false.")
-        chosen = [self.morph is not None, bool(self.curve), self.loop, self.source is not None]
+        chosen = [self.morph is not None, bool(self.curve), self.loop, self.source is not None, self.sketch is not None]
         if sum(chosen) > 1:
-            raise ValueError("A sound can have one of a second prompt, a curve, a loop or a source; choose one.")
+            raise ValueError(
+                "A sound can have one of a second prompt, a curve, a sketch, a loop or a source; choose one."
+            )
         if self.depth > MAX_DEPTH:
             raise _too_deep()
 
@@ -183,7 +188,7 @@ class Recipe:
     @property
     def is_plain(self) -> bool:
         """Whether `soundctm generate` can make the sound: one seed and no control."""
-        return not (self.noise.variations or self.morph or self.curve or self.loop or self.source)
+        return not (self.noise.variations or self.morph or self.curve or self.sketch or self.loop or self.source)
 
     @property
     def id(self) -> str:
@@ -215,7 +220,7 @@ def _too_deep() -> ValueError:
 
 
 def _to_json(value: Any) -> Any:
-    if isinstance(value, (Recipe, Noise, Morph, Upload)):
+    if isinstance(value, (Recipe, Noise, Morph, Upload, Sketch)):
         pairs = ((field, getattr(value, field.name)) for field in fields(value))
         return {field.name: _to_json(item) for field, item in pairs if item != field.default}
     if isinstance(value, tuple):
@@ -245,6 +250,8 @@ def _recipe(values: Any, depth: int) -> Recipe:
     if values.get("morph") is not None:
         morph = {"prompt": None, "noise": {}} | _known(Morph, values["morph"])
         values["morph"] = Morph(morph["prompt"], _noise(morph["noise"]))
+    if values.get("sketch") is not None:
+        values["sketch"] = Sketch(**_known(Sketch, values["sketch"]))
     source = values.get("source")
     if isinstance(source, Mapping) and "digest" in source:
         values["source"] = Upload(_known(Upload, source)["digest"])

@@ -162,6 +162,9 @@ def _render_from_noise(
     if recipe.curve:
         objective = IntensityObjective(list(recipe.curve))
         callbacks.insert(0, LossGuidance(objective, scale=recipe.strength, inner_steps=CURVE_INNER_STEPS))
+    if recipe.sketch is not None:
+        objective = recipe.sketch.objective()
+        callbacks.insert(0, LossGuidance(objective, scale=recipe.strength, inner_steps=CURVE_INNER_STEPS))
     if recipe.morph is not None:
         generator = torch.Generator().manual_seed(recipe.morph.noise.seed)
         last = starting_noise(pipe, recipe.morph.noise, recipe.duration, generator)

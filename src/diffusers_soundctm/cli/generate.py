@@ -180,7 +180,17 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
         loudness = arguments.loudness if row.loudness is None else row.loudness
         jobs.append(Job(path, row.prompt, seed, row_options(row, options), loudness))
         check_seed(seed)
+        check_length(jobs[-1], arguments.model)
     return jobs
+
+
+def check_length(job: Job, model: str | None) -> None:
+    """Raise `ValueError` if a sound is longer than the embedded model makes. Other limits are known after loading."""
+    from ..pipelines.waveforms import MAX_AUDIO_LENGTH_IN_S
+
+    seconds = job.options.get("audio_length_in_s", 0)
+    if model in (None, "embedded") and seconds > MAX_AUDIO_LENGTH_IN_S:
+        raise ValueError(f"--duration of {job.path} is {seconds:g}; choose at most {MAX_AUDIO_LENGTH_IN_S:g} seconds.")
 
 
 def earlier_seed(each: list[tuple[Row, int]], paths: list[Path]) -> int | None:

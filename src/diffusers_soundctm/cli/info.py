@@ -25,6 +25,7 @@ SHOWN = (
     "loudness",
     "measured_loudness",
     "turned_down_db",
+    "curve_error_db",
     "model",
     "lora",
     "dtype",
@@ -89,6 +90,8 @@ def how(made: "Made | None") -> str:
         return f"a draft that turns into {recipe.morph.prompt!r}"
     if recipe.curve or recipe.loop:
         return "a draft that loops" if recipe.loop else "a draft that follows a loudness curve"
+    if recipe.sketch is not None:
+        return f"a sound that follows the {', '.join(recipe.sketch.followed)} of a voice"
     return "a variation of a draft"
 
 

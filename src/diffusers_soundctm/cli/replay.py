@@ -27,6 +27,7 @@ def plain_command(settings: dict[str, Any], output: str) -> str:
 def recipe_commands(made: Made, settings: dict[str, Any], output: str) -> list[str]:
     """Return the commands of any other sound, in order; all but the last make what the next one starts from."""
     from ..app.recipe import Recipe
+    from .sketch import CURVES
 
     settings = settings | {"lora": made.recipe.lora}
     if isinstance(made.recipe.source, Recipe):
@@ -37,7 +38,7 @@ def recipe_commands(made: Made, settings: dict[str, Any], output: str) -> list[s
     model = {name: settings[name] for name in ("model", "dtype", "lora")}
 
     def write(recipe: "Recipe", file: str, last: dict[str, Any]) -> None:
-        before, words = recipe.change(morph=None, curve=(), loop=False), []
+        before, words = recipe.change(morph=None, curve=(), loop=False, sketch=None), []
         if recipe.source is not None:
             recording = made.recording or UPLOAD
             words = ["extend", recording, recipe.prompt, "--to", recipe.duration]
@@ -54,6 +55,10 @@ def recipe_commands(made: Made, settings: dict[str, Any], output: str) -> list[s
             words = ["loop" if recipe.loop else "draw", f"{stem}-draft{suffix}"]
             if recipe.curve:
                 words += ["--strength", recipe.strength, "--curve", *recipe.curve]
+        elif recipe.sketch is not None and not recipe.noise.variations:
+            words = ["sketch", made.recording or UPLOAD, recipe.prompt, "--seed", recipe.noise.seed]
+            words += ["--strength", recipe.strength]
+            words += [f"--no-{name}" for name in CURVES if name not in recipe.sketch.followed]
         elif recipe.noise.variations:
             *earlier, (amount, seed) = recipe.noise.variations
             before = recipe.change(noise=type(recipe.noise)(recipe.noise.seed, tuple(earlier)))

@@ -12,13 +12,16 @@ _PUBLIC = {
     "EmbeddingSimilarityObjective": ".objectives",
     "IntensityObjective": ".objectives",
     "KnownRegion": ".inpainting",
+    "LatentHeads": ".heads",
     "LatentMatchObjective": ".objectives",
     "LoopObjective": ".objectives",
     "LossGuidance": ".guidance",
     "MelMatchObjective": ".objectives",
     "Objective": ".objectives",
     "OnsetObjective": ".objectives",
+    "PitchObjective": ".pitch",
     "PromptMorph": ".variation",
+    "SketchObjective": ".sketch",
     "Sound": ".sound",
     "SpectralCentroidObjective": ".objectives",
     "WaveformMatchObjective": ".objectives",
@@ -29,6 +32,7 @@ _PUBLIC = {
     "inpaint": ".inpainting",
     "noise_hash": ".variation",
     "optimize_noise": ".noise_optimization",
+    "sketch_curves": ".sketch",
     "vary": ".variation",
 }
 
@@ -36,6 +40,7 @@ if TYPE_CHECKING:  # the same names, for type checkers
     from .bandwidth import extend_bandwidth as extend_bandwidth
     from .clap import ClapEmbedding as ClapEmbedding
     from .guidance import LossGuidance as LossGuidance
+    from .heads import LatentHeads as LatentHeads
     from .inpainting import KnownRegion as KnownRegion
     from .inpainting import generate_long as generate_long
     from .inpainting import inpaint as inpaint
@@ -51,8 +56,11 @@ if TYPE_CHECKING:  # the same names, for type checkers
     from .objectives import OnsetObjective as OnsetObjective
     from .objectives import SpectralCentroidObjective as SpectralCentroidObjective
     from .objectives import WaveformMatchObjective as WaveformMatchObjective
+    from .pitch import PitchObjective as PitchObjective
     from .seams import CircularTime as CircularTime
     from .seams import decode_loop as decode_loop
+    from .sketch import SketchObjective as SketchObjective
+    from .sketch import sketch_curves as sketch_curves
     from .sound import Sound as Sound
     from .variation import PromptMorph as PromptMorph
     from .variation import drift as drift

@@ -78,7 +78,7 @@ class TargetCurve:
         Raises:
             ValueError: Points lie beyond the end of the sound, or the function returns another shape.
         """
-        frames = sound.mel.shape[1]
+        frames = sound.num_frames
         duration = frames / sound.frames_per_second
         seconds = torch.arange(frames) / sound.frames_per_second
         if self._points is not None:

@@ -3,6 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from diffusers.utils import logging
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from ..preconditioning import c_in
 from .gradients import LookAhead, check_finite, frozen, objective_gradient, per_sample_norm
+from .heads import LatentHeads
 from .objectives import name_of
 from .sound import Sound
 
@@ -30,6 +32,11 @@ class LossGuidance(PipelineCallback):
 
     Each inner step costs one more forward and backward pass of the network and the decoder.
 
+    `LatentHeads` make this cheap where they read all that the objective measures. They read the final sound off z_s,
+    and the network and the decoder take no part:
+
+        z_s = G(z_t, t, s) − ρ_s·∇_{z_s} L(heads(z_s, s))
+
     Args:
         objective: An objective of `diffusers_soundctm.control`, a weighted sum of several, or any function of a `Sound`
             that returns one number per waveform, 0 when it is met.
@@ -38,6 +45,8 @@ class LossGuidance(PipelineCallback):
         inner_steps: Gradient steps per noise level. Use more than one if there are few noise levels.
         start_sigma: Highest noise level that is guided.
         stop_sigma: Lowest noise level that is guided.
+        heads: `LatentHeads` to use. "auto" takes those of the model, if it has some that read all that the objective
+            measures. None always decodes.
         checkpointing: Whether the backward pass runs the decoders again instead of keeping their activations.
 
     Attributes:
@@ -64,6 +73,7 @@ class LossGuidance(PipelineCallback):
         start_sigma: float = math.inf,
         stop_sigma: float = 0.0,
         checkpointing: bool = True,
+        heads: "LatentHeads | str | None" = "auto",
     ):
         super().__init__()
         if not callable(objective):
@@ -77,7 +87,12 @@ class LossGuidance(PipelineCallback):
                 f"`stop_sigma` is {stop_sigma} and `start_sigma` is {start_sigma}; choose 0 ≤ stop_sigma < start_sigma."
             )
         self.objective, self.scale, self.inner_steps = objective, scale, inner_steps
+        if isinstance(heads, str) and heads != "auto":
+            raise ValueError(f"`heads` is {heads!r}; pass `LatentHeads`, 'auto' or None.")
+        if isinstance(heads, LatentHeads) and not heads.can_read(objective):
+            raise ValueError(f"`heads` do not read all that `objective` {name_of(objective)} measures; pass None.")
         self.start_sigma, self.stop_sigma, self.checkpointing = start_sigma, stop_sigma, checkpointing
+        self.heads = heads
         self.losses: list[torch.Tensor] = []
         self.num_skipped = 0
 
@@ -92,11 +107,11 @@ class LossGuidance(PipelineCallback):
             if not 0 <= scale < math.inf:
                 raise ValueError(f"`scale` returned {scale} at σ = {sigma:g}; return a finite number of 0 or more.")
             largest = scale * (sigma - next_sigma)
+            heads = self._heads_of(pipeline)
+            guide = self._by_decoding if heads is None else partial(self._by_reading, heads)
             with frozen(pipeline):
-                displacement = self._displacement(pipeline, sigma, timestep, largest, callback_kwargs)
-            config = pipeline.scheduler.config
-            sizes = [c_in(level, config.prediction_type, config.sigma_data) for level in (sigma, next_sigma)]
-            callback_kwargs["latents"] = callback_kwargs["latents"] + sizes[0] / sizes[1] * displacement
+                displacement = guide(pipeline, (sigma, next_sigma), timestep, largest, callback_kwargs)
+            callback_kwargs["latents"] = callback_kwargs["latents"] + displacement
         if step_index == pipeline.num_timesteps - 1 and self.num_skipped:
             logger.warning(
                 f"The gradient of {name_of(self.objective)} was not finite {self.num_skipped} times. Those steps were "
@@ -104,21 +119,39 @@ class LossGuidance(PipelineCallback):
             )
         return callback_kwargs
 
-    def _displacement(self, pipeline, sigma, timestep, largest, tensors) -> torch.Tensor:
-        """Sum of the inner steps from z_t, (B, C, time, width). Each starts where the previous one ends."""
+    def _heads_of(self, pipeline: SoundCTMPipeline) -> LatentHeads | None:
+        if not isinstance(self.heads, str):
+            return self.heads
+        heads = LatentHeads.of_pipeline(pipeline)
+        return heads if heads is not None and heads.can_read(self.objective) else None
+
+    def _by_decoding(self, pipeline, sigmas, timestep, largest, tensors) -> torch.Tensor:
+        """The correction of z_s by the gradient at z_t through network and decoder, (B, C, time, width)."""
         look_ahead = LookAhead.of_call(pipeline, tensors)
 
         def decode(sample: torch.Tensor) -> Sound:
-            ahead = look_ahead(sample, sigma, timestep)
+            ahead = look_ahead(sample, sigmas[0], timestep)
             return Sound.of_latents(pipeline, ahead, pipeline.num_samples, self.checkpointing)
 
-        start = tensors["previous_latents"]
+        displacement = self._displacement(decode, tensors["previous_latents"], largest)
+        config = pipeline.scheduler.config
+        sizes = [c_in(level, config.prediction_type, config.sigma_data) for level in sigmas]
+        return sizes[0] / sizes[1] * displacement
+
+    def _by_reading(self, heads, pipeline, sigmas, timestep, largest, tensors) -> torch.Tensor:
+        """The correction of z_s by the gradient at z_s through the heads."""
+        level = sigmas[1].clamp(min=pipeline.scheduler.config.sigma_min)
+        read = partial(heads.sound, pipeline, sigma=level, num_samples=pipeline.num_samples)
+        return self._displacement(read, tensors["latents"], largest)
+
+    def _displacement(self, decode, start: torch.Tensor, largest) -> torch.Tensor:
+        """Sum of the gradient steps from `start`. Each begins where the previous one ends."""
         displacement = torch.zeros_like(start)
-        for inner_step in range(self.inner_steps):
+        for number in range(self.inner_steps):
             loss, gradient = objective_gradient(decode, self.objective, start + displacement)
             if not self.losses:
                 check_finite(loss, self.objective)
-            if inner_step == 0:
+            if number == 0:
                 self.losses.append(loss)
             step, skipped = normalized_step(loss, gradient, largest)
             displacement = displacement - step

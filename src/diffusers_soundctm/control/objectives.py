@@ -38,8 +38,19 @@ def name_of(objective: Callable) -> str:
     return getattr(objective, "__name__", type(objective).__name__)
 
 
+def quantities_of(objective: Callable) -> frozenset[str]:
+    """Names of the readings that stand for all that an objective measures, or "decoded sound" if none do."""
+    return getattr(objective, "quantities", frozenset({"decoded sound"}))
+
+
 class Objective:
-    """Base class of objectives: `objective(sound)` returns a loss (B,). `+` and `*` combine objectives."""
+    """Base class of objectives: `objective(sound)` returns a loss (B,). `+` and `*` combine objectives.
+
+    Attributes:
+        quantities: Names of the readings of `LatentHeads` that suffice for it.
+    """
+
+    quantities: frozenset[str] = frozenset({"decoded sound"})
 
     def __call__(self, sound: Sound) -> torch.Tensor:
         raise NotImplementedError
@@ -61,6 +72,7 @@ class WeightedSum(Objective):
 
     def __init__(self, terms: Sequence[tuple[float, Callable[[Sound], torch.Tensor]]]):
         self.terms = list(terms)
+        self.quantities = frozenset().union(*(quantities_of(objective) for _, objective in self.terms))
 
     @property
     def __name__(self) -> str:
@@ -106,13 +118,15 @@ class CurveObjective(Objective):
 
     def measure(self, sound: Sound) -> torch.Tensor:
         """Return the smoothed curve of the sound itself, (B, frames), in the curve's unit."""
-        return self._smooth(self._measure(sound), self.smoothing * sound.frames_per_second)
+        (quantity,) = self.quantities
+        curve = sound.readings[quantity] if quantity in sound.readings else self._measure(sound)
+        return self._smooth(curve, self.smoothing * sound.frames_per_second)
 
     def target(self, sound: Sound) -> torch.Tensor:
         """Return the smoothed target curve of each waveform, (B, frames). It is shorter if a recording ends earlier."""
         if self.curve.recording is not None:
             return repeat_rows(self.measure(self.curve.recording.like(sound)), sound, "curve")
-        target = repeat_rows(self.curve.at_frames(sound).to(sound.mel.device), sound, "curve")
+        target = repeat_rows(self.curve.at_frames(sound).to(sound.device), sound, "curve")
         return self._smooth(target, self.smoothing * sound.frames_per_second)
 
     def error(self, sound: Sound) -> torch.Tensor:
@@ -156,6 +170,7 @@ class IntensityObjective(CurveObjective):
     """
 
     unit = "dB"
+    quantities = frozenset({"loudness"})
 
     def __init__(self, curve: Curve, domain: str = "mel", smoothing: float = 1.0):
         if domain not in ("mel", "waveform"):
@@ -191,6 +206,8 @@ class BandEnergyObjective(IntensityObjective):
         ValueError: An argument is out of range.
     """
 
+    quantities = Objective.quantities
+
     def __init__(self, curve: Curve, band: tuple[float, float], smoothing: float = 1.0):
         self.band = _parse_band(band)
         super().__init__(curve, "mel", smoothing)
@@ -210,6 +227,7 @@ class SpectralCentroidObjective(CurveObjective):
     """
 
     unit = "octaves"
+    quantities = frozenset({"brightness"})
 
     def target(self, sound: Sound) -> torch.Tensor:
         target = super().target(sound)
@@ -235,6 +253,7 @@ class OnsetObjective(CurveObjective):
     """
 
     unit = "correlation"
+    quantities = frozenset({"onsets"})
 
     def __init__(self, curve: Curve, smoothing: float = 0.05):
         super().__init__(curve, smoothing)

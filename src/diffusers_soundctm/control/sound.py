@@ -33,6 +33,7 @@ class Sound:
         waveform: (B, samples), full scale 1, float32, the mean of the channels.
         sampling_rate: In Hz.
         front_end: The `LogMel` that turns waveforms into the mels of this model.
+        readings: Name to curve of what `LatentHeads` read off noisy latents, or empty. Objectives prefer them.
 
     Args:
         latents: z_0, or None.
@@ -56,6 +57,7 @@ class Sound:
         self.latents = latents
         self.sampling_rate, self.front_end = sampling_rate, front_end
         self.num_samples = num_samples
+        self.readings: dict[str, torch.Tensor] = {}
         self._decode_mel, self._decode_waveform = decode_mel, decode_waveform
 
     @classmethod
@@ -138,6 +140,17 @@ class Sound:
         return len(self.waveform if self.latents is None else self.latents)
 
     @property
+    def num_frames(self) -> int:
+        """Number of mel frames."""
+        return self.readings["loudness"].shape[1] if self.readings else self.mel.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tensors."""
+        device: Any = self.front_end.window.device
+        return device
+
+    @property
     def frames_per_second(self) -> float:
         """Mel frames per second."""
         return self.sampling_rate / self.front_end.hop_length
@@ -191,7 +204,7 @@ class Recording:
             if rate != self.sampling_rate:
                 logger.warning(f"`{self.name}` is resampled from {self.sampling_rate} to {rate} Hz, the model's rate.")
             self._at_rate[rate] = audio.resample(self.waveform, self.sampling_rate, rate)
-        samples = sound.mel.shape[1] * sound.front_end.hop_length
+        samples = sound.num_frames * sound.front_end.hop_length
         return sound.of_waveform(self._at_rate[rate][:, :samples])
 
 

@@ -11,7 +11,7 @@ from diffusers.utils import logging
 
 from ..audio import as_samples
 from ..files import check_unicode
-from ..precision import is_precise, jump_error
+from ..precision import is_precise, jump_error, rounding_factor
 from ..schedulers.scheduling_ctm import CTMScheduler
 from .conditioning import PromptConditioning, latent_channels
 
@@ -111,12 +111,12 @@ def check_precision(pipe: "SoundCTMPipeline", sigma: float, device: torch.device
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
         where, remedy = f"the call is inside torch.autocast with {dtype}", "Leave out the autocast"
-    prediction_type = pipe.scheduler.config.prediction_type
-    if not is_precise(dtype, sigma, prediction_type):
+    prediction_type, factor = pipe.scheduler.config.prediction_type, rounding_factor(pipe.denoiser.config)
+    if not is_precise(dtype, sigma, prediction_type, factor):
+        error = jump_error(dtype, sigma, prediction_type, factor=factor)
         raise ValueError(
             f"The network predicts {prediction_type} and {where}: rounding would change a step from noise level "
-            f"{sigma:.3g} by {jump_error(dtype, sigma, prediction_type):.0%} of the latents' standard deviation. "
-            f"{remedy}."
+            f"{sigma:.3g} by {error:.0%} of the latents' standard deviation. {remedy}."
         )
 
 
