@@ -4,6 +4,7 @@ import argparse
 import math
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_device(parser)
     add_model(parser)
     add_lora(parser)
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx starts faster, and needs a --model that `soundctm export` wrote (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -101,20 +108,29 @@ def make(arguments: argparse.Namespace, jobs: list[Job], done: int, total: int) 
     """Make the sounds of `jobs`. `done` of the `total` files are there already."""
     from tqdm import tqdm
 
-    pipe = load_pipeline(arguments.model, arguments.dtype, arguments.device, arguments.lora)
+    pipe, make_sound, write = _runtime(arguments)
     with step_progress(sum(job.options.get("num_inference_steps", 1) for job in jobs)) as progress:
         for i, job in enumerate(jobs, done + 1):
             if total > 1:
                 progress.set_description(f"{i} of {total}")
             start = time.perf_counter()
-            waveform, settings = render(pipe, job.prompt, job.seed, job.options, progress)
+            waveform, settings = make_sound(pipe, job.prompt, job.seed, job.options, progress)
             seconds = time.perf_counter() - start
             settings |= {"model": arguments.model or "embedded", "dtype": arguments.dtype}
             settings |= {"lora": arguments.lora} if arguments.lora else {}
-            level = write_sound(job.path, waveform, pipe.sampling_rate, settings, job.loudness)
+            level = write(job.path, waveform, pipe.sampling_rate, settings, job.loudness)
             duration = settings["duration"]
             speed = f" ({duration / seconds:.1f} times real time)" if seconds > 0 else ""
             tqdm.write(f"{job.path}: {duration:.2f} s of sound in {seconds:.2f} s{speed}, seed {job.seed}{level}")
+
+
+def _runtime(arguments: argparse.Namespace) -> tuple[Any, Callable, Callable]:
+    """The pipeline, and the functions that make a sound with it and write its file."""
+    if arguments.runtime == "torch":
+        return load_pipeline(arguments.model, arguments.dtype, arguments.device, arguments.lora), render, write_sound
+    from . import onnx_runtime
+
+    return onnx_runtime.OnnxSoundCTMPipeline(arguments.model), onnx_runtime.render, onnx_runtime.write
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -140,6 +156,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.gamma is not None and not 0 <= arguments.gamma <= 1:
         raise ValueError(f"--gamma is {arguments.gamma:g}; choose 0 (deterministic) to 1.")
     check_output(arguments.output)
+    if arguments.runtime == "onnx":
+        from .onnx_runtime import check_runtime
+
+        check_runtime(arguments)
 
 
 def plan(arguments: argparse.Namespace) -> list[Job]:

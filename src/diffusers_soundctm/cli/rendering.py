@@ -181,13 +181,17 @@ def write_sound(
             said += f" instead of {loudness:g} because its peaks are at -1 dBTP"
     if measured is not None:
         settings = settings | {"measured_loudness": round(measured, 1)}
-    tags = {
+    audio.write_audio(path, waveform, sampling_rate, file_tags(settings))
+    return said
+
+
+def file_tags(settings: dict[str, Any]) -> dict[str, str]:
+    """Metadata of a file whose sound was made with `settings`."""
+    return {
         "title": settings.get("prompt") or settings["recipe"]["prompt"],
         "software": f"diffusers-soundctm {__version__}",
         "comment": json.dumps(settings, ensure_ascii=False),
     }
-    audio.write_audio(path, waveform, sampling_rate, tags)
-    return said
 
 
 def match_loudness(paths: list[Path]) -> tuple[float, Path]:
