@@ -27,7 +27,7 @@ def check_runtime(arguments: argparse.Namespace) -> None:
     if arguments.dtype != "float32":
         raise ValueError("--dtype is chosen when a model is exported; leave it out with --runtime onnx.")
     if arguments.lora:
-        raise ValueError("--lora changes a model before it is exported; leave it out with --runtime onnx.")
+        raise ValueError("--lora needs torch; leave it out with --runtime onnx.")
 
 
 def render(
