@@ -4,6 +4,7 @@ import argparse
 import math
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..app.validators import text
 from .arguments import (
     add_device,
     add_dtype,
+    add_lora,
     add_model,
     add_output,
     check_duration,
@@ -72,6 +74,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_dtype(parser)
     add_device(parser)
     add_model(parser)
+    add_lora(parser)
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx starts faster, and needs a --model that `soundctm export` wrote (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -99,19 +108,29 @@ def make(arguments: argparse.Namespace, jobs: list[Job], done: int, total: int) 
     """Make the sounds of `jobs`. `done` of the `total` files are there already."""
     from tqdm import tqdm
 
-    pipe = load_pipeline(arguments.model, arguments.dtype, arguments.device)
+    pipe, make_sound, write = _runtime(arguments)
     with step_progress(sum(job.options.get("num_inference_steps", 1) for job in jobs)) as progress:
         for i, job in enumerate(jobs, done + 1):
             if total > 1:
                 progress.set_description(f"{i} of {total}")
             start = time.perf_counter()
-            waveform, settings = render(pipe, job.prompt, job.seed, job.options, progress)
+            waveform, settings = make_sound(pipe, job.prompt, job.seed, job.options, progress)
             seconds = time.perf_counter() - start
             settings |= {"model": arguments.model or "embedded", "dtype": arguments.dtype}
-            level = write_sound(job.path, waveform, pipe.sampling_rate, settings, job.loudness)
+            settings |= {"lora": arguments.lora} if arguments.lora else {}
+            level = write(job.path, waveform, pipe.sampling_rate, settings, job.loudness)
             duration = settings["duration"]
             speed = f" ({duration / seconds:.1f} times real time)" if seconds > 0 else ""
             tqdm.write(f"{job.path}: {duration:.2f} s of sound in {seconds:.2f} s{speed}, seed {job.seed}{level}")
+
+
+def _runtime(arguments: argparse.Namespace) -> tuple[Any, Callable, Callable]:
+    """The pipeline, and the functions that make a sound with it and write its file."""
+    if arguments.runtime == "torch":
+        return load_pipeline(arguments.model, arguments.dtype, arguments.device, arguments.lora), render, write_sound
+    from . import onnx_runtime
+
+    return onnx_runtime.OnnxSoundCTMPipeline(arguments.model), onnx_runtime.render, onnx_runtime.write
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -137,6 +156,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.gamma is not None and not 0 <= arguments.gamma <= 1:
         raise ValueError(f"--gamma is {arguments.gamma:g}; choose 0 (deterministic) to 1.")
     check_output(arguments.output)
+    if arguments.runtime == "onnx":
+        from .onnx_runtime import check_runtime
+
+        check_runtime(arguments)
 
 
 def plan(arguments: argparse.Namespace) -> list[Job]:
@@ -204,6 +227,7 @@ def check_finished(job: Job, arguments: argparse.Namespace) -> None:
     names = {"num_inference_steps": "steps", "guidance_scale": "omega", "audio_length_in_s": "duration"}
     wanted = {"prompt": job.prompt, "seed": job.seed, "model": arguments.model or "embedded", "dtype": arguments.dtype}
     wanted |= {names.get(name, name): value for name, value in job.options.items()}
+    wanted |= {"lora": arguments.lora or None}
     wanted |= {} if arguments.match else {"loudness": job.loudness}
     for name, value in wanted.items():
         has = found.get(name)

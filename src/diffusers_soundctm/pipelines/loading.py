@@ -362,6 +362,18 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         if push_to_hub:
             self.push_to_hub(upload.pop("repo_id", folder.resolve().name), folder=folder, **upload)
 
+    def export_onnx(self, folder: str | os.PathLike, precision: str = "fp32", overwrite: bool = False) -> Path:
+        """Write a folder of ONNX graphs that runs without torch; see `diffusers_soundctm.onnx.export_onnx`.
+
+        Args:
+            folder: name of the folder, which is made.
+            precision: how weights are stored, "fp32", "fp16" or "int8".
+            overwrite: whether to replace an existing folder.
+        """
+        from ..onnx.export import export_onnx
+
+        return export_onnx(self, folder, precision, overwrite)
+
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the pipeline and a model card; see `diffusers_soundctm.hub.push_to_hub`."""
         return hub.push_to_hub(self, repo_id, **kwargs)
