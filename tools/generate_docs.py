@@ -133,7 +133,7 @@ COMMON = {
 }
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Examples", "Yields")
 
-SCRIPTS = ("train_ctm", "train_teacher", "train_autoencoder", "train_vocoder", "precompute")
+SCRIPTS = ("train_ctm", "train_teacher", "train_autoencoder", "train_vocoder", "train_control_heads", "precompute")
 # Names that the papers have for what an option sets.
 SYMBOLS = {
     "num_scales": "N", "trajectory_reuse": "K", "omega": "ω", "omega_min": "ω_min", "omega_max": "ω_max",
