@@ -93,7 +93,7 @@ def latents_and_targets(pipe: SoundCTMPipeline, waveforms: torch.Tensor, seed: i
         sound = like.of_waveform(chunk.to(device))
         targets = head_targets(sound, frames_per_position(pipe))
         rows.append({"latents": latents, **targets})
-    return {name: torch.cat([row[name] for row in rows]).half().cpu() for name in rows[0]}
+    return {name: torch.cat([row[name] for row in rows]).half().cpu().contiguous() for name in rows[0]}
 
 
 def frames_per_position(pipe: SoundCTMPipeline) -> int:
