@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,6 +125,8 @@ def start(stage: Stage, output_dir: Path, log: Path) -> int:
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else ended.code is not None
+    except Exception:
+        traceback.print_exc()  # the process ends before Python would print it
     finally:
         sys.stdout.flush()
         os._exit(code)

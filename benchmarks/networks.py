@@ -15,6 +15,7 @@ from diffusers_soundctm.models.ace_step_ctm import AceStepNetwork
 from diffusers_soundctm.models.longcat_ctm import LongCatNetwork
 from diffusers_soundctm.models.stable_audio_3_ctm import StableAudio3Network
 from diffusers_soundctm.models.stable_audio_ctm import StableAudioNetwork
+from diffusers_soundctm.precision import STABLE_AUDIO_3_FACTOR
 
 TOKENS = 16  # of a prompt
 AUDIOLDM_S = {
@@ -52,6 +53,7 @@ class Network:
         latents: Shape of the latents of 10 s, without the batch; the first dimension after the channels is time.
         condition: Argument of a call → its shape without the batch; None leaves the argument out.
         sigma_data: Standard deviation of its latents.
+        rounding_factor: See `precision.rounding_factor`.
         betas: First and last β of a discrete teacher, None for one on continuous noise levels.
     """
 
@@ -62,6 +64,7 @@ class Network:
     condition: Mapping[str, tuple[int, ...] | None]
     sigma_data: float = 1.0
     betas: tuple[float, float] | None = None
+    rounding_factor: float = 1.0
 
     def inputs(self, batch_size: int, length: int | None = None) -> tuple[torch.Tensor, dict[str, Any]]:
         """Standard normal latents (B, ...) of `length` positions, 10 s by default, and a random condition."""
@@ -121,6 +124,7 @@ NETWORKS = {
         (0.01, 492.7),
         (256, 108),
         {"encoder_hidden_states": (TOKENS + 1, 768), "global_hidden_states": (768,)},
+        rounding_factor=STABLE_AUDIO_3_FACTOR,
     ),
     "LongCat-AudioDiT (1B)": Network(
         LongCatNetwork, "inverted_flow", (0.01, 492.7), (64, 117), {"encoder_hidden_states": (TOKENS, 768)}

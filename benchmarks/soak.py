@@ -27,8 +27,9 @@ PROMPTS = ["rain on a tin roof", "a dog barks", "quiet wind", "loud drum"]
 SERVER = """
 import sys
 from diffusers_soundctm import SoundCTMPipeline
-from diffusers_soundctm.app import build_app, launch
+from diffusers_soundctm.app import build_app, launch, waveform_cache
 
+waveform_cache.MAX_SAMPLES = 2**19  # 65 sounds of 0.5 s, so that the cache is full when memory is first measured
 pipe = SoundCTMPipeline.from_pretrained(sys.argv[1])
 pipe.set_progress_bar_config(disable=True)
 _, address, _ = launch(build_app(pipe, sys.argv[1]), prevent_thread_lock=True, quiet=True)

@@ -51,7 +51,7 @@ def kept_bytes(network: torch.nn.Module, family: Network, rows: int, dtype: torc
 
 def row(name: str, family: Network) -> tuple[str, ...]:
     """Parameters, precision, memory and computation of a family."""
-    half = is_precise(torch.bfloat16, family.sigma_range[1], family.prediction_type)
+    half = is_precise(torch.bfloat16, family.sigma_range[1], family.prediction_type, family.rounding_factor)
     dtype = torch.bfloat16 if half else torch.float32
     with FakeTensorMode():
         network = family.make()

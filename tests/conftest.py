@@ -11,7 +11,8 @@ import pytest
 
 from training_inputs import training_inputs  # noqa: F401, a fixture
 
-GOLDEN = Path(__file__).parent / "fixtures" / "golden"
+FIXTURES = Path(__file__).parent / "fixtures"
+GOLDEN = FIXTURES / "golden"
 WORDS = "a an and bark barks dog drum loud of on piano plays quiet rain roof tin train wind"
 
 

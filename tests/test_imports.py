@@ -17,11 +17,13 @@ PACKAGE = diffusers_soundctm.__name__
 # From low to high; the longest name that a module's begins with is its package.
 LAYERS = (
     ("version", "lazy", "auto_classes", "terminal", "preconditioning", "files"),
-    ("audio", "precision"),
+    ("call_checks",),
+    ("audio_files", "precision"),
+    ("audio",),
     ("schedulers", "models"),
     ("hub", "pipelines.conditioning"),
     ("data",),
-    ("distillation", "conversion", "lora"),
+    ("distillation", "conversion", "lora", "onnx"),
     ("pipelines",),
     ("control", "evaluation"),
     ("training",),
@@ -31,7 +33,7 @@ LAYERS = (
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # Installed with extras, or slow to import: a function that needs one imports it itself.
-NOT_AT_IMPORT_TIME = {"gradio", "datasets", "peft", "onnx", "onnxruntime", "librosa"}
+NOT_AT_IMPORT_TIME = {"gradio", "datasets", "peft", "onnx", "onnxruntime", "onnxscript", "librosa"}
 # The page of the app, which `soundctm demo` imports when it opens one.
 PAGE = {f"{PACKAGE}.app.{name}" for name in ("api", "components", "handlers", "launching", "page", "server_limits")}
 

@@ -223,6 +223,9 @@ def _stable_audio_3(tiny_pipeline):
         latent_dim=4,
         dim_heads=8,
     )
+    for parameter in vae.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # as initialized, its output is silence
+            torch.nn.init.normal_(parameter, std=0.3)
     transformer = StableAudio3DiTModel(
         io_channels=4,
         embed_dim=16,

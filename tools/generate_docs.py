@@ -40,6 +40,11 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
             "diffusers_soundctm:ISTFTVocoder",
         ],
     ),
+    "onnx": (
+        "ONNX",
+        "Export, and generation without PyTorch. See also [the cookbook](../cookbook/onnx.md).",
+        ["diffusers_soundctm.onnx:*"],
+    ),
     "control": (
         "Control",
         "What a sound should do, without training. Scripts: [examples/control](../../examples/control).",

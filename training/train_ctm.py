@@ -161,8 +161,8 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser) -> argparse._Argume
     run.add_argument(
         "--mixed_precision",
         choices=CHOICES["mixed_precision"],
-        help="precision of the student; by default bf16, and no for teachers that predict epsilon, whose rounding "
-        "errors are multiplied by the noise level",
+        help="precision of the student; by default bf16, and no for teachers that amplify rounding errors: those that "
+        "predict epsilon, and Stable Audio 3",
     )
     run.add_argument(
         "--teacher_precision",
@@ -219,7 +219,7 @@ from diffusers_soundctm.data.streams import WaveformData
 from diffusers_soundctm.distillation.denoisers import Denoiser
 from diffusers_soundctm.distillation.features import FeatureSpace
 from diffusers_soundctm.distillation.objective import CTMObjective, micro_batches
-from diffusers_soundctm.distillation.teachers import load_teacher, load_teacher_scheduler
+from diffusers_soundctm.distillation.teachers import load_network_config, load_teacher, load_teacher_scheduler
 from diffusers_soundctm.distillation.trajectories import Grid, TripleStream
 from diffusers_soundctm.lora import add_lora, save_lora
 from diffusers_soundctm.pipelines.conditioning import latent_channels
@@ -474,7 +474,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
     scheduler = load_teacher_scheduler(args.teacher_model)
-    choose_precision(args, scheduler)
+    choose_precision(args, scheduler, load_network_config(args.teacher_model))
     trackers = None if args.report_to in (None, "none") else args.report_to.split(",")
     logs = str(Path(args.output_dir) / args.logging_dir)
     accelerator = make_accelerator(args.mixed_precision, log_with=trackers, project_dir=logs)

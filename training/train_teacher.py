@@ -1,4 +1,4 @@
-"""Train a text-conditional EDM denoiser of audio latents, the teacher that `train_ctm.py` distills.
+"""Train a text-conditional denoiser of audio latents, the teacher that `train_ctm.py` distills.
 
 accelerate launch training/train_teacher.py --config training/configs/embedded/teacher.yaml \
     --dataset_name data --vae runs/autoencoder/vae --text_encoder text_encoder --output_dir runs/teacher
@@ -18,6 +18,7 @@ from diffusers_soundctm.training.config import (
     parse_with_config,
     run_script,
 )
+from diffusers_soundctm.training.ranges import CHOICES
 
 SAMPLING_RATE = 16000  # of `LogMel`'s defaults, with which latents are encoded
 
@@ -30,7 +31,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--initial_unet", help="folder of a trained network to start from, instead of UNET_CONFIG")
     loss = parser.add_argument_group("objective")
-    loss.add_argument("--sigma_data", type=float, default=0.5, help="standard deviation of the latents")
+    loss.add_argument(
+        "--prediction_type",
+        choices=CHOICES["prediction_type"],
+        default="edm",
+        help="what the network predicts: EDM's mixture of latents and noise, or the velocity of a rectified flow",
+    )
+    loss.add_argument("--sigma_data", type=float, default=0.5, help="standard deviation of the latents, for edm")
     loss.add_argument("--sigma_min", type=float, default=0.002, help="smallest noise level of sampling")
     loss.add_argument("--sigma_max", type=float, default=80.0, help="largest noise level of sampling")
     loss.add_argument("--p_mean", type=float, default=-1.2, help="mean of ln sigma in training")
@@ -89,7 +96,7 @@ def initial_unet(args: argparse.Namespace) -> UNet2DConditionModel:
 
 
 class TeacherRecipe(Recipe):
-    """EDM denoising score matching on latents, with caption dropout."""
+    """Denoising score matching on latents, with caption dropout. For a flow, it is flow matching."""
 
     folder = "unet"
 
@@ -105,7 +112,12 @@ class TeacherRecipe(Recipe):
                 vae = AutoencoderKL.from_pretrained(args.vae)
             encoders = Encoders(vae, conditioning_for(unet, text_encoder, tokenizer))
             self.data = training_data(data_settings(args), encoders, accelerator.device)
-        self.scheduler = CTMScheduler(sigma_min=args.sigma_min, sigma_max=args.sigma_max, sigma_data=args.sigma_data)
+        self.scheduler = CTMScheduler(
+            sigma_min=args.sigma_min,
+            sigma_max=args.sigma_max,
+            sigma_data=args.sigma_data,
+            prediction_type=args.prediction_type,
+        )
         optimizer = torch.optim.AdamW(
             unet.parameters(), args.learning_rate, (0.9, 0.99), weight_decay=args.weight_decay
         )
@@ -134,7 +146,7 @@ class TeacherRecipe(Recipe):
         sigma, noise = sigma[self.rows].to(device), noise[self.rows].to(device)
         condition = data.network_kwargs(captions[self.rows], device)
         denoised = self.denoise(clean + sigma[:, None, None, None] * noise, sigma, **condition)
-        loss = denoising_loss(denoised, clean, sigma, args.sigma_data).mean()
+        loss = denoising_loss(denoised, clean, sigma, args.sigma_data, args.prediction_type).mean()
         self.accelerator.backward(loss)
         return {"loss": loss.item()}
 

@@ -5,7 +5,6 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, wri
 import { join } from "node:path";
 
 const NEEDED = ["soundctm.json", "tokenizer.json", "text_encoder.onnx", "denoiser.onnx", "decoder.onnx", "vocoder.onnx"];
-const RUNTIMES = { wasm: "ort-wasm-simd-threaded", webgpu: "ort-wasm-simd-threaded.asyncify" };
 
 function stop(message) {
   console.error(message);
@@ -31,12 +30,5 @@ mkdirSync(output, { recursive: true });
 cpSync("dist", output, { recursive: true });
 cpSync("README.md", join(output, "README.md"));
 for (const path of NEEDED) cpSync(join(model, path), join(output, "model", path));
-const runtimes = Object.entries(RUNTIMES).map(([device, file]) => {
-  return [device, { script: `runtime/${file}.mjs`, wasm: entry(`runtime/${file}.wasm.packed`) }];
-});
-const files = {
-  name,
-  runtimes: Object.fromEntries(runtimes),
-  model: Object.fromEntries(NEEDED.map((path) => [path, entry(`model/${path}`)])),
-};
-writeFileSync(join(output, "files.json"), JSON.stringify(files, null, 1));
+const entries = Object.fromEntries(NEEDED.map((path) => [path, entry(`model/${path}`)]));
+writeFileSync(join(output, "files.json"), JSON.stringify({ name, model: entries }, null, 1));

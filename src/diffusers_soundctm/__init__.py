@@ -19,6 +19,7 @@ _PUBLIC = {
     "CTMTimestepEmbedding": ".models.embeddings",
     "CTMUNet2DConditionModel": ".models.unet_2d_condition_ctm",
     "ISTFTVocoder": ".models.vocoder",
+    "OnnxSoundCTMPipeline": ".onnx.pipeline",
     "SoundCTMPipeline": ".pipelines.pipeline_soundctm",
 }
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # the same names, for type checkers
     from .models.unet_2d_condition_ctm import CTMUNet2DConditionModel as CTMUNet2DConditionModel
     from .models.unet_audioldm2_ctm import CTMAudioLDM2UNet2DConditionModel as CTMAudioLDM2UNet2DConditionModel
     from .models.vocoder import ISTFTVocoder as ISTFTVocoder
+    from .onnx.pipeline import OnnxSoundCTMPipeline as OnnxSoundCTMPipeline
     from .pipelines.pipeline_soundctm import SoundCTMPipeline as SoundCTMPipeline
     from .schedulers.scheduling_ctm import CTMScheduler as CTMScheduler
 else:

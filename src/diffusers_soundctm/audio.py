@@ -14,16 +14,14 @@ import torch
 from diffusers.utils import logging
 from transformers.audio_utils import mel_filter_bank
 
-from .files import atomic
+from .audio_files import LONGEST_WAV_TAG as LONGEST_WAV_TAG
+from .audio_files import check_format, write_samples
+from .audio_files import read_tags as read_tags
 
 logger = logging.get_logger(__name__)
 
 LOG_FLOOR = 1e-5
 TRAINING_PEAK = 0.5
-# Extension to name, largest number of channels and largest sampling rate of the formats that `write_audio` writes.
-FORMATS = {".wav": ("WAV", 1024, 2**31 - 1), ".flac": ("FLAC", 8, 655350)}
-# In bytes. libsndfile stops reading a WAV file's tags at the first one beyond 2045, and adds its name to `software`.
-LONGEST_WAV_TAG = 2000
 # (sampling_rate, hop_length) to the settings of AudioLDM's front ends, which its HiFi-GAN configurations do not hold.
 _AUDIOLDM_MELS = {
     (16000, 160): {"n_fft": 1024, "fmin": 0.0, "fmax": 8000.0},
@@ -439,71 +437,17 @@ def write_audio(
         ValueError: The extension, shape, sampling rate, bits or a tag is unsupported, or a sample is not finite.
         OSError: `path` is a folder or a device, or its folder does not exist or is not writable.
     """
-    import soundfile
-
     path = Path(path)
     waveform = as_samples(waveform).detach().cpu()
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"`path` {str(path)!r} ends in {path.suffix!r}; choose one of {', '.join(FORMATS)}.")
-    format, most_channels, highest_rate = FORMATS[path.suffix.lower()]
     if waveform.dim() not in (1, 2) or waveform.shape[-1] == 0:
+        check_format(path, 1, sampling_rate, tags, bits)
         raise ValueError(f"`waveform` has shape {tuple(waveform.shape)}; pass (samples,) or (channels, samples).")
     waveform = waveform.reshape(-1, waveform.shape[-1])
-    if not 1 <= len(waveform) <= most_channels:
-        raise ValueError(
-            f"`waveform` has {len(waveform)} channels, but {format} files hold 1 to {most_channels}; pass "
-            "(channels, samples), not (samples, channels)."
-        )
-    if not isinstance(sampling_rate, numbers.Integral) or not 1 <= sampling_rate <= highest_rate:
-        raise ValueError(
-            f"`sampling_rate` is {sampling_rate!r}; pass an integer from 1 to {highest_rate} for {format}."
-        )
+    check_format(path, len(waveform), sampling_rate, tags, bits)
     if not waveform.isfinite().all():
         raise ValueError("`waveform` holds NaN or infinite samples; nothing was written. Pass finite samples.")
-    if bits not in (16, 24):
-        raise ValueError(f"`bits` is {bits!r}; choose 16 or 24.")
-    unknown = set(tags or ()) - set(soundfile._str_types)
-    if unknown:
-        raise ValueError(f"`tags` has the keys {sorted(unknown)}; choose among {sorted(soundfile._str_types)}.")
-    tags = {name: text for name, text in (tags or {}).items() if text}  # libsndfile rejects empty ones
-    if format == "WAV":
-        tags = {name: _cut_tag(name, text) for name, text in tags.items()}
     excess = excess_db(waveform.reshape(-1)).item()
     if excess >= 0.05:
         logger.warning(f"`waveform` exceeds full scale and is turned down by {excess:.1f} dB as a whole.")
-    samples = limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape).T.numpy()
-
-    try:
-        # Through Python's file, whose errors name the cause (a full disk, for example).
-        with (
-            atomic(path) as temporary,
-            temporary.open("wb") as raw,
-            soundfile.SoundFile(raw, "w", sampling_rate, samples.shape[1], f"PCM_{bits}", format=format) as file,
-        ):
-            for name, text in tags.items():
-                setattr(file, name, text)
-            file.write(samples)
-    except OSError as error:
-        raise OSError(
-            f"`path` {str(path)!r} cannot be written: {error.strerror or error}; choose a writable folder."
-        ) from error
+    write_samples(path, limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape).numpy(), sampling_rate, tags, bits)
     return path
-
-
-def _cut_tag(name: str, text: str) -> str:
-    encoded = text.encode()
-    if len(encoded) <= LONGEST_WAV_TAG:
-        return text
-    logger.warning(
-        f"The tag `{name}` has {len(encoded)} bytes and is cut to {LONGEST_WAV_TAG}, the limit of WAV files; write a "
-        ".flac file to keep it complete."
-    )
-    return encoded[:LONGEST_WAV_TAG].decode(errors="ignore")
-
-
-def read_tags(path: str | os.PathLike) -> dict[str, str]:
-    """Read the metadata of an audio file."""
-    import soundfile
-
-    with soundfile.SoundFile(path) as file:
-        return file.copy_metadata()

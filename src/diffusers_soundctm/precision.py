@@ -7,7 +7,7 @@ it is σ, up to 84 for AudioLDM: in half precision, the error would be as large 
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ TF32 = "tf32"
 # Rounding error of F by number format, in standard deviations of F: the largest of the networks of published sizes in
 # docs/notebook.md.
 OUTPUT_ERRORS: dict[torch.dtype | str, float] = {TF32: 1.0e-3, torch.float16: 2.0e-3, torch.bfloat16: 1.5e-2}
+# How much more they count in the network of Stable Audio 3.
+STABLE_AUDIO_3_FACTOR = 4.5
 # The same for arithmetic in float32 with weights that were rounded once, when they were stored.
 STORED_ERRORS: dict[torch.dtype | str, float] = {torch.float16: 7.5e-4, torch.bfloat16: 6.0e-3}
 
@@ -33,6 +35,7 @@ def jump_error(
     prediction_type: str = "edm",
     sigma_data: float = 0.5,
     stored: bool = False,
+    factor: float = 1.0,
 ) -> float:
     """Estimate the rounding error of a jump from noise level σ to 0, in standard deviations of the latents.
 
@@ -42,15 +45,27 @@ def jump_error(
         prediction_type: What the network predicts, see `preconditioning`.
         sigma_data: Standard deviation of the latents, for "edm"; that of the others is 1.
         stored: Whether the weights are stored in `number_format`, and arithmetic is in float32.
+        factor: See `rounding_factor`.
     """
     errors = STORED_ERRORS if stored else OUTPUT_ERRORS
     scale = c_out(sigma, prediction_type, sigma_data).abs().item()
+    scale *= 1.0 if stored else factor
     return errors.get(number_format, 0.0) * scale / (sigma_data if prediction_type == "edm" else 1.0)
 
 
-def is_precise(number_format: torch.dtype | str, sigma: float, prediction_type: str = "edm") -> bool:
-    """Return whether a jump from σ has a rounding error of at most `MAX_JUMP_ERROR`."""
-    return jump_error(number_format, sigma, prediction_type) <= MAX_JUMP_ERROR
+def is_precise(
+    number_format: torch.dtype | str, sigma: float, prediction_type: str = "edm", factor: float = 1.0
+) -> bool:
+    """Return whether a jump from σ has a rounding error of at most `MAX_JUMP_ERROR`, see `jump_error`."""
+    return jump_error(number_format, sigma, prediction_type, factor=factor) <= MAX_JUMP_ERROR
+
+
+def rounding_factor(config: Mapping[str, Any]) -> float:
+    """How much more rounding errors count in a network with this configuration than in others of its size.
+
+    No other network that can be distilled has the key of Stable Audio 3's.
+    """
+    return STABLE_AUDIO_3_FACTOR if "use_differential_attention" in config else 1.0
 
 
 def stored_warning(name: str, stored: torch.dtype, sigma: float, prediction_type: str) -> str | None:

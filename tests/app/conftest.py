@@ -1,5 +1,6 @@
 """The app, served from this process with a tiny model or the embedded one, and studios of tiny models."""
 
+import importlib.util
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,8 +15,8 @@ from tiny_teachers import make_teacher
 
 
 @contextmanager
-def serving(pipe, model, folder):
-    """Serve the app and yield its address and its disk budget."""
+def serving(pipe, model, folder, **options):
+    """Serve the app, with options of `launch`, and yield its address and its disk budget."""
     pytest.importorskip("gradio")
     from diffusers_soundctm.app import build_app, launch
 
@@ -24,7 +25,7 @@ def serving(pipe, model, folder):
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         pipe.set_progress_bar_config(disable=True)
         app = build_app(pipe, model)
-        _, address, _ = launch(app, prevent_thread_lock=True, quiet=True)
+        _, address, _ = launch(app, prevent_thread_lock=True, quiet=True, **options)
         yield address, app.disk
         app.close()
 
@@ -37,9 +38,10 @@ def upload_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def served_with_disk(embedded_folder, upload_folder):
-    """The app with a tiny model: its address and its disk budget."""
+    """The app and its MCP server with a tiny model: its address and its disk budget."""
     pipe = SoundCTMPipeline.from_pretrained(embedded_folder)
-    with serving(pipe, str(embedded_folder), upload_folder) as server:
+    has_mcp = importlib.util.find_spec("mcp") is not None
+    with serving(pipe, str(embedded_folder), upload_folder, mcp_server=has_mcp) as server:
         yield server
 
 

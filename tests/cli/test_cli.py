@@ -211,7 +211,7 @@ def test_failure_while_generating_leaves_the_old_file(tmp_path, capsys):
         (["rain", "--steps", "0"], "--steps"),
         (["rain", "--steps", "one"], "--steps"),
         (["rain", "--duration", "0"], "--duration"),
-        (["rain", "--duration", "31"], "audio_length_in_s"),
+        (["rain", "--duration", "31"], "at most 30 seconds"),
         (["rain", "--nu", "nan"], "nu"),
         (["rain", "--dtype", "int8"], "--dtype"),
         (["rain", "--loudness", "3"], "loudness"),

@@ -61,16 +61,20 @@ def test_loop_closes(draft, soundctm):
     loop = samples("rain-loop.flac")
     steps = np.abs(np.diff(loop))
     assert abs(loop[0] - loop[-1]) <= steps.max()
+    assert abs(loop[0]) > abs(samples(draft)[0]) == 0  # loops are not faded, all other files are
 
 
 def test_draw_follows_points_values_and_sounds(draft, recording, soundctm, comment_of):
     options = ("--steps", "1", "--strength", "0.1")
     lines = soundctm("draw", draft, "--curve", "0:-60", "0.6:-20", *options, "-o", "points.flac")
     assert "dB from the curve" in lines[0]
+    assert f"average {comment_of('points.flac')['curve_error_db']:.1f} dB" in lines[0]
     curve = comment_of("points.flac")["recipe"]["curve"]
     assert curve[0] == -60 and curve[-1] == -20 and np.diff(curve).min() > 0
     soundctm("draw", draft, "--curve", *curve, *options, "-o", "values.flac")
     assert samples("values.flac").tolist() == samples("points.flac").tolist() != samples(draft).tolist()
+    _, report = soundctm("draw", draft, "--curve", "-1", "-1", *options, "-o", "loud.flac")
+    assert "dB below your curve" in report or "misses your curve by" in report
     soundctm("draw", draft, "--like", recording, *options, "-o", "like.flac")
     assert len(comment_of("like.flac")["recipe"]["curve"]) == 64
 
@@ -79,11 +83,12 @@ def test_fill_and_extend_keep_the_rest(recording, soundctm, comment_of):
     soundctm("fill", recording, "rain", "--spans", "0.3:0.4", "--steps", "1", "--seed", "1", "-o", "filled.flac")
     filled, before = samples("filled.flac"), read_audio(recording, 16000)[0][0].numpy()
     assert len(filled) == 12800
-    assert correlation(filled[:3900], before[:3900]) > 0.9999 > correlation(filled[4900:6300], before[4900:6300])
+    kept = slice(80, 3900)  # the first 5 ms are faded
+    assert correlation(filled[kept], before[kept]) > 0.9999 > correlation(filled[4900:6300], before[4900:6300])
     (line,) = soundctm("extend", "filled.flac", "--to", "1", "--steps", "1")
     assert "1.00 s" in line
     longer = samples("filled-extended.flac")
-    assert len(longer) == 16000 and correlation(longer[:11000], filled[:11000]) > 0.9999
+    assert len(longer) == 16000 and correlation(longer[80:11000], filled[80:11000]) > 0.9999
     # Without a prompt, it is that of the file.
     assert comment_of("filled-extended.flac")["recipe"]["prompt"] == "rain"
 

@@ -27,7 +27,8 @@ def noise(*shape, seed=0):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
 def test_known_positions_carry_the_samplers_noise_and_end_known(family_pipe, gamma):
     pipe = family_pipe
-    z_0 = 0.5 * torch.randn(1, *pipe.latent_shape(SAMPLES), generator=generator(1))
+    samples = round(pipe.default_audio_length_in_s * pipe.sampling_rate)
+    z_0 = 0.5 * torch.randn(1, *pipe.latent_shape(samples), generator=generator(1))
     mask = (torch.arange(z_0.shape[2]) < 16).float()
     levels = []
 

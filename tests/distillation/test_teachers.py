@@ -253,6 +253,17 @@ def test_students_pipeline_saves_loads_and_generates(original, teacher, tmp_path
     assert loaded("rain", audio_length_in_s=0.02).audios.shape[-1] == round(0.02 * loaded.sampling_rate)
 
 
+def test_half_precision_is_for_networks_that_do_not_amplify_its_errors(original, teacher, tmp_path):
+    parts = {teacher.family.network: teacher.student(), "scheduler": teacher.scheduler}
+    SoundCTMPipeline.from_components(parts).save_pretrained(tmp_path)
+    is_epsilon = teacher.scheduler.config.prediction_type == "epsilon"
+    for dtype, stays in ((torch.float16, is_epsilon), (torch.bfloat16, is_epsilon or original[0] == "stable_audio_3")):
+        expected = torch.float32 if stays else dtype
+        pipe = SoundCTMPipeline.from_pretrained(tmp_path, torch_dtype=dtype)
+        assert pipe.denoiser.dtype == expected
+        assert SoundCTMPipeline.from_pretrained(tmp_path).to(dtype).denoiser.dtype == expected
+
+
 @torch.no_grad()
 def test_sounds_go_through_the_teachers_autoencoder(original, teacher):
     pipe = SoundCTMPipeline.from_components(teacher.parts(teacher.student()))
@@ -285,6 +296,13 @@ def test_unknown_pipelines_are_named_with_those_there_are(tmp_path):
     (tmp_path / "model_index.json").unlink()
     with pytest.raises(ValueError, match="no pipeline"):
         recognize(tmp_path)
+
+
+def test_a_plain_folder_of_components_is_recognized(original, tmp_path):
+    shutil.copytree(original[1], tmp_path / "plain", ignore=shutil.ignore_patterns("model_index.json"))
+    expected = recognize(original[1])
+    assert recognize(tmp_path / "plain") is expected
+    assert load_teacher(tmp_path / "plain").family is expected
 
 
 def test_a_student_is_no_teacher(teacher, tmp_path):

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from diffusers_soundctm import CTMScheduler, audio, hub
 from diffusers_soundctm.app.recipe import Noise, Recipe
 from diffusers_soundctm.app.sound_files import read_settings
+from diffusers_soundctm.cli.made import read_made
 from diffusers_soundctm.control import seams
 
 COUNTS = [1, 3, 15, 16, 17, 40, 2, 16384]
@@ -157,5 +158,6 @@ def test_files_hold_the_sound_and_its_recipe(given, computed, tmp_path):
     assert audio.read_tags(file)["title"] == sound["recipe"]["prompt"]
     model, recipe = read_settings(file)
     assert (model, recipe) == ("embedded", Recipe("Regen, „naß“ 🌧", Noise(5), 0.5, steps=4, omega=3.0))
+    assert read_made(file).recipe == recipe  # which `soundctm refine` reads
     peak_db = 20 * math.log10(np.abs(sound["waveform"]).max())
     assert json.loads(audio.read_tags(file)["comment"])["gain_db"] == pytest.approx(min(-6, -1 - peak_db))

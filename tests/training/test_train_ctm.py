@@ -67,7 +67,7 @@ def test_every_family_becomes_a_pipeline(family, dataset, teachers, tmp_path):
     assert list(pipe.config.guidance_scale_range) == [2.0, 5.0]
     record = json.loads((folder / "training.json").read_text())
     assert record["skipped_steps"] == 0 and record["losses"]["ctm"] > 0
-    precise = pipe.scheduler.config.prediction_type == "epsilon"
+    precise = pipe.scheduler.config.prediction_type == "epsilon" or family == "stable_audio_3"
     assert record["arguments"]["mixed_precision"] == ("no" if precise else "bf16")
     component = "unet" if pipe.transformer is None else "transformer"
     student = load_file(folder / component / "diffusion_pytorch_model.safetensors")
@@ -242,6 +242,17 @@ def test_the_precision_that_is_chosen_depends_on_what_the_teacher_predicts(sched
     args = SimpleNamespace(mixed_precision=given[0], teacher_precision=given[1])
     choose_precision(args, CTMScheduler(**scheduler))
     assert (args.mixed_precision, args.teacher_precision) == chosen
+
+
+def test_a_network_that_amplifies_rounding_is_trained_in_float32():
+    scheduler = CTMScheduler(sigma_min=0.01, sigma_max=492.7, prediction_type="flow")
+    config = {"use_differential_attention": True}
+    args = SimpleNamespace(mixed_precision=None, teacher_precision=None)
+    choose_precision(args, scheduler, config)
+    assert (args.mixed_precision, args.teacher_precision) == ("no", "no")
+    choose_precision(SimpleNamespace(mixed_precision="fp16", teacher_precision=None), scheduler, config)
+    with pytest.raises(ValueError, match=r"amplifies rounding errors.*wrong by 7%.*Pass --mixed_precision no"):
+        choose_precision(SimpleNamespace(mixed_precision="bf16", teacher_precision=None), scheduler, config)
 
 
 def test_folders_with_other_content_are_refused(inputs, tmp_path):

@@ -133,6 +133,17 @@ def test_student_folder_is_a_pipeline(student, teacher):
     assert not torch.equal(before["conv_in.weight"], after["conv_in.weight"])
 
 
+def test_a_flow_teacher_is_trained_and_distilled(training_inputs, tmp_path):
+    few = {"max_train_steps": 2}
+    teacher = train(training_inputs, tmp_path / "teacher", **STEPS | few, prediction_type="flow")
+    student = train(training_inputs, tmp_path / "student", teacher_model=teacher, **STUDENT | few)
+    pipe = SoundCTMPipeline.from_pretrained(student)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.scheduler.config.prediction_type == pipe.unet.config.prediction_type == "flow"
+    assert pipe.scheduler.config.sigma_max == 80
+    assert pipe("rain on a tin roof", audio_length_in_s=0.32, guidance_scale=3.0).audios.std() > 0
+
+
 def test_resumed_teacher_equals_one_never_stopped(training_inputs, teacher, tmp_path):
     assert_same_weights(resume_from_the_middle(training_inputs, teacher, tmp_path, **STEPS), teacher)
 

@@ -209,7 +209,7 @@ function build(): void {
   };
   matchMedia("(prefers-color-scheme: dark)").onchange = window.onresize as () => void;
   // A page that is not secure has no service worker.
-  void navigator.serviceWorker?.register("service_worker.js", { type: "module" });
+  void navigator.serviceWorker?.register("service_worker.js");
 }
 
 build();

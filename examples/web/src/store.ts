@@ -8,7 +8,7 @@
 import type { Bytes } from "./arrays.ts";
 
 const CACHE = "soundctm-files";
-const PART = 4 * 2 ** 20; // bytes
+const PART = 2 ** 20; // bytes
 const ATTEMPTS = 3;
 
 /** A failure that trying again does not mend. */

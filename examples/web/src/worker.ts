@@ -9,9 +9,13 @@ import { Store, type StoredFile } from "./store.ts";
 interface Files {
   /** The model's name, which the Python app and the command line load it by. */
   name: string;
-  runtimes: Record<Device, RuntimeFiles>;
   model: Record<string, StoredFile>;
 }
+
+declare const RUNTIMES: Record<Device, RuntimeFiles>; // set by build.mjs
+
+// Graphics cards that accept the model may still fail at it.
+const TRIAL = { prompt: "rain", noise: { seed: 0 }, duration: 0.5, steps: 1, omega: 3.5, loop: false };
 
 const base = new URL("./", self.location.href);
 let latest = 0;
@@ -27,7 +31,7 @@ async function load(): Promise<Model> {
   const store = new Store(base);
   const wanted = new URL(self.location.href).searchParams.get("device") as Device | null;
   const device = wanted ?? ((await hasGraphicsCard()) ? "webgpu" : "wasm");
-  await store.keepOnly([...Object.values(files.model), ...Object.values(files.runtimes).map(({ wasm }) => wasm)]);
+  await store.keepOnly([...Object.values(files.model), ...Object.values(RUNTIMES).map(({ wasm }) => wasm)]);
   try {
     return await loadOn(device, files, store);
   } catch (error) {
@@ -38,7 +42,7 @@ async function load(): Promise<Model> {
 }
 
 async function loadOn(device: Device, files: Files, store: Store): Promise<Model> {
-  const { script, wasm } = files.runtimes[device];
+  const { script, wasm } = RUNTIMES[device];
   const wanted = [wasm, ...Object.values(files.model)];
   const total = wanted.reduce((sum, file) => sum + file.bytes, 0);
   let arrived = 0;
@@ -63,6 +67,7 @@ async function loadOn(device: Device, files: Files, store: Store): Promise<Model
     sessions[part] = await runtime.InferenceSession.create(content, sessionOptions(device, part));
   }
   const model = new Model(runtime, description, tokenizer, sessions as Sessions);
+  if (device === "webgpu" && !(await model.make(TRIAL)).every(Number.isFinite)) throw new Error("Sounds are not finite.");
   const machine: Machine = {
     model: files.name,
     samplingRate: description.sampling_rate,

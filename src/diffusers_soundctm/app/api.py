@@ -1,4 +1,7 @@
-"""The HTTP API for `gradio_client` and curl. Recipes travel as JSON."""
+"""The HTTP API for `gradio_client` and curl, and the tools of the MCP server. Recipes travel as JSON.
+
+The docstrings of the endpoints are shown to people and agents. Gradio reads one line for each argument.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -9,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from . import edits
-from .curves import curve_error
+from .defaults import FINAL_STEPS, STEERED_STEPS
 from .disk import DiskBudget
 from .export import MAX_SOUNDS, archive, settings_from
 from .handlers import EXPECTED_ERRORS
@@ -20,24 +23,32 @@ from .validators import integer, is_list, number
 from .visitors import log_refusal, owner_of, store
 
 RANDOM_SEED = -1
-WITHOUT_QUEUE = ("code", "metadata", "known_kinds")
+WITHOUT_QUEUE = ("code", "metadata")
+
+
+def json_field(value: Any = None, *, label: str) -> gr.JSON:
+    """Return gradio's field for JSON with a valid schema; with its own, agents could not call tools that take JSON."""
+    field = gr.JSON(value, label=label)
+    field.api_info = lambda: {"description": "any valid json"}
+    return field
 
 
 def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
     """Add the endpoints to the `gr.Blocks` that is being built. The docstring of each one is its documentation."""
     endpoints = Endpoints(studio, disk)
     with gr.Column(visible=False):
-        recipe, other = gr.JSON(label="recipe"), gr.JSON(label="second_recipe")
-        warning, known = gr.Textbox(label="warning"), gr.JSON(label="kinds")
-        made, drift = gr.JSON(label="recipe"), gr.Number(label="drift")
+        recipe, other = json_field(label="recipe"), json_field(label="second_recipe")
+        warning, known = gr.Textbox(label="warning"), json_field(label="kinds")
+        made, drift = json_field(label="recipe"), gr.Number(label="drift")
         sound, upload, file = gr.File(label="sound"), gr.File(label="file"), gr.File(label="sound")
         prompt, code = gr.Textbox(label="prompt"), gr.Code(label="code")
-        options, recipes = gr.JSON({}, label="settings"), gr.JSON(label="recipes")
-        loudness, metadata = gr.JSON(label="loudness"), gr.JSON(label="metadata")
-        curve, spans = gr.JSON(label="curve"), gr.JSON(label="spans")
+        options, recipes = json_field({}, label="settings"), json_field(label="recipes")
+        loudness, metadata = json_field(label="loudness"), json_field(label="metadata")
+        curve, spans = json_field(label="curve"), json_field(label="spans")
         # No ranges and no rounding here: recipes check the values, with messages that say what to do.
         seed = gr.Number(RANDOM_SEED, label="seed")
-        draft_steps, steps = gr.Number(1, label="steps"), gr.Number(8, label="steps")
+        draft_steps, final_steps = gr.Number(1, label="steps"), gr.Number(FINAL_STEPS, label="steps")
+        steps = gr.Number(STEERED_STEPS, label="steps")
         duration = gr.Number(round(studio.default_duration, 3), label="duration")
         negative_prompt = gr.Textbox("", label="negative_prompt")
         omega, nu, gamma = gr.Number(3.5, label="omega"), gr.Number(1, label="nu"), gr.Number(0, label="gamma")
@@ -45,9 +56,9 @@ def add_endpoints(studio: Studio, disk: DiskBudget) -> None:
         more, extension = gr.Number(2, label="more"), gr.Textbox(".wav", label="extension")
         table = {
             "draft": ([prompt, seed, draft_steps, duration, negative_prompt, omega, nu, gamma], [sound, made, warning]),
-            "refine": ([recipe, steps], [sound, made, drift]),
+            "refine": ([recipe, final_steps], [sound, made, drift]),
             "vary": ([recipe, amount, seed], [sound, made]),
-            "morph": ([recipe, other, steps], [sound, made]),
+            "morph": ([recipe, other, final_steps], [sound, made]),
             "draw": ([recipe, curve, strength, steps], [sound, made, loudness]),
             "upload": ([upload], [made]),
             "inpaint": ([recipe, prompt, spans, steps, seed], [sound, made, warning]),
@@ -113,12 +124,22 @@ class Endpoints:
         gamma: float,
         request: gr.Request,
     ) -> tuple[str, dict[str, Any], str]:
-        """Make a sound from a prompt. Returns a WAV file and the recipe that the other endpoints accept.
+        """Make a sound effect or a short musical sound from a prompt, such as "rain on a tin roof".
 
-        Also returns a warning with the nearest kinds if the model does not know the prompt, otherwise "".
+        The same seed gives the same sound. Begin with one step, try several seeds, then pass the best recipe to refine.
 
-        seed: −1 for a random one. steps: 1 to 32. duration: 0.5 to 30 seconds. omega: prompt strength, 0 to 20.
-        nu: negative strength, −5 to 10; 1 is off. gamma: randomness, 0 to 1.
+        Args:
+            prompt: One kind of sound in a few English words, at most 300 characters; known_kinds lists the kinds.
+            seed: Seed of the noise, 0 or more; -1 draws a random one.
+            steps: Sampling steps, 1 to 32; 1 for a draft, 4 for a good final.
+            duration: Length in seconds, 0.5 to 30.
+            negative_prompt: What to avoid; it needs nu other than 1.
+            omega: How closely the sound follows the prompt, 0 to 20.
+            nu: Weight against the negative prompt, -5 to 10; 1 ignores it.
+            gamma: Randomness of the steps, 0 to 1; with 0, more steps refine the same sound.
+
+        Returns:
+            a WAV file, the recipe that other calls accept, and a warning that is empty if the model knows the prompt
         """
         recipe = Recipe(
             prompt,
@@ -133,7 +154,15 @@ class Endpoints:
         return self._make_new(recipe, request)
 
     def refine(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any], float | None]:
-        """Make the same sound in more steps. Also returns how much it changed: 0 equal, about 1 unrelated."""
+        """Make the same sound again in more steps, with fewer artifacts.
+
+        Args:
+            recipe: The recipe that another call returned.
+            steps: Sampling steps, 1 to 32; 4 are a good final.
+
+        Returns:
+            a WAV file, its recipe, and how much the sound changed: 0 equal, about 1 unrelated
+        """
         first = Recipe.from_json(recipe)
         refined = first.change(steps=steps)
         path, made = self._make(refined, request)
@@ -141,31 +170,61 @@ class Endpoints:
         return path, made, self.studio.drift(*takes)
 
     def vary(self, recipe: Any, amount: float, seed: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        """Make a variation of a sound. amount: 0 equal to 1 unrelated. seed: −1 for a random direction."""
+        """Make a sound that is similar to another one.
+
+        Args:
+            recipe: The recipe that another call returned.
+            amount: Distance from the sound: 0 equal, 1 unrelated.
+            seed: Direction of the change; -1 draws a random one.
+
+        Returns:
+            a WAV file and its recipe
+        """
         (varied,) = edits.variation_recipes(Recipe.from_json(recipe), amount, _seed(seed), count=1)
         return self._make(varied, request)
 
     def morph(self, recipe: Any, second_recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        """Make a sound that begins as the first recipe's and ends as the second recipe's."""
+        """Make a sound that begins as one sound and ends as another.
+
+        Args:
+            recipe: The recipe of the sound that it begins as.
+            second_recipe: The recipe of the sound that it ends as.
+            steps: Sampling steps, 1 to 32; 4 are a good final.
+
+        Returns:
+            a WAV file and its recipe
+        """
         morphed = edits.morphed(Recipe.from_json(recipe), Recipe.from_json(second_recipe), steps)
         return self._make(morphed, request)
 
     def draw(
         self, recipe: Any, curve: Any, strength: float, steps: int, request: gr.Request
     ) -> tuple[str, dict[str, Any], dict[str, float]]:
-        """Make the sound follow a loudness curve. curve: 2 to 128 values in dB, −100 to 0, evenly spaced in time.
+        """Make a sound again so that its loudness follows a curve.
 
-        Also returns the mean distance from the curve (error_db), and by how many dB the sound was turned down because
-        its peaks exceeded full scale (turned_down_db).
+        Args:
+            recipe: The recipe that another call returned.
+            curve: A list of 2 to 128 values in dB, -100 to 0, evenly spaced in time, such as [-50, -20, -50].
+            strength: How closely the sound follows the curve, 0.05 to 4.
+            steps: Sampling steps, 1 to 32; 8 are a good final.
+
+        Returns:
+            a WAV file, its recipe, and error_db (mean distance from the curve) and turned_down_db (to full scale)
         """
         drawn = edits.drawn(Recipe.from_json(recipe), curve, strength, steps)
         path, made = self._make(drawn, request)
         take = self.studio.make(drawn, owner_of(request))
-        error_db = round(curve_error(drawn.curve, self.studio.loudness(take.waveform)), 1)
-        return path, made, {"error_db": error_db, "turned_down_db": take.turned_down_db}
+        return path, made, {"error_db": self.studio.curve_error(take), "turned_down_db": take.turned_down_db}
 
     def upload(self, file: str, request: gr.Request) -> dict[str, Any]:
-        """Upload a sound file for inpaint and continue_sound: WAV, FLAC, OGG or MP3, 0.5 to 30 s, at most 20 MB."""
+        """Upload a recording for inpaint and continue_sound.
+
+        Args:
+            file: WAV, FLAC, OGG or MP3 file, 0.5 to 30 s, at most 20 MB.
+
+        Returns:
+            the digest of the recording, which stands for it in other calls
+        """
         self._count(file, request)
         return {"digest": self.studio.add_upload(file).digest}
 
@@ -185,28 +244,66 @@ class Endpoints:
     def inpaint(
         self, recipe: Any, prompt: str, spans: Any, steps: int, seed: int, request: gr.Request
     ) -> tuple[str, dict[str, Any], str]:
-        """Replace parts of a sound. spans: start and end in seconds, such as [[1.0, 2.0]]. recipe: or an upload."""
+        """Replace parts of a sound by new ones.
+
+        Args:
+            recipe: The recipe that another call returned, or the digest that upload returned.
+            prompt: Description of the new parts.
+            spans: A list of pairs of start and end in seconds, such as [[1.0, 2.0]].
+            steps: Sampling steps, 1 to 32; 8 are a good final.
+            seed: Seed of the new part; -1 draws a random one.
+
+        Returns:
+            a WAV file, its recipe, and a warning that is empty if the model knows the prompt
+        """
         source, seconds = self._source(recipe, request)
         return self._make_new(edits.filled(source, seconds, prompt, spans, steps, _seed(seed)), request)
 
     def continue_sound(
         self, recipe: Any, prompt: str, more: float, steps: int, seed: int, request: gr.Request
     ) -> tuple[str, dict[str, Any], str]:
-        """Make a sound longer. more: seconds to add. recipe: or an upload."""
+        """Make a sound longer by a new part at its end.
+
+        Args:
+            recipe: The recipe that another call returned, or the digest that upload returned.
+            prompt: Description of what follows.
+            more: Seconds to add; the whole may last 30 s.
+            steps: Sampling steps, 1 to 32; 8 are a good final.
+            seed: Seed of the new part; -1 draws a random one.
+
+        Returns:
+            a WAV file, its recipe, and a warning that is empty if the model knows the prompt
+        """
         source, seconds = self._source(recipe, request)
         more = number("more", more, 0.1, DURATION[1])
         return self._make_new(edits.continued(source, seconds, prompt, more, steps, _seed(seed)), request)
 
     def loop(self, recipe: Any, steps: int, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        """Make the sound loop: its end runs seamlessly into its start."""
+        """Make a sound again so that its end runs seamlessly into its start.
+
+        Args:
+            recipe: The recipe that another call returned.
+            steps: Sampling steps, 1 to 32; 8 are a good final.
+
+        Returns:
+            a WAV file without fades and its recipe
+        """
         return self._make(edits.looped(Recipe.from_json(recipe), steps), request)
 
     def export(self, recipe: Any, extension: str, settings: Any, request: gr.Request) -> str:
-        """Return the sound as a file with its recipe in the metadata. extension: .wav or .flac.
+        """Write a sound to a file for a game engine or an editor, with its recipe in the metadata.
 
-        settings: {"bits": 16 or 24, "sampling_rate": 16000, 44100 or 48000, "channels": 1 or 2, "level": "as made",
-        "loudness" or "peak", "loudness": LUFS, "pattern": "{prompt}_{seed}_{n}"}, each optional. The WAV file of a loop
-        has loop points.
+        The settings are an object with any of "bits" (16 or 24), "sampling_rate" (16000, 44100 or 48000), "channels" (1
+        or 2), "level" ("as made", "loudness" or "peak"), "loudness" (LUFS) and "pattern" (such as
+        "{prompt}_{seed}_{n}"). WAV files of loops have loop points.
+
+        Args:
+            recipe: The recipe that another call returned.
+            extension: .wav or .flac.
+            settings: An object with the settings, such as {"bits": 24}.
+
+        Returns:
+            the file
         """
         settings = settings_from({"extension": extension, **_object(settings)})
         take = self.studio.make(Recipe.from_json(recipe), owner_of(request))
@@ -215,10 +312,16 @@ class Endpoints:
         return str(store(self.disk, content, f"{name}{extension}", owner_of(request)))
 
     def export_all(self, recipes: Any, settings: Any, request: gr.Request) -> str:
-        """Return a zip archive of several sounds, with manifest.json and manifest.csv.
+        """Write several sounds to a zip archive with manifest.json and manifest.csv.
 
-        recipes: at most 200. settings: those of export, and {"extension": ".wav" or ".flac", "folders": true for a
-        folder per kind of sound}, each optional.
+        The settings are those of export, "extension" (".wav" or ".flac") and "folders" (true for a folder per kind).
+
+        Args:
+            recipes: A list of at most 200 recipes.
+            settings: An object with the settings, such as {"folders": true}.
+
+        Returns:
+            the archive
         """
         settings, owner = settings_from(_object(settings)), owner_of(request)
         now = datetime.now().replace(microsecond=0)
@@ -229,13 +332,26 @@ class Endpoints:
         return str(store(self.disk, content, "soundctm.zip", owner))
 
     def code(self, recipe: Any, request: gr.Request) -> str:
-        """Return a Python script that makes the sound again with the library, sample for sample."""
+        """Write a Python script that makes a sound again with this library, sample for sample.
+
+        Args:
+            recipe: The recipe that another call returned.
+
+        Returns:
+            the script
+        """
         return self.studio.code(Recipe.from_json(recipe))
 
     def metadata(self, file: str, request: gr.Request) -> dict[str, Any]:
-        """Return the recipe and the model that a sound file names, and whether the app runs that model.
+        """Read how a sound file of this app or of its command line was made.
 
         No other model is loaded: with another one, the recipe makes another sound.
+
+        Args:
+            file: A file that this app or its command line wrote.
+
+        Returns:
+            its model, whether that model is in use here, and its recipe
         """
         self._count(file, request)
         named = read_settings(file)
@@ -245,7 +361,11 @@ class Endpoints:
         return {"model": model, "is_in_use": model == self.studio.model, "recipe": recipe.to_json()}
 
     def known_kinds(self, request: gr.Request) -> dict[str, list[str]]:
-        """Return the kinds of sounds that the model knows, each with prompts. Empty for models that know any prompt."""
+        """List the kinds of sounds that the model knows, each with prompts that make it.
+
+        Returns:
+            prompts by kind; empty for models that know any prompt
+        """
         return self.studio.known_kinds
 
 

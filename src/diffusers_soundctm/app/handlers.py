@@ -11,7 +11,7 @@ import gradio as gr
 from . import edits
 from .cards import card, upload_card
 from .components import message_html
-from .curves import LOWEST_DRAWN_DB, curve_error, curve_report
+from .curves import LOWEST_DRAWN_DB, curve_report
 from .disk import DiskBudget
 from .edits import NUM_DRAFTS
 from .export import MAX_SOUNDS, ExportSettings, archive
@@ -330,7 +330,7 @@ class Handlers:
                 value["target"] = list(second.curve)
                 value["before"] = self.studio.loudness(before.waveform)
                 value["achieved"] = self.studio.loudness(take.waveform)
-                text = curve_report(curve_error(second.curve, value["achieved"]), take.turned_down_db)
+                text = curve_report(self.studio.curve_error(take), take.turned_down_db)
         yield message_html(text), value
 
 

@@ -63,17 +63,22 @@ def launch(app: SoundCTMApp, **kwargs: Any) -> Any:
 
     Raises:
         OSError: The port is taken.
+        RuntimeError: `mcp_server=True` was passed, and the installed package mcp does not fit gradio.
     """
     # The studio's queue has the limits that matter. Gradio's holds requests only while all threads are occupied.
     app.queue(max_size=64, default_concurrency_limit=16)
     try:
-        return _serve(app, **kwargs)
+        served = _serve(app, **kwargs)
     except OSError as error:
         if "empty port" not in str(error):
             raise
         port = kwargs.get("server_port")
         where = "The ports from 7860 to 7959 are" if port is None else f"The port {port} is"
         raise OSError(f"{where} taken; stop the program that uses it, or choose another with --port.") from error
+    if kwargs.get("mcp_server") and not app.mcp_server:
+        app.close()
+        raise RuntimeError(f'{app.mcp_error}; install a package that fits gradio: pip install "mcp>=1.21,<2"')
+    return served
 
 
 def _serve(app: SoundCTMApp, **kwargs: Any) -> Any:

@@ -6,21 +6,16 @@ from typing import Any
 import gradio as gr
 
 from . import components
+from .defaults import FINAL_STEPS, STEERED_STEPS
 from .edits import NUM_DRAFTS, NUM_VARIATIONS
+from .examples import EXAMPLES
 from .export import FIELDS, ExportSettings
 from .handlers import Handlers
 from .recipe import DURATION, Recipe
 from .uploads import MAX_UPLOAD_BYTES
 
-EXAMPLES = [
-    "rain on a tin roof",
-    "a music box plays a melody",
-    "a dog barks twice",
-    "a church bell rings",
-    "wind howls around a house",
-    "footsteps on gravel",
-]
 STEPS = [2, 4, 8, 16]
+REFINE_INFO = f"Make the same sound in more steps. {FINAL_STEPS} are a good final; more gain little."
 LEVEL_INFO = "Loudness: as set beside, as far as peaks allow. Peak: all peaks at −1 dB."
 FILE_LIMITS = f"{DURATION[0]:g}–{DURATION[1]:g} s, up to {MAX_UPLOAD_BYTES // 2**20} MB"
 # JavaScript: removes error messages, and leaves progress and other messages.
@@ -149,7 +144,7 @@ class Page:
                 self.draft = gr.Button(f"Draft {NUM_DRAFTS}", variant="primary", elem_id="draft", interactive=False)
                 cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")  # app.css hides it while nothing runs
         self.draft_message = components.message()
-        self.examples = gr.Examples(EXAMPLES, self.prompt, label="Examples")
+        self.examples = gr.Examples(list(EXAMPLES), self.prompt, label="Examples")
         self._kinds()
         self._advanced()
         self._enable(self.draft, lambda prompt: bool((prompt or "").strip()), [self.prompt])
@@ -223,7 +218,7 @@ class Page:
 
     def _refine_tab(self) -> None:
         with gr.Tab("Refine"):
-            steps = gr.Radio(STEPS, value=8, label="Steps", info="Make the same sound in more steps.")
+            steps = gr.Radio(STEPS, value=FINAL_STEPS, label="Steps", info=REFINE_INFO)
             button = gr.Button("Refine", variant="primary", elem_id="refine", interactive=False)
             self._enable(button, has_recipe, [self.current])
             self._tool(button, self.handlers.refine, [steps])
@@ -249,7 +244,8 @@ class Page:
     def _morph_tab(self) -> None:
         with gr.Tab("Morph"):
             self.second_message = components.message()
-            steps = gr.Radio(STEPS, value=8, label="Steps", info="Press ⇢ on a draft to choose the sound to end with.")
+            info = "Press ⇢ on a draft to choose the sound to end with."
+            steps = gr.Radio(STEPS, value=FINAL_STEPS, label="Steps", info=info)
             button = gr.Button("Morph", variant="primary", elem_id="morph", interactive=False)
             both = [self.current, self.second]
             self._enable(button, lambda first, second: is_from_noise(first) and second is not None, both)
@@ -268,7 +264,7 @@ class Page:
                 label="Strength",
                 info="How closely the sound follows the curve.",
             )
-            steps = gr.Radio(STEPS, value=8, label="Steps")
+            steps = gr.Radio(STEPS, value=STEERED_STEPS, label="Steps")
             button = gr.Button("Follow the curve", variant="primary", elem_id="draw", interactive=False)
             self._enable(button, lambda picked, line: is_from_noise(picked) and bool(line), [self.current, curve])
             changes = [curve.input, file.upload]
@@ -282,7 +278,7 @@ class Page:
             file = gr.File(label=f"Work on a sound file ({FILE_LIMITS})", file_count="single", height=170)
             file_message = components.message()
             with gr.Row():
-                steps = gr.Radio(STEPS, value=8, label="Steps", scale=4, min_width=200)
+                steps = gr.Radio(STEPS, value=STEERED_STEPS, label="Steps", scale=4, min_width=200)
                 seed = gr.Number(0, label="Seed", scale=1, min_width=90)
             marked = components.marking()
             self.fill_prompt = gr.Textbox(label="Describe the marked part", max_lines=1, elem_id="fill-prompt")
@@ -304,7 +300,8 @@ class Page:
 
     def _loop_tab(self) -> None:
         with gr.Tab("Loop"):
-            steps = gr.Radio(STEPS, value=8, label="Steps", info="The end runs seamlessly into the start.")
+            info = "The end runs seamlessly into the start."
+            steps = gr.Radio(STEPS, value=STEERED_STEPS, label="Steps", info=info)
             button = gr.Button("Make it loop", variant="primary", elem_id="loop", interactive=False)
             self._enable(button, is_from_noise, [self.current])
             self._tool(button, self.handlers.loop, [steps])

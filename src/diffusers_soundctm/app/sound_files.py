@@ -29,6 +29,8 @@ def settings(studio: Studio, take: Take) -> dict[str, Any]:
     """
     recipe, dtype = take.recipe, str(studio.pipe.dtype).removeprefix("torch.")
     level = {"turned_down_db": take.turned_down_db} if take.turned_down_db else {}
+    if recipe.curve:
+        level["curve_error_db"] = studio.curve_error(take)
     if not recipe.is_plain:
         return {"model": studio.model, "dtype": dtype, "recipe": recipe.to_json(), **level}
     generator = torch.Generator().manual_seed(recipe.noise.seed)

@@ -14,6 +14,7 @@ from ..control import IntensityObjective, Sound, drift
 from ..pipelines.known_sounds import unknown_message
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .code_export import python_code
+from .curves import curve_error
 from .fair_queue import FairQueue, Owner
 from .recipe import DURATION, LOWEST_DB, Recipe, Upload
 from .rendering import Cancelled, Sources, render
@@ -215,6 +216,10 @@ class Studio:
         curve = IntensityObjective([-20.0, -20.0], domain="waveform").measure(sound).cpu()
         curve = torch.nn.functional.interpolate(curve[:, None], points, mode="linear", align_corners=True)
         return [round(value, 1) for value in curve[0, 0].clamp(LOWEST_DB, 0).tolist()]
+
+    def curve_error(self, take: Take) -> float:
+        """Return the mean distance in dB of a drawn sound's loudness from its curve."""
+        return round(curve_error(take.recipe.curve, self.loudness(take.waveform)), 1)
 
 
 def _name(source: Recipe | Upload) -> str:

@@ -14,8 +14,8 @@ LONGEST_LINE = 300  # characters of an error message in the log
 
 
 def owner_of(request: Any) -> Owner:
-    """Return the owner of a `gr.Request`: its session, and the address that it comes from."""
-    return Owner(request.session_hash or "", request.client.host if request.client else "")
+    """Return the owner of a request: its session, if it has one, and the address that it comes from."""
+    return Owner(getattr(request, "session_hash", None) or "", request.client.host if request.client else "")
 
 
 def store(disk: DiskBudget, content: bytes, name: str, owner: Owner) -> Path:

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError, OSError: the message names the argument and the remedy.
     """
     from ..app import edits
+    from ..app.curves import curve_report
     from ..app.uploads import read_upload
 
     (path,) = outputs(arguments, arguments.draft)
@@ -56,6 +57,10 @@ def run(arguments: argparse.Namespace) -> None:
         waveform = read_upload(arguments.like, studio.pipe.sampling_rate, studio.pipe.num_channels)
         recipe = recipe.change(curve=tuple(studio.loudness(waveform, POINTS)))
     make_files(studio, [recipe], [path], arguments.loudness, say=lambda take: distance(studio, take))
+    take = studio.make(recipe)  # from the cache
+    report = curve_report(studio.curve_error(take), take.turned_down_db)
+    if report and arguments.loudness is None:  # a loudness of its own moves the sound away from the curve
+        print(report)
 
 
 def read_curve(texts: list[str], duration: float) -> list[float]:
@@ -83,7 +88,4 @@ def read_curve(texts: list[str], duration: float) -> list[float]:
 
 def distance(studio: "Studio", take: "Take") -> str:
     """Return what to print about the difference between the curve of a take and its loudness."""
-    achieved = studio.loudness(take.waveform, len(take.recipe.curve))
-    errors = [abs(got - wanted) for got, wanted in zip(achieved, take.recipe.curve, strict=True)]
-    mean = sum(errors) / len(errors)
-    return f", on average {mean:.1f} dB from the curve"
+    return f", on average {studio.curve_error(take):.1f} dB from the curve"

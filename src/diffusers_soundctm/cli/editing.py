@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..app.defaults import STEERED_STEPS
 from .arguments import (
     add_device,
     add_dtype,
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from ..app.recipe import Recipe
     from ..app.studio import Studio, Take
 
-STEPS = 8  # of edits; drawn curves and loops need several
-
 
 @dataclass(frozen=True)
 class Model:
@@ -36,7 +35,7 @@ class Model:
     device: str | None
 
 
-def add_edit_options(parser: argparse.ArgumentParser, suffix: str, steps: int | None = STEPS) -> None:
+def add_edit_options(parser: argparse.ArgumentParser, suffix: str, steps: int | None = STEERED_STEPS) -> None:
     """Add the options of a command that writes a changed sound beside its draft. `steps` of None are the draft's."""
     add_output(parser, None, f"default: the draft's name with -{suffix}")
     shown = "the draft's" if steps is None else "%(default)s"
@@ -59,7 +58,7 @@ def add_recording_options(parser: argparse.ArgumentParser, suffix: str, prompt: 
         parser.add_argument("prompt", help=prompt)
     parser.add_argument("--seed", type=int, help="seed of what is new (default: random)")
     add_output(parser, None, f"default: the recording's name with -{suffix}")
-    parser.add_argument("--steps", type=int, default=STEPS, help="network steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=STEERED_STEPS, help="network steps (default: %(default)s)")
     add_dtype(parser)
     add_device(parser)
     add_model(parser)

@@ -4,6 +4,7 @@ import argparse
 import math
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_dtype(parser)
     add_device(parser)
     add_model(parser)
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx starts faster, and needs a --model that `soundctm export` wrote (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -99,19 +106,28 @@ def make(arguments: argparse.Namespace, jobs: list[Job], done: int, total: int) 
     """Make the sounds of `jobs`. `done` of the `total` files are there already."""
     from tqdm import tqdm
 
-    pipe = load_pipeline(arguments.model, arguments.dtype, arguments.device)
+    pipe, make_sound, write = _runtime(arguments)
     with step_progress(sum(job.options.get("num_inference_steps", 1) for job in jobs)) as progress:
         for i, job in enumerate(jobs, done + 1):
             if total > 1:
                 progress.set_description(f"{i} of {total}")
             start = time.perf_counter()
-            waveform, settings = render(pipe, job.prompt, job.seed, job.options, progress)
+            waveform, settings = make_sound(pipe, job.prompt, job.seed, job.options, progress)
             seconds = time.perf_counter() - start
             settings |= {"model": arguments.model or "embedded", "dtype": arguments.dtype}
-            level = write_sound(job.path, waveform, pipe.sampling_rate, settings, job.loudness)
+            level = write(job.path, waveform, pipe.sampling_rate, settings, job.loudness)
             duration = settings["duration"]
             speed = f" ({duration / seconds:.1f} times real time)" if seconds > 0 else ""
             tqdm.write(f"{job.path}: {duration:.2f} s of sound in {seconds:.2f} s{speed}, seed {job.seed}{level}")
+
+
+def _runtime(arguments: argparse.Namespace) -> tuple[Any, Callable, Callable]:
+    """The pipeline, and the functions that make a sound with it and write its file."""
+    if arguments.runtime == "torch":
+        return load_pipeline(arguments.model, arguments.dtype, arguments.device), render, write_sound
+    from . import onnx_runtime
+
+    return onnx_runtime.OnnxSoundCTMPipeline(arguments.model), onnx_runtime.render, onnx_runtime.write
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -137,6 +153,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.gamma is not None and not 0 <= arguments.gamma <= 1:
         raise ValueError(f"--gamma is {arguments.gamma:g}; choose 0 (deterministic) to 1.")
     check_output(arguments.output)
+    if arguments.runtime == "onnx":
+        from .onnx_runtime import check_runtime
+
+        check_runtime(arguments)
 
 
 def plan(arguments: argparse.Namespace) -> list[Job]:
@@ -177,7 +197,17 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
         loudness = arguments.loudness if row.loudness is None else row.loudness
         jobs.append(Job(path, row.prompt, seed, row_options(row, options), loudness))
         check_seed(seed)
+        check_length(jobs[-1], arguments.model)
     return jobs
+
+
+def check_length(job: Job, model: str | None) -> None:
+    """Raise `ValueError` if a sound is longer than the embedded model makes. Other limits are known after loading."""
+    from ..pipelines.waveforms import MAX_AUDIO_LENGTH_IN_S
+
+    seconds = job.options.get("audio_length_in_s", 0)
+    if model in (None, "embedded") and seconds > MAX_AUDIO_LENGTH_IN_S:
+        raise ValueError(f"--duration of {job.path} is {seconds:g}; choose at most {MAX_AUDIO_LENGTH_IN_S:g} seconds.")
 
 
 def earlier_seed(each: list[tuple[Row, int]], paths: list[Path]) -> int | None:

@@ -25,6 +25,7 @@ SHOWN = (
     "loudness",
     "measured_loudness",
     "turned_down_db",
+    "curve_error_db",
     "model",
     "dtype",
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..app.defaults import FINAL_STEPS
 from .editing import add_edit_options, make_files, model_of, open_studio, outputs
 from .made import read_made
 
@@ -15,7 +16,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("draft", type=Path, help="file that soundctm or its app wrote: how the sound begins")
     parser.add_argument("last", type=Path, help="another one: how the sound ends")
-    add_edit_options(parser, "morph")
+    add_edit_options(parser, "morph", steps=FINAL_STEPS)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..app.defaults import FINAL_STEPS
 from .editing import Model, add_edit_options, make_files, model_of, open_studio, outputs
 from .made import Made, read_made, read_settings
 from .recordings import add_recording, find_recording
@@ -20,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("refine", help="generate a draft again with more steps", epilog=EXAMPLE)
     parser.set_defaults(run=run)
     parser.add_argument("draft", type=Path, help="file that soundctm or its app wrote")
-    add_edit_options(parser, "refined", steps=4)
+    add_edit_options(parser, "refined", steps=FINAL_STEPS)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -91,7 +92,7 @@ def distance(draft: Path, waveform: "torch.Tensor", sampling_rate: int) -> str:
     recorded, rate = audio.read_audio(draft)
     recorded = audio.resample(recorded.mean(dim=0), rate, sampling_rate)
     try:
-        edge = round(0.005 * sampling_rate)  # the app fades so much of a file's beginning and end
+        edge = round(0.005 * sampling_rate)  # so much of a file's beginning and end is faded
         moved = drift(recorded[edge:-edge], waveform.mean(dim=0)[edge:-edge], sampling_rate).item()
     except ValueError:
         return "too short or too quiet to measure the drift"

@@ -132,7 +132,12 @@ def check_noise(seed: int, found: str, expected: str | None) -> None:
 
 
 def write_sound(
-    path: Path, waveform: "torch.Tensor", sampling_rate: int, settings: dict[str, Any], loudness: float | None
+    path: Path,
+    waveform: "torch.Tensor",
+    sampling_rate: int,
+    settings: dict[str, Any],
+    loudness: float | None,
+    fade: bool = True,
 ) -> str:
     """Write an audio file whose comment holds `settings` as JSON, with the loudness that the sound has in the file.
 
@@ -142,12 +147,15 @@ def write_sound(
         sampling_rate: in Hz.
         settings: how the sound was made.
         loudness: LUFS to bring it to, as far as its peaks allow; None keeps its level.
+        fade: whether to fade the edges so that they do not click. Loops are never faded.
 
     Returns:
         What to say about the level, after the name of the file.
     """
     from .. import audio
 
+    if fade and not settings.get("recipe", {}).get("loop"):
+        waveform = audio.fade_edges(waveform, sampling_rate)
     excess = audio.excess_db(waveform.reshape(-1)).item()
     if excess >= 0.05 and loudness is None:  # of sounds that the pipeline did not decode itself, such as loops
         waveform = audio.limit_peak(waveform.reshape(1, -1)).reshape(waveform.shape)
@@ -168,13 +176,17 @@ def write_sound(
             said += f" instead of {loudness:g} because its peaks are at -1 dBTP"
     if measured is not None:
         settings = settings | {"measured_loudness": round(measured, 1)}
-    tags = {
+    audio.write_audio(path, waveform, sampling_rate, file_tags(settings))
+    return said
+
+
+def file_tags(settings: dict[str, Any]) -> dict[str, str]:
+    """Metadata of a file whose sound was made with `settings`."""
+    return {
         "title": settings.get("prompt") or settings["recipe"]["prompt"],
         "software": f"diffusers-soundctm {__version__}",
         "comment": json.dumps(settings, ensure_ascii=False),
     }
-    audio.write_audio(path, waveform, sampling_rate, tags)
-    return said
 
 
 def match_loudness(paths: list[Path]) -> tuple[float, Path]:
@@ -198,5 +210,5 @@ def match_loudness(paths: list[Path]) -> tuple[float, Path]:
             raise ValueError(f"--match: {path} has no loudness ({error})") from error
     limit, limiting = min(zip(highest, paths, strict=True))
     for path in paths:
-        write_sound(path, *audio.read_audio(path), read_settings(path), limit)
+        write_sound(path, *audio.read_audio(path), read_settings(path), limit, fade=False)
     return limit, limiting

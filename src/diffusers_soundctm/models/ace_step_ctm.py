@@ -69,7 +69,7 @@ class AceStepNetwork(TransformerMixin, AceStepTransformer1DModel):
             torch.cat([time, guidance], dim=-1),
             torch.cat([reference, torch.zeros_like(guidance)], dim=-1),
             torch.cat([text, mask[..., None].to(text.dtype)], dim=-1),
-            context.expand(len(sample), -1, -1),
+            context.expand(sample.shape[0], -1, -1),
             return_dict=False,
         )
         return output[0].transpose(1, 2)

@@ -203,7 +203,7 @@ class TransformerMixin(FromTeacherMixin):
         Raises:
             ValueError: `timestep_cond` of a student is missing or has another shape, or a teacher is given one.
         """
-        timestep = torch.as_tensor(timestep, device=sample.device).float().expand(len(sample))
+        timestep = torch.as_tensor(timestep, device=sample.device).float().expand(sample.shape[0])
         features = self._embed(timestep, timestep_cond)
         prediction = self._stock_forward(
             sample,

@@ -198,7 +198,7 @@ class CTMTimestepProjection(nn.Module):
             target: φ(s), (B, in_channels).
         """
         if guidance_scale is None:
-            return target.new_zeros(len(target), self.sizes[2])
+            return target.new_zeros(target.shape[0], self.sizes[2])
         return guidance_embedding(guidance_scale, self.sizes[2], 1000.0 if self.guidance_proj is None else 1.0)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

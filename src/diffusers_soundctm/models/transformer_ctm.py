@@ -65,7 +65,7 @@ class AudioDiTModel(LatentTransformer):
         self, sample: torch.Tensor, features: torch.Tensor, **inputs: torch.Tensor | None
     ) -> torch.Tensor:
         if inputs["global_hidden_states"] is None:
-            inputs["global_hidden_states"] = sample.new_zeros(len(sample), 1, self.inner_dim)
+            inputs["global_hidden_states"] = sample.new_zeros(sample.shape[0], 1, self.inner_dim)
         return super()._stock_forward(sample, features, **inputs)
 
 

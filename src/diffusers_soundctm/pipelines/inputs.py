@@ -1,27 +1,28 @@
 """The arguments of a call: checked before any work is done, and converted."""
 
-import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers.utils import logging
 
 from ..audio import as_samples
-from ..files import check_unicode
-from ..precision import is_precise, jump_error
+from ..call_checks import (
+    check_length,
+    check_negatives,
+    check_numbers,
+    check_texts,
+    is_finite_number,
+    warn_long,
+    warn_unused_negative,
+)
+from ..precision import is_precise, jump_error, rounding_factor
 from ..schedulers.scheduling_ctm import CTMScheduler
 from .conditioning import PromptConditioning, latent_channels
 
 if TYPE_CHECKING:
     from .pipeline_soundctm import SoundCTMPipeline
-
-logger = logging.get_logger(__name__)
-
-MANY_STEPS = 32  # more give a warning
-LARGEST_COUNT = 10_000  # of steps and of waveforms per prompt
 
 
 def check_inputs(
@@ -66,11 +67,10 @@ def check_inputs(
         attention_mask,
         negative_attention_mask,
     )
-    _check_numbers(pipe, num_inference_steps, num_waveforms_per_prompt, guidance_scale, nu, gamma)
-    if negative_prompt is not None and nu == 1:
-        logger.warning("`negative_prompt` has no effect at `nu=1`; use another `nu`, such as 1.5.")
-
-    _check_length(pipe, audio_length_in_s)
+    guidance_scale_range = pipe.config.guidance_scale_range
+    check_numbers(num_inference_steps, num_waveforms_per_prompt, guidance_scale, nu, gamma, guidance_scale_range)
+    warn_unused_negative(negative_prompt, nu)
+    check_length(audio_length_in_s, pipe.max_audio_length_in_s)
     if output_type not in ("np", "pt", "latent"):
         raise ValueError(f"`output_type` is {output_type!r}; choose 'np', 'pt' or 'latent'.")
     if output_type != "latent" or latents is None or initial_audio_waveforms is not None:
@@ -111,12 +111,12 @@ def check_precision(pipe: "SoundCTMPipeline", sigma: float, device: torch.device
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
         where, remedy = f"the call is inside torch.autocast with {dtype}", "Leave out the autocast"
-    prediction_type = pipe.scheduler.config.prediction_type
-    if not is_precise(dtype, sigma, prediction_type):
+    prediction_type, factor = pipe.scheduler.config.prediction_type, rounding_factor(pipe.denoiser.config)
+    if not is_precise(dtype, sigma, prediction_type, factor):
+        error = jump_error(dtype, sigma, prediction_type, factor=factor)
         raise ValueError(
             f"The network predicts {prediction_type} and {where}: rounding would change a step from noise level "
-            f"{sigma:.3g} by {jump_error(dtype, sigma, prediction_type):.0%} of the latents' standard deviation. "
-            f"{remedy}."
+            f"{sigma:.3g} by {error:.0%} of the latents' standard deviation. {remedy}."
         )
 
 
@@ -146,12 +146,7 @@ def num_samples(
             audio_length_in_s = pipe.default_audio_length_in_s
         samples = max(round(audio_length_in_s * pipe.sampling_rate), 1)
     if pipe.denoiser.config.sample_size is not None:
-        seconds, trained = samples / pipe.sampling_rate, pipe.default_audio_length_in_s
-        if seconds > trained + 1 / pipe.sampling_rate:
-            logger.warning(
-                f"The audio will be {seconds:.2f} s long, and the model was trained on {trained:.2f} s; expect lower "
-                "quality, or pass a shorter `audio_length_in_s`."
-            )
+        warn_long(samples / pipe.sampling_rate, pipe.default_audio_length_in_s, pipe.sampling_rate)
     return samples
 
 
@@ -159,44 +154,6 @@ def as_batch(waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Initial audio of any accepted shape as a tensor (batch, channels, samples)."""
     waveforms = as_samples(waveforms, "initial_audio_waveforms")
     return waveforms.reshape({1: (1, 1, -1), 2: (len(waveforms), 1, -1)}.get(waveforms.ndim, waveforms.shape))
-
-
-def _check_numbers(
-    pipe: "SoundCTMPipeline", num_inference_steps, num_waveforms_per_prompt, guidance_scale, nu, gamma
-) -> None:
-    for name, value in (
-        ("num_inference_steps", num_inference_steps),
-        ("num_waveforms_per_prompt", num_waveforms_per_prompt),
-    ):
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 1 <= value <= LARGEST_COUNT:
-            raise ValueError(f"`{name}` is {value!r}; it must be an integer from 1 to {LARGEST_COUNT}.")
-    if num_inference_steps > MANY_STEPS:
-        logger.warning(
-            f"`num_inference_steps` is {num_inference_steps}; more than 16 take longer and gain nothing. One step is a "
-            "draft, and four are a good final."
-        )
-    for name, value in (("guidance_scale", guidance_scale), ("nu", nu), ("gamma", gamma)):
-        if not _is_finite_number(value):
-            raise ValueError(f"`{name}` is {value!r}; it must be a finite number.")
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"`gamma` is {gamma}; choose it in [0, 1], 0 for deterministic sampling.")
-    if pipe.config.guidance_scale_range:
-        low, high = pipe.config.guidance_scale_range
-        if not low <= guidance_scale <= high:
-            logger.warning(
-                f"`guidance_scale` is {guidance_scale}, outside [{low}, {high}], the range of this model's "
-                "training; expect lower quality."
-            )
-
-
-def _check_length(pipe: "SoundCTMPipeline", audio_length_in_s: float | None) -> None:
-    if audio_length_in_s is None:
-        return
-    longest = pipe.max_audio_length_in_s
-    if not (_is_finite_number(audio_length_in_s) and 0 < audio_length_in_s <= longest):
-        raise ValueError(
-            f"`audio_length_in_s` is {audio_length_in_s!r}; it must be more than 0 and at most {longest:g} seconds."
-        )
 
 
 def _check_decoder(pipe: "SoundCTMPipeline") -> None:
@@ -220,16 +177,8 @@ def check_prompts(
         raise ValueError(f"The call has {given} of `prompt` and `prompt_embeds`; pass one of them.")
     if negative_prompt is not None and negative_prompt_embeds is not None:
         raise ValueError("The call has both `negative_prompt` and `negative_prompt_embeds`; pass one of them.")
-    for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        if value is None:
-            continue
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"`{name}` is {value!r}; it must be a string or a list of strings.")
-        if not texts:
-            raise ValueError(f"`{name}` is an empty list; pass at least one string.")
-        for text in texts:
-            check_unicode(text, f"`{name}`")
+    check_texts("prompt", prompt)
+    check_texts("negative_prompt", negative_prompt)
     for name, value in (
         ("prompt_embeds", prompt_embeds),
         ("negative_prompt_embeds", negative_prompt_embeds),
@@ -257,11 +206,7 @@ def check_prompts(
         if mask is not None and tuple(mask.shape) != shape[:2]:
             raise ValueError(f"The attention mask of `{name}` has shape {tuple(mask.shape)}; it must be {shape[:2]}.")
     prompts = num_prompts(prompt, prompt_embeds)
-    if isinstance(negative_prompt, list) and len(negative_prompt) != prompts:
-        raise ValueError(
-            f"`negative_prompt` has {len(negative_prompt)} strings for {prompts} prompts; pass one string, or one per "
-            "prompt."
-        )
+    check_negatives(negative_prompt, prompts)
     if negative_prompt_embeds is not None and negative_prompt_embeds.shape[0] not in (1, prompts):
         raise ValueError(
             f"`negative_prompt_embeds` has batch size {negative_prompt_embeds.shape[0]}; it must be 1 or {prompts}."
@@ -341,11 +286,7 @@ def _check_initial_audio(pipe: "SoundCTMPipeline", waveforms, sampling_rate, str
             f"`initial_audio_waveforms` has shape {shape}, which is less than one sample at the model's sampling rate "
             f"({sampling_rate} → {pipe.sampling_rate} Hz); pass a longer waveform."
         )
-    if strength is not None and not (_is_finite_number(strength) and 0 < strength <= 1):
+    if strength is not None and not (is_finite_number(strength) and 0 < strength <= 1):
         raise ValueError(f"`strength` is {strength!r}; choose it in (0, 1]; 1 ignores `initial_audio_waveforms`.")
     if strength is not None and sigmas is not None:
         raise ValueError("`strength` and `sigmas` both set the first noise level; pass one of them.")
-
-
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

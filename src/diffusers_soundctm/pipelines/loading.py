@@ -15,7 +15,7 @@ from diffusers.utils import logging
 from typing_extensions import Self
 
 from .. import hub, lora
-from ..precision import is_precise, jump_error, stored_warning
+from ..precision import is_precise, jump_error, rounding_factor, stored_warning
 from ..schedulers.scheduling_ctm import CTMScheduler
 from . import component_classes
 from .known_sounds import KnownSounds
@@ -212,8 +212,8 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         All components are loaded in float32, whatever the dtype of their files, unless `dtype` (or `torch_dtype`) is
         passed. If a folder or repo has weights of one `variant` only, these are loaded.
 
-        With a `torch_dtype` of half precision, a denoiser that predicts epsilon is loaded in float32, see `to`. If its
-        files are in half precision, a warning says what that costs.
+        With a `torch_dtype` of half precision, a denoiser that amplifies rounding is loaded in float32, see `to`. If
+        its files are in half precision, a warning says what that costs.
 
         Raises:
             OSError: the folder or repo does not exist, or files of a component are missing or damaged.
@@ -264,12 +264,14 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         """Move the pipeline to a device or convert its dtype; arguments as in `DiffusionPipeline.to`.
 
         A denoiser that predicts epsilon stays in float32, because rounding is multiplied by the noise level: with
-        AudioLDM's 84, one jump in half precision would be wrong by 13 to 100 % of the latents'
-        standard deviation.
+        AudioLDM's 84, one jump in half precision would be wrong by 13 to 100 % of the latents' standard deviation.
+        Stable Audio 3's transformer amplifies rounding too: it stays in float32 instead of bfloat16.
         """
         dtype = next((value for value in (*args, kwargs.get("dtype")) if isinstance(value, torch.dtype)), None)
         name = "unet" if self.transformer is None else "transformer"
-        if dtype is None or self.denoiser is None or not _stays_in_float32(self.scheduler, dtype, name):
+        if dtype is None or self.denoiser is None:
+            return super().to(*args, **kwargs)
+        if not _stays_in_float32(self.scheduler, self.denoiser.config, dtype, name):
             return super().to(*args, **kwargs)
         rest = copy.copy(self)
         vars(rest)[name] = None
@@ -360,6 +362,18 @@ class SoundCTMLoaderMixin(LoraBaseMixin, _Pipeline):
         if push_to_hub:
             self.push_to_hub(upload.pop("repo_id", folder.resolve().name), folder=folder, **upload)
 
+    def export_onnx(self, folder: str | os.PathLike, precision: str = "fp32", overwrite: bool = False) -> Path:
+        """Write a folder of ONNX graphs that runs without torch; see `diffusers_soundctm.onnx.export_onnx`.
+
+        Args:
+            folder: name of the folder, which is made.
+            precision: how weights are stored, "fp32", "fp16" or "int8".
+            overwrite: whether to replace an existing folder.
+        """
+        from ..onnx.export import export_onnx
+
+        return export_onnx(self, folder, precision, overwrite)
+
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the pipeline and a model card; see `diffusers_soundctm.hub.push_to_hub`."""
         return hub.push_to_hub(self, repo_id, **kwargs)
@@ -373,19 +387,25 @@ def _dtypes(folder: Path, dtype: Any, passed: Mapping[str, Any]) -> Any:
     dtypes = dict(dtype) if isinstance(dtype, dict) else {"default": dtype}
     for name in SoundCTMLoaderMixin._lora_loadable_modules:
         wanted = dtypes.get(name, dtypes.get("default", torch.float32))
-        if name in hub.components(folder) and name not in passed and _stays_in_float32(scheduler, wanted, name):
+        if name not in hub.components(folder) or name in passed:
+            continue
+        if _stays_in_float32(scheduler, hub.read_config(folder / name / "config.json"), wanted, name):
             dtypes[name] = torch.float32
     return dtypes if isinstance(dtype, dict) or len(dtypes) > 1 else dtype
 
 
-def _stays_in_float32(scheduler: CTMScheduler, dtype: Any, name: str) -> bool:
+def _stays_in_float32(scheduler: CTMScheduler, config: Mapping[str, Any], dtype: Any, name: str) -> bool:
     """Whether a jump from the highest noise level is too imprecise in `dtype`; if so, say that `name` is not in it."""
     highest, prediction_type = scheduler.config.sigma_max, scheduler.config.prediction_type
-    if is_precise(dtype, highest, prediction_type):
+    factor = rounding_factor(config)
+    if is_precise(dtype, highest, prediction_type, factor):
         return False
+    error = jump_error(dtype, highest, prediction_type, factor=factor)
+    reason = "amplifies rounding errors" if factor > 1 else f"predicts {prediction_type}"
+    half = is_precise(torch.float16, highest, prediction_type, factor)
+    also = "; torch.float16 is precise enough" if half else ""
     logger.warning(
-        f"`{name}` predicts {prediction_type} and stays in float32: in {dtype}, rounding would change one step from "
-        f"noise level {highest:.3g} by {jump_error(dtype, highest, prediction_type):.0%} of the latents' standard "
-        "deviation."
+        f"`{name}` {reason} and stays in float32: in {dtype}, rounding would change one step from noise level "
+        f"{highest:.3g} by {error:.0%} of the latents' standard deviation{also}."
     )
     return True

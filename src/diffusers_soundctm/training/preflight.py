@@ -3,8 +3,10 @@
 import argparse
 import os
 import shutil
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from ..data.latents import has_posterior
 from ..distillation.teachers import AudioLDM2, Teacher
-from ..precision import is_precise, jump_error
+from ..precision import is_precise, jump_error, rounding_factor
 from ..schedulers.scheduling_ctm import CTMScheduler
 from .checkpoints import checkpoint_bytes
 from .optimizers import check_optimizer
@@ -38,7 +40,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     _raise(problems + publishing_problems(args))
 
 
-def choose_precision(args: argparse.Namespace, scheduler: CTMScheduler) -> None:
+def choose_precision(
+    args: argparse.Namespace, scheduler: CTMScheduler, network_config: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Set `args.mixed_precision` and `args.teacher_precision` where they are None, and check both.
 
     The student is in bfloat16 where that is precise enough for a jump from the teacher's highest noise level, else in
@@ -47,24 +51,31 @@ def choose_precision(args: argparse.Namespace, scheduler: CTMScheduler) -> None:
     Args:
         args: Arguments of train_ctm.py, which are changed.
         scheduler: Noise levels and prediction type of the teacher.
+        network_config: Configuration of the teacher's network.
 
     Raises:
         ValueError: A given precision would make the error of a jump larger than `precision.MAX_JUMP_ERROR`.
     """
     highest, prediction_type = scheduler.config.sigma_max, scheduler.config.prediction_type
+    factor = rounding_factor(network_config)
+    reason = (
+        "the teacher's network amplifies rounding errors"
+        if factor > 1
+        else f"the teacher predicts {prediction_type}, whose rounding errors are multiplied by the noise level"
+    )
     problems = []
     for name in ("mixed_precision", "teacher_precision"):
         given = PRECISIONS.get(getattr(args, name))
-        if given is not None and not is_precise(given, highest, prediction_type):
+        if given is not None and not is_precise(given, highest, prediction_type, factor):
+            error = jump_error(given, highest, prediction_type, factor=factor)
             problems.append(
-                f"--{name} {getattr(args, name)}: the teacher predicts {prediction_type}, whose rounding errors are "
-                f"multiplied by the noise level. A jump from its highest, {highest:.3g}, would be wrong by "
-                f"{jump_error(given, highest, prediction_type):.0%} of the latents' standard deviation. Pass --{name} "
-                "no."
+                f"--{name} {getattr(args, name)}: {reason}. A jump from its highest noise level, {highest:.3g}, would "
+                f"be wrong by {error:.0%} of the latents' standard deviation. Pass --{name} no."
             )
     _raise(problems)
     if args.mixed_precision is None:
-        args.mixed_precision = "bf16" if is_precise(torch.bfloat16, highest, prediction_type) else "no"
+        half = is_precise(torch.bfloat16, highest, prediction_type, factor)
+        args.mixed_precision = "bf16" if half else "no"
     if args.teacher_precision is None:
         args.teacher_precision = args.mixed_precision
 

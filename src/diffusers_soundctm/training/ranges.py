@@ -92,6 +92,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "denoising_levels": ("uniform", "mixed"),
     "match_point": ("zs", "z0"),
     "branch_init": ("reference", "zero"),
+    "prediction_type": ("edm", "flow"),
     "optimizer": ("radam", "adamw"),
     # Those of diffusers that need no further arguments.
     "lr_scheduler": ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"),

@@ -19,7 +19,15 @@ from .stable_audio import StableAudio
 from .stable_audio_3 import StableAudio3
 from .tango import Tango
 
-__all__ = ["FAMILIES", "Teacher", "TeacherFamily", "load_teacher", "load_teacher_scheduler", "recognize"]
+__all__ = [
+    "FAMILIES",
+    "Teacher",
+    "TeacherFamily",
+    "load_network_config",
+    "load_teacher",
+    "load_teacher_scheduler",
+    "recognize",
+]
 
 FAMILIES = (AudioLDM, MusicLDM, AudioLDM2, Tango, StableAudio, StableAudio3, LongCat, AceStep, AudioDiT, EDM)
 
@@ -62,6 +70,12 @@ def load_teacher_scheduler(name_or_folder: str | os.PathLike) -> CTMScheduler:
     return recognize(folder).load_scheduler(folder)
 
 
+def load_network_config(name_or_folder: str | os.PathLike) -> dict[str, Any]:
+    """Load the configuration of a teacher's network, without its weights; errors as for `load_teacher`."""
+    folder = teacher_folder(name_or_folder)
+    return hub.read_config(recognize(folder).network_folder(folder) / "config.json")
+
+
 def teacher_folder(
     name_or_folder: str | os.PathLike, revision: str | None = None, token: str | bool | None = None
 ) -> Path:
@@ -93,13 +107,15 @@ def recognize(folder: str | os.PathLike) -> type[TeacherFamily]:
             return family
     if "model_index" in configs:
         found = f"a {class_name(configs['model_index'])}"
-    elif configs.keys() >= {"unet", "scheduler"}:
-        found = "a folder of components with neither a CTMScheduler nor a T5 as its text encoder"
+    elif configs.keys() & {"unet", "transformer"}:
+        names = [class_name(configs[name]) or name for name in ("unet", "transformer") if name in configs]
+        encoder = configs.get("text_encoder", {}).get("model_type")
+        found = f"a folder of components with {names[0]} and the text encoder {encoder!r}, which no family has"
     else:
-        found = f"no pipeline: it has no {hub.INDEX}, and no unet and scheduler"
+        found = f"no pipeline: it has no {hub.INDEX}, and no unet or transformer"
     supported = ", ".join(name for family in FAMILIES for name in family.pipelines)
     raise ValueError(
-        f"`teacher_model` {str(folder)!r} is {found}. Supported are {supported}, plain folders of Tango's components, "
+        f"`teacher_model` {str(folder)!r} is {found}. Supported are {supported}, plain folders of their components, "
         "folders with an AudioDiTModel, and folders that train_teacher.py writes. For another family, add a module to "
         "diffusers_soundctm.distillation.teachers."
     )

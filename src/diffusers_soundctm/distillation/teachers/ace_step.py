@@ -27,6 +27,7 @@ class AceStep(TeacherFamily):
     text_encoder_source = "Qwen/Qwen3-Embedding-0.6B"
     network = "transformer"
     network_class = f"{AceStepNetwork.__module__}.AceStepNetwork"
+    stock_network = "AceStepTransformer1DModel"
     student_class = CTMAceStepTransformer1DModel
     conditioning = "ace_step"
     flow_time_factor = 1

@@ -10,4 +10,5 @@ class AudioLDM(TeacherFamily):
 
     pipelines = ("AudioLDMPipeline",)
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapTextModelWithProjection"}
+    text_encoder_types = ("clap_text_model",)
     conditioning = "class_label"

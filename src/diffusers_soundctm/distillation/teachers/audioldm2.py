@@ -19,6 +19,7 @@ class AudioLDM2(TeacherFamily):
         "language_model": "transformers.GPT2LMHeadModel",
     }
     network_class = "diffusers.AudioLDM2UNet2DConditionModel"
+    stock_network = "AudioLDM2UNet2DConditionModel"
     student_class = CTMAudioLDM2UNet2DConditionModel
     conditioning = "audioldm2"
 

@@ -56,6 +56,8 @@ class TeacherFamily:
         optional: Components that may be missing.
         network: Component of the network, in the teacher's folder and in the student's pipeline.
         network_class: Class of the network, "library.Class".
+        stock_network: Name of diffusers' class of the network, as its configuration has it.
+        text_encoder_types: `model_type` of the text encoder, by which families with the same `stock_network` differ.
         student_class: The network's SoundCTM student.
         conditioning: Kind of conditioning, a key of `pipelines.conditioning.CONDITIONINGS`.
         base_model: Hub id of the checkpoint to use in place of a distilled one.
@@ -74,6 +76,8 @@ class TeacherFamily:
     optional: ClassVar[tuple[str, ...]] = ()
     network = "unet"
     network_class = "diffusers.UNet2DConditionModel"
+    stock_network: ClassVar[str] = "UNet2DConditionModel"
+    text_encoder_types: ClassVar[tuple[str, ...]] = ()
     student_class: ClassVar[type] = CTMUNet2DConditionModel
     conditioning = "cross_attention"
     base_model: ClassVar[str | None] = None
@@ -84,10 +88,19 @@ class TeacherFamily:
     def matches(cls, configs: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether a folder with these configurations holds a teacher of this family.
 
+        Without `model_index.json`, it is recognized by its components.
+
         Args:
             configs: Name of a component → its configuration, and `model_index` → `model_index.json`, of what exists.
         """
-        return class_name(configs.get("model_index", {})) in cls.pipelines
+        if "model_index" in configs:
+            return class_name(configs["model_index"]) in cls.pipelines
+        encoder = configs.get("text_encoder", {}).get("model_type")
+        return (
+            class_name(configs.get(cls.network, {})) == cls.stock_network
+            and class_name(configs.get("scheduler", {})) != "CTMScheduler"
+            and (not cls.text_encoder_types or encoder in cls.text_encoder_types)
+        )
 
     @classmethod
     def load(

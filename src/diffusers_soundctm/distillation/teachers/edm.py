@@ -1,4 +1,4 @@
-"""EDM UNets: what `training/train_teacher.py` writes, and the teacher of the 16 kHz SoundCTM release."""
+"""UNets with a `CTMScheduler`: what `train_teacher.py` writes, and the teacher of the 16 kHz SoundCTM release."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -22,6 +22,7 @@ class LongCat(TeacherFamily):
     text_encoder_source = "google/umt5-base"
     network = "transformer"
     network_class = f"{LongCatNetwork.__module__}.LongCatNetwork"
+    stock_network = "LongCatAudioDiTTransformer"
     student_class = CTMLongCatAudioDiTTransformer
     conditioning = "longcat"
 

@@ -10,4 +10,5 @@ class MusicLDM(TeacherFamily):
 
     pipelines = ("MusicLDMPipeline",)
     parts: ClassVar = {**TeacherFamily.parts, "text_encoder": "transformers.ClapModel"}
+    text_encoder_types = ("clap",)
     conditioning = "class_label"

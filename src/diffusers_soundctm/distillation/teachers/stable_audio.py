@@ -18,6 +18,7 @@ class StableAudio(TeacherFamily):
     }
     network = "transformer"
     network_class = f"{StableAudioNetwork.__module__}.StableAudioNetwork"
+    stock_network = "StableAudioDiTModel"
     student_class = CTMStableAudioDiTModel
     conditioning = "stable_audio"
 

@@ -21,6 +21,7 @@ class StableAudio3(StableAudio):
         "duration_embedder": "diffusers.StableAudio3DurationEmbedder",
     }
     network_class = f"{StableAudio3Network.__module__}.StableAudio3Network"
+    stock_network = "StableAudio3DiTModel"
     student_class = CTMStableAudio3DiTModel
     text_encoder_source = "google/t5gemma-b-b-ul2"
     conditioning = "stable_audio_3"

@@ -96,6 +96,18 @@ class PromptConditioning:
         """
         raise NotImplementedError
 
+    def embed_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Embed tokenized prompts, for kinds with one text encoder; this is the part of `encode` that can be exported.
+
+        Args:
+            input_ids: token ids, integer (B, L).
+            attention_mask: 1 for tokens, 0 for padding, integer (B, L).
+
+        Returns:
+            The embeddings, (B, L, width) or (B, width).
+        """
+        raise NotImplementedError
+
     def network_kwargs(
         self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor | None]:

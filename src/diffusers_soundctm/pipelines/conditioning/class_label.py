@@ -22,7 +22,10 @@ class ClassLabelConditioning(PromptConditioning):
     def encode(
         self, prompts: list[str], device: torch.device, audio_length_in_s: float | None = None
     ) -> tuple[torch.Tensor, None]:
-        return F.normalize(clap_embedding(self.text_encoder, *self._tokenize(prompts, device)), dim=-1), None
+        return self.embed_tokens(*self._tokenize(prompts, device)), None
+
+    def embed_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return F.normalize(clap_embedding(self.text_encoder, input_ids, attention_mask), dim=-1)
 
     def network_kwargs(
         self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None

@@ -25,8 +25,10 @@ class CrossAttentionConditioning(PromptConditioning):
         self, prompts: list[str], device: torch.device, audio_length_in_s: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         input_ids, attention_mask = self._tokenize(prompts, device)
-        hidden_states = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state
-        return hidden_states, attention_mask.bool()
+        return self.embed_tokens(input_ids, attention_mask), attention_mask.bool()
+
+    def embed_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state
 
     def network_kwargs(
         self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None

@@ -23,10 +23,12 @@ class SentenceTokenConditioning(PromptConditioning):
     def encode(
         self, prompts: list[str], device: torch.device, audio_length_in_s: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        input_ids, attention_mask = self._tokenize(prompts, device)
+        embeds = self.embed_tokens(*self._tokenize(prompts, device))
+        return embeds, torch.ones(len(prompts), 1, dtype=torch.bool, device=device)
+
+    def embed_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         output = self.text_encoder(input_ids, attention_mask=attention_mask)
-        embeds = F.normalize(output.text_embeds if "text_embeds" in output else output.pooler_output, dim=-1)
-        return embeds[:, None], torch.ones(len(prompts), 1, dtype=torch.bool, device=device)
+        return F.normalize(output.text_embeds if "text_embeds" in output else output.pooler_output, dim=-1)[:, None]
 
     def network_kwargs(
         self, prompt_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None
