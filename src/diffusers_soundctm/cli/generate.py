@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..app.validators import text
+from ..call_checks import MAX_AUDIO_LENGTH_IN_S
 from .arguments import (
     add_device,
     add_dtype,
@@ -206,8 +207,6 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
 
 def check_length(job: Job, model: str | None) -> None:
     """Raise `ValueError` if a sound is longer than the embedded model makes. Other limits are known after loading."""
-    from ..pipelines.waveforms import MAX_AUDIO_LENGTH_IN_S
-
     seconds = job.options.get("audio_length_in_s", 0)
     if model in (None, "embedded") and seconds > MAX_AUDIO_LENGTH_IN_S:
         raise ValueError(f"--duration of {job.path} is {seconds:g}; choose at most {MAX_AUDIO_LENGTH_IN_S:g} seconds.")
