@@ -139,7 +139,15 @@ COMMON = {
 }
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Examples", "Yields")
 
-SCRIPTS = ("train_ctm", "train_teacher", "train_autoencoder", "train_vocoder", "precompute", "learn_sounds")
+SCRIPTS = (
+    "train_ctm",
+    "train_teacher",
+    "train_autoencoder",
+    "train_vocoder",
+    "train_control_heads",
+    "precompute",
+    "learn_sounds",
+)
 # Names that the papers have for what an option sets.
 SYMBOLS = {
     "num_scales": "N", "trajectory_reuse": "K", "omega": "ω", "omega_min": "ω_min", "omega_max": "ω_max",

@@ -19,6 +19,7 @@ REQUIRED = {
     "train_teacher": {"dataset_name": "d", "vae": "v", "text_encoder": "t", "unet_config": "u"},
     "train_autoencoder": {"dataset_name": "d"},
     "train_vocoder": {"dataset_name": "d"},
+    "train_control_heads": {"dataset_name": "d"},
     "precompute": {"dataset_name": "d", "teacher_model": "t"},
     "learn_sounds": {"recordings": "d"},
 }
