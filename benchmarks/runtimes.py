@@ -1,4 +1,4 @@
-"""A model in ONNX against the same model in PyTorch: speed, cold start, memory, and how near the sounds are.
+"""A model in ONNX against the same model in PyTorch: speed, cold start, and how near the sounds are.
 
 python benchmarks/runtimes.py sounds-onnx --threads 1
 
@@ -38,17 +38,17 @@ def ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int
     return statistics.median(times[0]) / statistics.median(times[1])
 
 
-def command(*options: str) -> Callable[[], tuple[float, float]]:
-    """A function that runs `soundctm generate` and returns the seconds of the processor and the peak memory in MB."""
+def command(*options: str) -> Callable[[], float]:
+    """A function that runs `soundctm generate` and returns the seconds of the processor."""
 
-    def run() -> tuple[float, float]:
+    def run() -> float:
         with tempfile.TemporaryDirectory() as folder:
             words = [sys.executable, "-m", "diffusers_soundctm", "generate", PROMPTS[0], "--seed", "0", *options]
             process = subprocess.Popen([*words, "-o", str(Path(folder) / "sound.wav")], stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
             if status:
                 raise SystemExit(f"{' '.join(words)} failed")
-            return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+            return usage.ru_utime + usage.ru_stime
 
     return run
 
@@ -92,16 +92,13 @@ def main() -> None:
         command(*(["--model", model] if model else [])),
     )
     cold = [[run() for run in commands] for _ in range(arguments.cold)]
-    (seconds, memory), (seconds_pytorch, memory_pytorch) = (
-        tuple(statistics.median(pair[i][j] for pair in cold) for j in (0, 1)) for i in (0, 1)
-    )
+    seconds, seconds_pytorch = (statistics.median(times) for times in zip(*cold, strict=True))
     print_command()
     print_table(
         ["ONNX ÷ PyTorch", "value"],
         [
             *((f"{steps} steps, warm, {arguments.threads} threads", f"{value:.2f}") for steps, value in warm.items()),
             ("command to file, processor time", f"{seconds / seconds_pytorch:.2f}"),
-            ("peak memory", f"{memory:.0f} MB ÷ {memory_pytorch:.0f} MB"),
             ("largest difference of a sample", f"{error:.1e}"),
             ("largest drift", f"{drifted:.1e}"),
         ],

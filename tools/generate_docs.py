@@ -42,7 +42,8 @@ PAGES: dict[str, tuple[str, str, list[str]]] = {
     ),
     "onnx": (
         "ONNX",
-        "Export, and generation without PyTorch. See also [the cookbook](../cookbook/onnx.md).",
+        "Export, and generation without PyTorch. See also [the cookbook](../cookbook/onnx.md) and "
+        "[the format](../onnx_format.md).",
         ["diffusers_soundctm.onnx:*"],
     ),
     "control": (
@@ -138,7 +139,15 @@ COMMON = {
 }
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "Examples", "Yields")
 
-SCRIPTS = ("train_ctm", "train_teacher", "train_autoencoder", "train_vocoder", "precompute")
+SCRIPTS = (
+    "train_ctm",
+    "train_teacher",
+    "train_autoencoder",
+    "train_vocoder",
+    "train_control_heads",
+    "precompute",
+    "learn_sounds",
+)
 # Names that the papers have for what an option sets.
 SYMBOLS = {
     "num_scales": "N", "trajectory_reuse": "K", "omega": "ω", "omega_min": "ω_min", "omega_max": "ω_max",

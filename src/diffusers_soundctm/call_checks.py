@@ -10,6 +10,7 @@ from .files import check_unicode
 
 logger = logging.getLogger(__name__)
 
+MAX_AUDIO_LENGTH_IN_S = 30.0  # of models without a limit of their own
 MANY_STEPS = 32  # more give a warning
 LARGEST_COUNT = 10_000  # of steps and of waveforms per prompt
 

@@ -1,13 +1,16 @@
-"""SoundCTM as a LoRA adapter of a few MB: low-rank updates of a teacher's attention, and the embeddings of s and ω.
+"""LoRA adapters of a few MB: a SoundCTM as low-rank updates of its teacher, or new sounds for a SoundCTM.
 
 The file is a diffusers LoRA: `pytorch_lora_weights.safetensors` with keys prefixed with `unet.` or `transformer.`, and
 rank and alpha in its metadata. The parameters of s and ω, which the teacher does not have, are added with keys prefixed
-with `ctm.`.
+with `ctm.`. An adapter of new sounds does not change them.
 """
 
+import contextlib
+import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,13 +28,30 @@ _CONFIG = "lora_adapter_metadata"
 _PREFIXES = ("unet.", "transformer.")
 
 
-def add_lora(student: CTMAdapterMixin, rank: int, alpha: float | None = None) -> list[torch.nn.Parameter]:
-    """Freeze a student and add a LoRA, W + (alpha/rank)·B·A, to its attention layers.
+def block_layers(network: torch.nn.Module) -> list[str]:
+    """Return the names of the linear and convolution layers in the blocks of a network, of all but grouped ones."""
+    modules = dict(network.named_modules())
+    blocks = tuple(f"{name}." for name, module in modules.items() if isinstance(module, torch.nn.ModuleList))
+    return [
+        name
+        for name, module in modules.items()
+        if name.startswith(blocks)
+        and isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d))
+        and getattr(module, "groups", 1) == 1
+    ]
+
+
+def add_lora(
+    student: Any, rank: int, alpha: float | None = None, targets: Sequence[str] = TARGETS, new_parameters: bool = True
+) -> list[torch.nn.Parameter]:
+    """Freeze a student and add a LoRA, W + (alpha/rank)·B·A, to some of its layers.
 
     Args:
-        student: The student, which is changed.
+        student: The student, which is changed. Without `new_parameters` also a teacher.
         rank: Rank of the updates, 1 or more.
         alpha: Scale of the updates. None means `rank`.
+        targets: Names of the layers, or how they end; by default those of the attention.
+        new_parameters: Whether the embeddings of s and ω are trained too.
 
     Returns:
         The parameters to train: those of the LoRA, and of the embeddings of s and ω.
@@ -47,20 +67,36 @@ def add_lora(student: CTMAdapterMixin, rank: int, alpha: float | None = None) ->
         raise ValueError("LoRA requires peft, which is not installed; run `pip install peft`.") from error
 
     student.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(TARGETS))
+    config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
     inject_adapter_in_model(config, cast(torch.nn.Module, student), "default")
     student._hf_peft_config_loaded = True
-    for parameter in student.new_parameters.values():
+    for parameter in student.new_parameters.values() if new_parameters else ():
         parameter.requires_grad_(True)
     return [parameter for parameter in student.parameters() if parameter.requires_grad]
 
 
-def save_lora(student: CTMAdapterMixin, folder: str | os.PathLike) -> Path:
+@contextlib.contextmanager
+def without_adapters(network: torch.nn.Module) -> Iterator[None]:
+    """Let a network compute without its LoRA while the block runs. Nothing may be differentiated through the block."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def save_lora(student: Any, folder: str | os.PathLike, new_parameters: bool = True) -> Path:
     """Write the adapter of a student to `folder/pytorch_lora_weights.safetensors`, completely or not at all.
 
     Args:
         student: A student after `add_lora`.
         folder: Created if missing.
+        new_parameters: Whether the embeddings of s and ω belong to the adapter, as in `add_lora`.
 
     Returns:
         The path of the file.
@@ -69,11 +105,12 @@ def save_lora(student: CTMAdapterMixin, folder: str | os.PathLike) -> Path:
 
     prefix = _PREFIXES[is_transformer(student.config)]
     tensors = {f"{prefix}{name}": tensor for name, tensor in get_peft_model_state_dict(student).items()}
-    tensors |= {f"ctm.{name}": parameter.data for name, parameter in student.new_parameters.items()}
+    if new_parameters:
+        tensors |= {f"ctm.{name}": parameter.data for name, parameter in student.new_parameters.items()}
     config = student.peft_config["default"].to_dict()
     config = {f"{prefix}{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     metadata = {"format": "pt", _CONFIG: json.dumps(config, default=str, sort_keys=True)}
-    if "branch_init" in student.config:
+    if new_parameters and "branch_init" in student.config:
         metadata["ctm_branch_init"] = student.config.branch_init
     path = Path(folder) / WEIGHTS
     save_safetensors(tensors, path, metadata)
@@ -161,6 +198,66 @@ def load_lora(
     if own:
         (loaded,) = {adapter_name} if hotswap else set(student.peft_config) - before
         student.set_new_parameters(loaded, own)
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Split "my-creature:0.8" into the source of an adapter and its weight, 1 if none is written.
+
+    Raises:
+        ValueError: There is no source, or the weight is not finite.
+    """
+    source, separator, last = text.rpartition(":")
+    try:
+        weight = float(last) if separator else 1.0
+    except ValueError:  # a colon of the path
+        source, weight = text, 1.0
+    source = source if separator else text
+    if not source.strip() or not math.isfinite(weight):
+        raise ValueError(f"--lora is {text!r}; write a folder or Hub id and a weight, such as my-creature:0.8.")
+    return source, weight
+
+
+def load_adapters(pipe: Any, loras: Sequence[str]) -> None:
+    """Load adapters into a pipeline and activate all of them.
+
+    Args:
+        pipe: A `SoundCTMPipeline`, which is changed.
+        loras: For each, its folder or Hub id and its weight, see `parse_lora`.
+
+    Raises:
+        ValueError: An adapter is given twice, or is for another network.
+        OSError: An adapter does not exist or is damaged.
+    """
+    sources = [parse_lora(text)[0] for text in loras]
+    twice = sorted({source for source in sources if sources.count(source) > 1})
+    if twice:
+        raise ValueError(f"--lora {twice[0]} is given twice; give one weight.")
+    for source in sources:
+        pipe.load_lora_weights(source, adapter_name=_adapter_name(source))
+    activate(pipe, loras)
+
+
+def activate(pipe: Any, loras: Sequence[str]) -> None:
+    """Let a pipeline use these of its adapters, with their weights, and no others.
+
+    Raises:
+        ValueError: `load_adapters` has not loaded one of them.
+    """
+    loaded = getattr(pipe.denoiser, "peft_config", {})
+    weights = {_adapter_name(source): weight for source, weight in map(parse_lora, loras)}
+    missing = [text for text in loras if _adapter_name(parse_lora(text)[0]) not in loaded]
+    if missing:
+        raise ValueError(f"The sound needs the adapter {missing[0]}; pass --lora {missing[0]}.")
+    if weights:
+        pipe.enable_lora()
+        pipe.set_adapters(list(weights), list(weights.values()))
+    elif loaded:
+        pipe.disable_lora()
+
+
+def _adapter_name(source: str) -> str:
+    """A name without dots, which peft does not allow."""
+    return "lora_" + hashlib.sha256(source.encode()).hexdigest()[:8]
 
 
 def _without_prefix(key: str) -> str:

@@ -6,17 +6,19 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from app_page import CHROMIUM, WAIT
 from diffusers_soundctm import SoundCTMPipeline
 from diffusers_soundctm.app.rendering import Observer
 from diffusers_soundctm.app.studio import Studio
+from diffusers_soundctm.lora import add_lora, block_layers, load_adapters, save_lora
 from tiny_teachers import make_teacher
 
 
 @contextmanager
-def serving(pipe, model, folder, **options):
-    """Serve the app, with options of `launch`, and yield its address and its disk budget."""
+def serving(pipe, model, folder, lora=(), **options):
+    """Serve the app, with adapters to choose from and options of `launch`; yield its address and its disk budget."""
     pytest.importorskip("gradio")
     from diffusers_soundctm.app import build_app, launch
 
@@ -24,7 +26,8 @@ def serving(pipe, model, folder, **options):
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         pipe.set_progress_bar_config(disable=True)
-        app = build_app(pipe, model)
+        load_adapters(pipe, lora)
+        app = build_app(pipe, model, lora=lora)
         _, address, _ = launch(app, prevent_thread_lock=True, quiet=True, **options)
         yield address, app.disk
         app.close()
@@ -52,9 +55,22 @@ def served(served_with_disk):
 
 
 @pytest.fixture(scope="session")
-def served_embedded(tmp_path_factory):
-    """The app with the embedded model."""
-    with serving(SoundCTMPipeline.from_embedded(), "embedded", tmp_path_factory.mktemp("gradio")) as (address, _):
+def adapter(tmp_path_factory):
+    """Folder of an adapter of the embedded model, with small random weights."""
+    pytest.importorskip("peft")
+    student = SoundCTMPipeline.from_embedded().denoiser
+    for parameter in add_lora(student, 1, targets=block_layers(student), new_parameters=False):
+        torch.nn.init.normal_(parameter, std=0.05)
+    folder = tmp_path_factory.mktemp("adapters") / "creature"
+    save_lora(student, folder, new_parameters=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served_embedded(tmp_path_factory, adapter):
+    """The app with the embedded model and an adapter to choose."""
+    folder = tmp_path_factory.mktemp("gradio")
+    with serving(SoundCTMPipeline.from_embedded(), "embedded", folder, [f"{adapter}:0.5"]) as (address, _):
         yield address
 
 
@@ -67,9 +83,19 @@ def studio(embedded_folder):
 
 @pytest.fixture(scope="module")
 def stereo_studio(tiny_pipeline, tmp_path_factory):
-    """A studio whose model makes stereo waveforms."""
-    folder = tmp_path_factory.mktemp("stereo")
-    make_teacher("stable_audio", folder / "teacher", tiny_pipeline)
+    """A studio whose model makes stereo waveforms of one length, and cuts them."""
+    return studio_of("stable_audio", tiny_pipeline, tmp_path_factory.mktemp("stereo"))
+
+
+@pytest.fixture(scope="module")
+def flow_studio(tiny_pipeline, tmp_path_factory):
+    """A studio whose model was a flow teacher, and makes stereo waveforms of any length."""
+    return studio_of("stable_audio_3", tiny_pipeline, tmp_path_factory.mktemp("flow"))
+
+
+def studio_of(family, tiny_pipeline, folder):
+    """A studio of the student of a tiny teacher at 44.1 kHz."""
+    make_teacher(family, folder / "teacher", tiny_pipeline)
     pipe = SoundCTMPipeline.from_teacher(folder / "teacher")
     pipe.denoiser.register_to_config(sample_size=2100)  # 1.52 s
     pipe.save_pretrained(folder / "model")

@@ -223,3 +223,22 @@ def test_drafts_survive_a_reload_and_tabs_share_the_shelf(open_page):
         assert drafts_of(one) == list(range(600, 608))
     other.get_by_role("button", name="Remove").click()
     page.get_by_text("Nothing kept yet").wait_for()
+
+
+def test_an_adapter_is_chosen_in_the_drop_down(open_page, adapter):
+    page = open_page()
+    draft(page)
+    without = sounds(page, "#drafts article:first-of-type")[0]
+    page.locator("#adapter input").click()
+    page.get_by_role("option", name="creature (0.5)").click()
+    page.locator(PROMPT_BOX).press("Enter")
+    page.wait_for_function("document.querySelectorAll('#drafts article').length < 8")
+    page.wait_for_function("document.querySelectorAll('#drafts article').length === 8")
+    (learned,) = sounds(page, "#drafts article:first-of-type")
+    assert learned.shape == without.shape and not np.allclose(learned, without, atol=1e-3)
+    page.get_by_role("button", name="Keep draft 1,").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="as WAV").click()
+    with soundfile.SoundFile(download.value.path()) as file:
+        settings = json.loads(file.copy_metadata()["comment"])
+    assert settings["lora"] == [f"{adapter}:0.5"] and settings["seed"] == 7

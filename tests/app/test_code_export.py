@@ -8,9 +8,17 @@ from app_recipes import KINDS, PLAIN, kinds
 from diffusers_soundctm.app import sound_files
 from diffusers_soundctm.app.code_export import python_code
 
+FLOW_KINDS = ("plain", "settings", "variation")  # Stable Audio 3's takes seconds
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("studio_name", "channels"), [("studio", 1), ("stereo_studio", 2)])
+
+@pytest.mark.parametrize(
+    ("kind", "studio_name", "channels"),
+    [
+        *[(kind, "studio", 1) for kind in KINDS],
+        *[(kind, "stereo_studio", 2) for kind in KINDS],
+        *[pytest.param(kind, "flow_studio", 2, marks=pytest.mark.slow) for kind in FLOW_KINDS],
+    ],
+)
 def test_code_makes_the_same_file(kind, studio_name, channels, sound_file, tmp_path, monkeypatch, request):
     studio = request.getfixturevalue(studio_name)
     take = studio.make(kinds(studio, sound_file)[kind])

@@ -32,7 +32,7 @@ def handlers(embedded_folder):
 
 
 def test_drafts_appear_one_by_one(handlers):
-    updates = list(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "5", PERSON))
+    updates = list(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "5", "", PERSON))
     assert [len(grid["cards"]) for _, grid, *_ in updates] == list(range(9))
     assert all(grid["total"] == 8 for _, grid, *_ in updates)
     assert [card["seed"] for card in updates[-1][1]["cards"]] == list(range(5, 13))
@@ -44,7 +44,7 @@ def test_drafts_appear_one_by_one(handlers):
 
 
 def test_finished_drafts_stay_after_a_cancel(handlers):
-    drafts = handlers.draft("wind", None, 3.5, 1, 0, 0.6, "", PERSON)
+    drafts = handlers.draft("wind", None, 3.5, 1, 0, 0.6, "", "", PERSON)
     next(drafts)
     next(drafts)
     handlers.cancel(PERSON)
@@ -59,7 +59,7 @@ def test_unknown_prompts_name_the_nearest_kinds(handlers, monkeypatch):
     kinds = {"rain": ["rain on a tin roof"], "dog": ["a dog barks"]}
     monkeypatch.setattr(studio.pipe, "known_sounds", KnownSounds(kinds, embed_prompts(embeds, mask), 0.9999))
     for prompt, is_known in (("a dog barks", True), ("a piano plays", False)):
-        drafted = list(handlers.draft(prompt, *ADVANCED, 0.6, "60", PERSON))
+        drafted = list(handlers.draft(prompt, *ADVANCED, 0.6, "60", "", PERSON))
         restored = list(handlers.restore(drafted[0][3], PERSON))
         filled = list(handlers.fill(CURRENT, prompt, [0.2, 0.5], 1, 0, *ADVANCED, PERSON))
         for shown in (drafted[0][2], drafted[-1][2], restored[-1][2], filled[-1][0]):
@@ -67,9 +67,9 @@ def test_unknown_prompts_name_the_nearest_kinds(handlers, monkeypatch):
 
 
 def test_newer_requests_supersede_unfinished_ones(handlers):
-    earlier = handlers.draft("rain", *ADVANCED, 0.6, "20", PERSON)
+    earlier = handlers.draft("rain", *ADVANCED, 0.6, "20", "", PERSON)
     assert [len(next(earlier)[1]["cards"]) for _ in range(3)] == [0, 1, 2]
-    later = handlers.draft("wind", *ADVANCED, 0.6, "40", PERSON)
+    later = handlers.draft("wind", *ADVANCED, 0.6, "40", "", PERSON)
     assert next(later)[1] == {"cards": [], "total": 8, "keys": True}
     assert list(earlier) == []
     assert [card["seed"] for card in list(later)[-1][1]["cards"]] == list(range(40, 48))
@@ -177,5 +177,5 @@ def test_errors_appear_beside_the_control(answer, arguments, named, handlers, ca
 
 
 def test_messages_are_escaped(handlers):
-    message = next(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "<img src=x>", PERSON))[0]
+    message = next(handlers.draft("rain", "", 3.5, 1, 0, 0.6, "<img src=x>", "", PERSON))[0]
     assert "<img" not in message and "&lt;img" in message

@@ -15,6 +15,7 @@ RECIPES = [
     PLAIN.change(loop=True),
     PLAIN.change(source=PLAIN, spans=((0.2, 0.5),)),
     PLAIN.change(source=Upload("0123456789abcdef"), duration=2.0),
+    PLAIN.change(lora=("my-creature:0.8",)),
 ]
 
 
@@ -35,6 +36,8 @@ def test_ids_tell_recipes_apart():
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": "x" * 301}, "301 characters"),
         ({"prompt": ["rain"]}, "prompt"),
+        ({"lora": "my-creature"}, "adapters must be a list"),
+        ({"lora": [3]}, "adapter"),
         ({"negative_prompt": 3}, "negative prompt"),
         ({"negative_prompt": "wind"}, "no effect while its strength"),
         ({"noise": {"seed": -1}}, "seed is -1"),

@@ -36,7 +36,6 @@ PROMPT = "rain on a tin roof"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing; apt-get install chromium"),
-    pytest.mark.skipif(not MODEL.is_dir(), reason=f"{MODEL} is missing"),
     pytest.mark.skipif(shutil.which("npm") is None, reason="npm is missing; apt-get install nodejs npm"),
 ]
 

@@ -19,7 +19,9 @@ REQUIRED = {
     "train_teacher": {"dataset_name": "d", "vae": "v", "text_encoder": "t", "unet_config": "u"},
     "train_autoencoder": {"dataset_name": "d"},
     "train_vocoder": {"dataset_name": "d"},
+    "train_control_heads": {"dataset_name": "d"},
     "precompute": {"dataset_name": "d", "teacher_model": "t"},
+    "learn_sounds": {"recordings": "d"},
 }
 TRAINING = [script for script in REQUIRED if script.startswith("train_")]  # with the arguments of optimization
 
@@ -50,6 +52,9 @@ WRONG = [
     }.items()),
     *(("precompute", name, value) for name, value in {
         "shard_size": "0", "batch_size": "-1", "num_samples": "0",
+    }.items()),
+    *(("learn_sounds", name, value) for name, value in {
+        "speed_semitones": "13", "prior_rate": "1", "prior_sounds": "-1", "consistency_weight": "nan",
     }.items()),
 ]  # fmt: skip
 

@@ -5,6 +5,7 @@ The script makes the same library calls as `rendering`; a change there needs the
 
 import torch
 
+from ..lora import parse_lora
 from .recipe import CURVE_INNER_STEPS, Noise, Recipe, Upload
 
 
@@ -34,11 +35,22 @@ def python_code(
     lines += ["", f"pipe = SoundCTMPipeline.from_{loader}({', '.join(arguments)})"]
     if torch.device(device).type != "cpu":
         lines.append(f"pipe.to({torch.device(device).type!r})")
+    lines += _adapters(recipe)
     lines += _sound(recipe)
     if not recipe.loop:
         lines += ["sound = audio.fade_edges(sound, pipe.sampling_rate)"]
     lines += [f"audio.write_audio({filename!r}, sound, pipe.sampling_rate)", ""]
     return "\n".join(lines)
+
+
+def _adapters(recipe: Recipe) -> list[str]:
+    """Return lines that load the adapters."""
+    lines, names, weights = [], [], []
+    for number, (source, weight) in enumerate(map(parse_lora, recipe.lora)):
+        names.append(f"adapter_{number}")
+        weights.append(weight)
+        lines.append(f"pipe.load_lora_weights({source!r}, adapter_name={names[-1]!r})")
+    return [*lines, f"pipe.set_adapters({names!r}, {weights!r})"] if lines else []
 
 
 def _controls(recipe: Recipe) -> set[str]:

@@ -78,13 +78,16 @@ class Handlers:
         card(self.studio, self.studio.make(recipe))
 
     @with_messages(num_others=3)
-    def draft(self, prompt, negative_prompt, omega, nu, gamma, duration, seed, request: gr.Request) -> Iterator[Any]:
+    def draft(
+        self, prompt, negative_prompt, omega, nu, gamma, duration, seed, adapter, request: gr.Request
+    ) -> Iterator[Any]:
         typed = (seed or "").strip()
         if typed:
             typed = integer("The seed", int(typed) if typed.isdecimal() else typed, 0, MAX_SEED - NUM_DRAFTS)
         settings = call_settings(negative_prompt, omega, nu, gamma)
+        settings["lora"] = (adapter,) if adapter else ()
         recipes = edits.draft_recipes(prompt, duration, None if typed == "" else typed, **settings)
-        saved, warning = [recipe.to_json() for recipe in recipes], self._warning(recipes[0].prompt)
+        saved, warning = [recipe.to_json() for recipe in recipes], self._warning(recipes[0].prompt, recipes[0].lora)
         for update in self._grid(recipes, owner_of(request), "Draft", keys=True):
             yield (*update, warning, saved)
 
@@ -95,13 +98,13 @@ class Handlers:
         if not recipes:
             yield message_html(), gr.skip(), gr.skip()
             return
-        warning = self._warning(recipes[0].prompt)
+        warning = self._warning(recipes[0].prompt, recipes[0].lora)
         for update in self._grid(recipes, owner_of(request), "Draft", keys=True):
             yield (*update, warning)
 
-    def _warning(self, prompt: str) -> str:
-        """Return the message about a prompt that the model does not know."""
-        return message_html(self.studio.warning(prompt))
+    def _warning(self, prompt: str, lora: tuple[str, ...] = ()) -> str:
+        """Return the message about a prompt that the model does not know. With adapters, it knows more."""
+        return message_html("" if lora else self.studio.warning(prompt))
 
     def known_prompt(self, event: gr.EventData) -> str:
         """Return the prompt that somebody chose from the list of known kinds."""

@@ -1,6 +1,7 @@
 """Build the app around a model and start its server."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -26,19 +27,22 @@ class SoundCTMApp(gr.Blocks):
         self.disk = disk
 
 
-def build_app(pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = None) -> SoundCTMApp:
+def build_app(
+    pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Any = None, lora: Sequence[str] = ()
+) -> SoundCTMApp:
     """Build the app around a pipeline. Start it with `launch`.
 
     Args:
         pipe: Any `SoundCTMPipeline`.
         model: The model's name in files and code: "embedded", a folder or a Hub id.
         on_gpu: Decorator for the function that runs the model, such as `spaces.GPU` on ZeroGPU.
+        lora: Adapters to choose from, which `lora.load_adapters` has loaded into the pipeline.
 
     Returns:
         The app, not yet started.
     """
     disk = DiskBudget()
-    handlers = Handlers(Studio(pipe, model, on_gpu), disk)
+    handlers = Handlers(Studio(pipe, model, on_gpu, lora), disk)
     with SoundCTMApp(disk) as app:
         # The endpoints come first; otherwise gradio appends numbers to those of their names that the page uses too.
         api.add_endpoints(handlers.studio, disk)

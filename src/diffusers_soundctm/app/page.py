@@ -1,10 +1,12 @@
 """The layout of the page, and which handler each control calls."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ..lora import parse_lora
 from . import components
 from .defaults import FINAL_STEPS, STEERED_STEPS
 from .edits import NUM_DRAFTS, NUM_VARIATIONS
@@ -34,6 +36,12 @@ def has_recipe(current: dict[str, Any] | None) -> bool:
 def is_from_noise(current: dict[str, Any] | None) -> bool:
     """Whether the picked sound is made from noise alone, so that it can be drawn, morphed and looped."""
     return "source" not in (current or {}).get("recipe", {"source": None})
+
+
+def name_of(lora: str) -> str:
+    """Name of an adapter in the drop-down: "runs/my-creature:0.8" is "my-creature (0.8)"."""
+    source, weight = parse_lora(lora)
+    return Path(source).name + ("" if weight == 1 else f" ({weight:g})")
 
 
 class Page:
@@ -199,13 +207,22 @@ class Page:
                     label="Length (s)",
                     info=f"The model was trained on {default:.4g} s.",
                 )
+            adapters = self.handlers.studio.lora
+            self.adapter = gr.Dropdown(
+                [("None", ""), *((name_of(lora), lora) for lora in adapters)],
+                value="",
+                label="Adapter",
+                info="New sounds that the model has learned.",
+                elem_id="adapter",
+                visible=bool(adapters),
+            )
         self.settings = [self.negative, omega, nu, gamma]
 
     def _drafts(self) -> None:
         """Add the grid of drafts, and connect everything that asks for drafts."""
         self.warning = components.message()
         self.drafts = components.grid("Drafts", elem_id="drafts")
-        fields = [self.prompt, *self.settings, self.duration, self.seed]
+        fields = [self.prompt, *self.settings, self.duration, self.seed, self.adapter]
         submits = [self.prompt.submit, self.negative.submit, self.seed.submit]
         triggers = [*submits, self.draft.click, self.examples.load_input_event.then, *self.known_prompts]
         outputs = [self.draft_message, self.drafts, self.warning, self.saved]

@@ -14,6 +14,7 @@ MAX_SEED = 2**53 - 1  # the largest integer that JavaScript represents exactly
 MAX_VARIATIONS = 16
 MAX_DEPTH = 8
 MAX_SPANS = 8
+MAX_ADAPTERS = 8
 MIN_SPAN = 0.05  # seconds
 CURVE_POINTS = (2, 128)
 # Gradient steps toward a loudness curve at each noise level. With few levels, one gradient step overshoots and the
@@ -102,6 +103,7 @@ class Recipe:
         source: The sound to fill or to continue.
         spans: Parts of `source` to fill, as pairs of start and end in seconds.
         sketch: Curves that the sound follows.
+        lora: The active adapters of the model, such as "my-creature:0.8".
 
     Raises:
         ValueError: A value has the wrong type or is out of range. The message is meant for the person at the screen.
@@ -122,6 +124,7 @@ class Recipe:
     source: "Recipe | Upload | None" = None
     spans: tuple[tuple[float, float], ...] = ()
     sketch: Sketch | None = None
+    lora: tuple[str, ...] = ()
 
     def __post_init__(self):
         put = object.__setattr__
@@ -134,6 +137,7 @@ class Recipe:
             raise ValueError(
                 "The negative prompt has no effect while its strength (nu) is 1; choose another strength, such as 1.5."
             )
+        self._check_lora()
         self._check_curve()
         self._check_spans()
         if not isinstance(self.loop, bool):
@@ -145,6 +149,11 @@ class Recipe:
             )
         if self.depth > MAX_DEPTH:
             raise _too_deep()
+
+    def _check_lora(self) -> None:
+        if not is_list(self.lora) or len(self.lora) > MAX_ADAPTERS:
+            raise ValueError(f"The adapters must be a list of at most {MAX_ADAPTERS}; choose fewer.")
+        object.__setattr__(self, "lora", tuple(text("adapter", name) for name in self.lora))
 
     def _check_curve(self) -> None:
         if not self.curve:

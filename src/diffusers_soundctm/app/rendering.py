@@ -9,6 +9,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 from .. import audio
 from ..control import CircularTime, IntensityObjective, LossGuidance, PromptMorph, decode_loop, inpaint, vary
+from ..lora import activate
 from ..pipelines.pipeline_output import SoundCTMPipelineOutput
 from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 from .recipe import CURVE_INNER_STEPS, Noise, Recipe, Upload
@@ -100,6 +101,7 @@ def render(
         source = sources(recipe.source)
         if source is None:
             source, _ = render(pipe, recipe.source, sources, on_step)
+    activate(pipe, recipe.lora)
     generator = torch.Generator().manual_seed(recipe.noise.seed)
     call = {
         "latents": starting_noise(pipe, recipe.noise, recipe.duration, generator),

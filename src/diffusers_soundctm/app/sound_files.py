@@ -51,6 +51,7 @@ def settings(studio: Studio, take: Take) -> dict[str, Any]:
         "gamma": recipe.gamma,
         "duration": recipe.duration,
         "dtype": dtype,
+        **({"lora": list(recipe.lora)} if recipe.lora else {}),
         **level,
     }
 
@@ -68,6 +69,7 @@ def read_settings(path: str | Path) -> tuple[str, Recipe] | None:
         if "recipe" in values:
             return str(values["model"]), Recipe.from_json(values["recipe"])
         settings = {name: values[name] for name in ("duration", "steps", "omega", "nu", "gamma")}
+        settings["lora"] = values.get("lora", ())
         negative_prompt = values["negative_prompt"] or ""
         recipe = Recipe(values["prompt"], Noise(values["seed"]), negative_prompt=negative_prompt, **settings)
         return str(values["model"]), recipe

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,12 +63,17 @@ class Studio:
         model: The model's name in files and code: "embedded", a folder or a Hub id.
         on_gpu: Decorator for the function that runs the model, such as `spaces.GPU` on ZeroGPU. That function runs in
             another process, so it reports no steps, and a sound that it has started cannot be cancelled.
+        lora: The adapters that are loaded in the pipeline, see `lora.load_adapters`. A recipe names those that it uses.
     """
 
     def __init__(
-        self, pipe: SoundCTMPipeline, model: str = "embedded", on_gpu: Callable[[Callable], Callable] | None = None
+        self,
+        pipe: SoundCTMPipeline,
+        model: str = "embedded",
+        on_gpu: Callable[[Callable], Callable] | None = None,
+        lora: Sequence[str] = (),
     ):
-        self.pipe, self.model = pipe, model
+        self.pipe, self.model, self.lora = pipe, model, tuple(lora)
         # Threads may share the pipeline. One sound is made at a time all the same: sounds made together would need
         # the memory of all of them and each would finish later, and the queue keeps one person from delaying others.
         self._queue = FairQueue()

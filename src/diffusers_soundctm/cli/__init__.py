@@ -6,11 +6,43 @@ from collections.abc import Sequence
 
 from ..terminal import print_any_text
 from ..version import __version__
-from . import convert, demo, draw, evaluate, export, extend, fill, generate, info, loop, morph, refine, sketch, vary
+from . import (
+    convert,
+    demo,
+    draw,
+    evaluate,
+    export,
+    extend,
+    fill,
+    generate,
+    info,
+    learn,
+    loop,
+    morph,
+    refine,
+    sketch,
+    vary,
+)
 
 # Modules of this package import torch, diffusers and transformers inside functions. `--help` and errors in the
 # arguments then need a tenth of a second in place of several seconds.
-COMMANDS = (generate, refine, vary, morph, draw, sketch, fill, extend, loop, info, demo, convert, export, evaluate)
+COMMANDS = (
+    generate,
+    refine,
+    vary,
+    morph,
+    draw,
+    sketch,
+    fill,
+    extend,
+    loop,
+    learn,
+    info,
+    demo,
+    convert,
+    export,
+    evaluate,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

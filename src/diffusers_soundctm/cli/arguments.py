@@ -26,6 +26,17 @@ def add_dtype(parser: argparse.ArgumentParser, default: str | None = "float32") 
     parser.add_argument("--dtype", choices=DTYPES, default=default, help=f"precision of the model (default: {shown})")
 
 
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    """Add `--lora`."""
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FOLDER[:WEIGHT]",
+        help="adapter that `soundctm learn` made: folder or Hub id, and its weight (default: 1); may be repeated",
+    )
+
+
 def add_output(parser: argparse.ArgumentParser, default: Path | None, shown: str) -> None:
     """Add `--output`, `--force` and `--loudness`, for commands that write sounds."""
     parser.add_argument(

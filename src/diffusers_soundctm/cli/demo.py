@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 
-from .arguments import add_device, add_dtype, add_model
+from .arguments import add_device, add_dtype, add_lora, add_model
 from .rendering import load_pipeline
 
 
@@ -18,6 +18,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_dtype(parser)
     add_device(parser)
     add_model(parser)
+    add_lora(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,8 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         from ..app import build_app, launch
     except ImportError as error:
         raise ValueError('The app needs gradio; install it with: pip install "gradio>=6.31,<7"') from error
-    pipe = load_pipeline(arguments.model, arguments.dtype, arguments.device)
-    app = build_app(pipe, arguments.model or "embedded")
+    pipe = load_pipeline(arguments.model, arguments.dtype, arguments.device, arguments.lora)
+    app = build_app(pipe, arguments.model or "embedded", lora=arguments.lora)
     launch(
         app,
         server_name=arguments.host,

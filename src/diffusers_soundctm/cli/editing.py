@@ -11,6 +11,7 @@ from ..app.defaults import STEERED_STEPS
 from .arguments import (
     add_device,
     add_dtype,
+    add_lora,
     add_model,
     add_output,
     check_loudness,
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """The model to load: folder or Hub id ("embedded" for the one in the package), dtype and device."""
+    """The model to load: folder or Hub id ("embedded" for the one in the package), dtype, device and adapters."""
 
     name: str
     dtype: str
     device: str | None
+    lora: tuple[str, ...] = ()
 
 
 def add_edit_options(parser: argparse.ArgumentParser, suffix: str, steps: int | None = STEERED_STEPS) -> None:
@@ -43,6 +45,7 @@ def add_edit_options(parser: argparse.ArgumentParser, suffix: str, steps: int | 
     add_dtype(parser, default=None)
     add_device(parser)
     add_model(parser, "the draft's, if that is the embedded model")
+    add_lora(parser)
     parser.set_defaults(suffix=suffix)
 
 
@@ -62,6 +65,7 @@ def add_recording_options(parser: argparse.ArgumentParser, suffix: str, prompt: 
     add_dtype(parser)
     add_device(parser)
     add_model(parser)
+    add_lora(parser)
     parser.set_defaults(suffix=suffix)
 
 
@@ -98,12 +102,24 @@ def model_of(arguments: argparse.Namespace, made: Made) -> Model:
     """Return the model that made a file, or the one that the user passed.
 
     Raises:
-        ValueError: the file names a model that is not loaded unless the user asks for it.
+        ValueError: the file names a model or an adapter that is not loaded unless the user asks for it.
     """
     from .. import hub
 
     name = hub.model_to_load(made.model, made.file, passed=arguments.model)
-    return Model(name, arguments.dtype or made.dtype, arguments.device)
+    return Model(name, arguments.dtype or made.dtype, arguments.device, lora_of(arguments, made.recipe.lora, made.file))
+
+
+def lora_of(arguments: argparse.Namespace, lora: Sequence[str], file: Path) -> tuple[str, ...]:
+    """Return the adapters that the user passed, which a file that was made with some requires.
+
+    Raises:
+        ValueError: the file was made with adapters, and the user passed none.
+    """
+    if lora and not arguments.lora:
+        passed = " ".join(f"--lora {text}" for text in lora)
+        raise ValueError(f"{file} was made with an adapter, which is loaded only if you ask for it; pass {passed}.")
+    return tuple(arguments.lora)
 
 
 def open_studio(model: Model, drafts: Sequence[Made] = ()) -> "Studio":
@@ -119,7 +135,7 @@ def open_studio(model: Model, drafts: Sequence[Made] = ()) -> "Studio":
     from ..app.studio import Studio
     from ..control import noise_hash
 
-    pipe = load_pipeline(model.name, model.dtype, model.device)
+    pipe = load_pipeline(model.name, model.dtype, model.device, model.lora)
     pipe.scheduler.set_timesteps(1)
     for made in drafts:
         if made.noise is not None:
@@ -127,7 +143,7 @@ def open_studio(model: Model, drafts: Sequence[Made] = ()) -> "Studio":
             generator = torch.Generator().manual_seed(seed)
             noise = starting_noise(pipe, made.recipe.noise, made.recipe.duration, generator)
             check_noise(seed, noise_hash(noise * pipe.scheduler.sigmas[0].cpu()), made.noise)
-    return Studio(pipe, model.name)
+    return Studio(pipe, model.name, lora=model.lora)
 
 
 def make_files(
@@ -154,7 +170,7 @@ def make_files(
 
     with step_progress(sum(recipe.steps for recipe in recipes)) as progress:
         for recipe, path in zip(recipes, paths, strict=True):
-            take = studio.make(recipe, on_step=lambda done, total: progress.update())
+            take = studio.make(recipe.change(lora=studio.lora), on_step=lambda done, total: progress.update())
             settings = sound_files.settings(studio, take)
             if recording is not None:
                 settings |= {"recording": str(recording)}

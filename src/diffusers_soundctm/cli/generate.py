@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..app.validators import text
+from ..call_checks import MAX_AUDIO_LENGTH_IN_S
 from .arguments import (
     add_device,
     add_dtype,
+    add_lora,
     add_model,
     add_output,
     check_duration,
@@ -73,6 +75,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_dtype(parser)
     add_device(parser)
     add_model(parser)
+    add_lora(parser)
     parser.add_argument(
         "--runtime",
         choices=("torch", "onnx"),
@@ -115,6 +118,7 @@ def make(arguments: argparse.Namespace, jobs: list[Job], done: int, total: int) 
             waveform, settings = make_sound(pipe, job.prompt, job.seed, job.options, progress)
             seconds = time.perf_counter() - start
             settings |= {"model": arguments.model or "embedded", "dtype": arguments.dtype}
+            settings |= {"lora": arguments.lora} if arguments.lora else {}
             level = write(job.path, waveform, pipe.sampling_rate, settings, job.loudness)
             duration = settings["duration"]
             speed = f" ({duration / seconds:.1f} times real time)" if seconds > 0 else ""
@@ -124,7 +128,7 @@ def make(arguments: argparse.Namespace, jobs: list[Job], done: int, total: int) 
 def _runtime(arguments: argparse.Namespace) -> tuple[Any, Callable, Callable]:
     """The pipeline, and the functions that make a sound with it and write its file."""
     if arguments.runtime == "torch":
-        return load_pipeline(arguments.model, arguments.dtype, arguments.device), render, write_sound
+        return load_pipeline(arguments.model, arguments.dtype, arguments.device, arguments.lora), render, write_sound
     from . import onnx_runtime
 
     return onnx_runtime.OnnxSoundCTMPipeline(arguments.model), onnx_runtime.render, onnx_runtime.write
@@ -203,8 +207,6 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
 
 def check_length(job: Job, model: str | None) -> None:
     """Raise `ValueError` if a sound is longer than the embedded model makes. Other limits are known after loading."""
-    from ..pipelines.waveforms import MAX_AUDIO_LENGTH_IN_S
-
     seconds = job.options.get("audio_length_in_s", 0)
     if model in (None, "embedded") and seconds > MAX_AUDIO_LENGTH_IN_S:
         raise ValueError(f"--duration of {job.path} is {seconds:g}; choose at most {MAX_AUDIO_LENGTH_IN_S:g} seconds.")
@@ -224,6 +226,7 @@ def check_finished(job: Job, arguments: argparse.Namespace) -> None:
     names = {"num_inference_steps": "steps", "guidance_scale": "omega", "audio_length_in_s": "duration"}
     wanted = {"prompt": job.prompt, "seed": job.seed, "model": arguments.model or "embedded", "dtype": arguments.dtype}
     wanted |= {names.get(name, name): value for name, value in job.options.items()}
+    wanted |= {"lora": arguments.lora or None}
     wanted |= {} if arguments.match else {"loudness": job.loudness}
     for name, value in wanted.items():
         has = found.get(name)

@@ -27,6 +27,7 @@ SHOWN = (
     "turned_down_db",
     "curve_error_db",
     "model",
+    "lora",
     "dtype",
 )
 
@@ -71,7 +72,7 @@ def print_file(file: Path) -> None:
     if made is not None:
         values = settings | vars(made.recipe) | vars(made.recipe.noise)
     for name in SHOWN:
-        if values.get(name) not in (None, "", ()):
+        if values.get(name) not in (None, "", (), []):
             print(f"  {name.replace('_', ' '):17} {values[name]}")
     print("Make it again:")
     for command in commands:

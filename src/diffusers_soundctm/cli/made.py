@@ -68,6 +68,9 @@ def read_settings(file: Path) -> dict[str, Any]:
         settings, wanted, missing = {}, SETTINGS, list(SETTINGS)
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)} in its metadata; {remedy}")
+    lora = settings.get("lora", [])
+    if not isinstance(lora, list) or not all(isinstance(text, str) for text in lora):
+        raise ValueError(f"{file} has lora = {lora!r} in its metadata; {remedy}")
     malformed = [
         name
         for name, types in wanted.items()
@@ -103,6 +106,7 @@ def read_made(file: Path) -> Made:
                 omega=settings["omega"],
                 nu=settings["nu"],
                 gamma=settings["gamma"],
+                lora=tuple(settings.get("lora", ())),
             )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error

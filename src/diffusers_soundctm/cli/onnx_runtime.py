@@ -26,6 +26,8 @@ def check_runtime(arguments: argparse.Namespace) -> None:
         raise ValueError("--runtime onnx computes on the CPU; leave out --device.")
     if arguments.dtype != "float32":
         raise ValueError("--dtype is chosen when a model is exported; leave it out with --runtime onnx.")
+    if arguments.lora:
+        raise ValueError("--lora needs torch; leave it out with --runtime onnx.")
 
 
 def render(

@@ -58,7 +58,7 @@ def edit_recording(arguments: argparse.Namespace, build: "Callable[[Upload, floa
 
     (path,) = outputs(arguments, arguments.recording)
     build(Upload(_ANY_DIGEST), length_of(arguments.recording))
-    studio = open_studio(Model(arguments.model or "embedded", arguments.dtype, arguments.device))
+    studio = open_studio(Model(arguments.model or "embedded", arguments.dtype, arguments.device, tuple(arguments.lora)))
     upload = studio.add_upload(arguments.recording)
     recipe = build(upload, studio.upload(upload).shape[-1] / studio.pipe.sampling_rate)
     make_files(studio, [recipe], [path], arguments.loudness, arguments.recording)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..app.defaults import FINAL_STEPS
-from .editing import Model, add_edit_options, make_files, model_of, open_studio, outputs
+from .editing import Model, add_edit_options, lora_of, make_files, model_of, open_studio, outputs
 from .made import Made, read_made, read_settings
 from .recordings import add_recording, find_recording
 from .rendering import load_pipeline, render, step_progress, write_sound
@@ -50,8 +50,9 @@ def refine_plain(arguments: argparse.Namespace, settings: dict, path: Path) -> N
     from .. import hub
 
     name = hub.model_to_load(settings["model"], arguments.draft, passed=arguments.model)
-    model = Model(name, arguments.dtype or settings["dtype"], arguments.device)
-    pipe = load_pipeline(model.name, model.dtype, model.device)
+    lora = lora_of(arguments, settings.get("lora", ()), arguments.draft)
+    model = Model(name, arguments.dtype or settings["dtype"], arguments.device, lora)
+    pipe = load_pipeline(model.name, model.dtype, model.device, model.lora)
     options = {
         "num_inference_steps": arguments.steps,
         "nu": settings["nu"],
@@ -61,7 +62,7 @@ def refine_plain(arguments: argparse.Namespace, settings: dict, path: Path) -> N
     }
     with step_progress(arguments.steps) as progress:
         waveform, refined = render(pipe, settings["prompt"], settings["seed"], options, progress, settings["noise"])
-    refined |= {"model": model.name, "dtype": model.dtype}
+    refined |= {"model": model.name, "dtype": model.dtype} | ({"lora": list(lora)} if lora else {})
     level = write_sound(path, waveform, pipe.sampling_rate, refined, arguments.loudness)
     models = f"made with the model {settings['model']!r}, refined with {model.name!r}"
     moved = distance(arguments.draft, waveform, pipe.sampling_rate)

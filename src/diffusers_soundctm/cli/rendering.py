@@ -1,6 +1,7 @@
 """Load a pipeline, generate one sound with it and write the file. Shared by the commands that make sounds."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,18 @@ if TYPE_CHECKING:
     from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 
 
-def load_pipeline(model: str | None, dtype: str, device: str | None) -> "SoundCTMPipeline":
+def load_pipeline(model: str | None, dtype: str, device: str | None, lora: Sequence[str] = ()) -> "SoundCTMPipeline":
     """Load a model onto a device.
 
     Args:
         model: folder or Hub id; None or "embedded" is the embedded model.
         dtype: name of the dtype of the weights.
         device: device; None is cuda if available, else cpu.
+        lora: adapters to load and activate, such as "my-creature:0.8".
 
     Raises:
-        ValueError: the device is not available.
-        OSError: the model is missing or damaged.
+        ValueError: the device is not available, or an adapter does not fit the model.
+        OSError: the model or an adapter is missing or damaged.
     """
     import torch
 
@@ -41,6 +43,7 @@ def load_pipeline(model: str | None, dtype: str, device: str | None) -> "SoundCT
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
 
+    from ..lora import load_adapters
     from ..pipelines.pipeline_soundctm import SoundCTMPipeline
 
     dtype = getattr(torch, dtype)
@@ -49,6 +52,8 @@ def load_pipeline(model: str | None, dtype: str, device: str | None) -> "SoundCT
     else:
         pipe = SoundCTMPipeline.from_pretrained(model, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
+    if lora:
+        load_adapters(pipe, lora)
     return pipe.to(device)
 
 

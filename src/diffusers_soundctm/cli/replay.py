@@ -29,12 +29,13 @@ def recipe_commands(made: Made, settings: dict[str, Any], output: str) -> list[s
     from ..app.recipe import Recipe
     from .sketch import CURVES
 
+    settings = settings | {"lora": made.recipe.lora}
     if isinstance(made.recipe.source, Recipe):
         # The parts of it were never written to files.
         return [_command(["refine", str(made.file), "--steps", made.recipe.steps], settings, output)]
     stem, suffix = Path(output).stem, Path(output).suffix
     commands: list[str] = []
-    model = {name: settings[name] for name in ("model", "dtype")}
+    model = {name: settings[name] for name in ("model", "dtype", "lora")}
 
     def write(recipe: "Recipe", file: str, last: dict[str, Any]) -> None:
         before, words = recipe.change(morph=None, curve=(), loop=False, sketch=None), []
@@ -79,5 +80,6 @@ def _command(words: list[Any], settings: dict[str, Any], output: str) -> str:
     model = settings["model"]
     words = [*words, *([] if model == "embedded" else ["--model", model])]
     words += [] if settings["dtype"] == "float32" else ["--dtype", settings["dtype"]]
+    words += [word for text in settings.get("lora", ()) for word in ("--lora", text)]
     words += ["--loudness", settings["loudness"]] if "loudness" in settings else []
     return shlex.join(["soundctm", *map(str, words), "-o", output])

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         sketched(arguments.prompt, seconds, sketch, arguments.strength, arguments.steps, seed + i)
         for i in range(arguments.num)
     ]
-    studio = open_studio(Model(arguments.model or "embedded", arguments.dtype, arguments.device))
+    studio = open_studio(Model(arguments.model or "embedded", arguments.dtype, arguments.device, tuple(arguments.lora)))
 
     def say(take: "Take") -> str:
         return f", {sketch.report(studio.pipe, take.waveform)}"

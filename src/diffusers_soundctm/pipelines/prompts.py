@@ -79,8 +79,12 @@ class PromptMixin:
     def _warn_unknown(
         self, prompts: str | list[str], embeds: torch.Tensor, mask: torch.Tensor | None, num_waveforms_per_prompt: int
     ) -> None:
-        """Log a warning for each prompt of a call, given its embeddings and mask, that is far from every kind."""
-        if self.known_sounds is None:
+        """Log a warning for each prompt of a call, given its embeddings and mask, that is far from every kind.
+
+        With an adapter, the model knows more than its own kinds, and nothing is logged.
+        """
+        has_adapters = bool(getattr(self.denoiser, "peft_config", None))
+        if self.known_sounds is None or (has_adapters and self.denoiser._effective_adapters()):
             return
         first_of_each = slice(None, None, num_waveforms_per_prompt)
         sentences = embed_prompts(embeds[first_of_each], None if mask is None else mask[first_of_each])

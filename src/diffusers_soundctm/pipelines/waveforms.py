@@ -7,12 +7,11 @@ import torch
 from diffusers.utils import logging
 
 from .. import audio
+from ..call_checks import MAX_AUDIO_LENGTH_IN_S
 from ..data.latents import denormalize_latents, encode
 from .conditioning import PromptConditioning, latent_channels
 
 logger = logging.get_logger(__name__)
-
-MAX_AUDIO_LENGTH_IN_S = 30.0
 
 
 class WaveformMixin:

@@ -18,7 +18,7 @@ _FREE = {
     "config", "preset", "output_dir", "cache_dir", "logging_dir", "resume_from_checkpoint", "captions",
     "dataset_name", "data_files", "audio_column", "caption_column", "max_train_samples", "validation_split",
     "teacher_model", "vae", "text_encoder", "vocoder", "autoencoder", "unet_config", "initial_unet",
-    "initial_vocoder", "omega",
+    "initial_vocoder", "omega", "recordings", "name", "caption", "model", "teacher", "prior_prompts",
     # The run may be longer, and go on more carefully after steps without a finite gradient.
     "max_train_steps", "learning_rate", "lr_scheduler", "lr_warmup_steps", "max_grad_norm", "mixed_precision",
     "teacher_precision",

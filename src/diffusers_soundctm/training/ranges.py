@@ -34,6 +34,11 @@ RANGES: dict[str, str] = {
     "sampler_rate": "[0, 1]",
     "lora_rank": "[1, inf)",
     "lora_alpha": "(0, inf)",
+    # new sounds
+    "speed_semitones": "[0, 12]",
+    "prior_sounds": "[0, inf)",
+    "prior_rate": "[0, 1)",
+    "consistency_weight": "[0, inf)",
     # teacher
     "sigma_data": "(0, inf)",
     "sigma_min": "(0, inf)",

@@ -81,9 +81,24 @@ def make_samples(
     steps: Sequence[int],
     seed: int = 0,
 ) -> dict[str, tuple[torch.Tensor, int]]:
-    """Generate every prompt with every number of steps, from the same noise, and draw spectrograms.
+    """Generate as `generate_samples` does, and draw `folder/spectrograms.png`."""
+    samples = generate_samples(pipe, prompts, folder, guidance_scale, steps, seed)
+    draw_spectrograms(samples, prompts, steps, folder / "spectrograms.png")
+    return samples
 
-    Writes `folder/{prompt number}-{steps}steps.wav` and `folder/spectrograms.png`.
+
+def generate_samples(
+    pipe: Any,
+    prompts: Sequence[str],
+    folder: Path,
+    guidance_scale: float,
+    steps: Sequence[int],
+    seed: int = 0,
+    audio_length_in_s: float | None = None,
+) -> dict[str, tuple[torch.Tensor, int]]:
+    """Generate every prompt with every number of steps, from the same noise.
+
+    Writes `folder/{prompt number}-{steps}steps.wav`.
 
     Args:
         pipe: A `SoundCTMPipeline`.
@@ -92,6 +107,7 @@ def make_samples(
         guidance_scale: ω.
         steps: Numbers of sampling steps.
         seed: Seed of the first prompt's noise.
+        audio_length_in_s: Length of the waveforms; by default the model's.
 
     Returns:
         Name of the file to waveform (channels, samples) and sampling rate.
@@ -107,6 +123,7 @@ def make_samples(
                 num_inference_steps=count,
                 guidance_scale=guidance_scale,
                 generator=generator,
+                audio_length_in_s=audio_length_in_s,
                 output_type="pt",
             ).audios[0]
             waveform = waveform.cpu()
@@ -115,7 +132,6 @@ def make_samples(
             name = f"{number}-{count}steps.wav"
             audio.write_audio(folder / name, waveform, pipe.sampling_rate, {"title": prompt})
             samples[name] = (waveform, pipe.sampling_rate)
-    draw_spectrograms(samples, prompts, steps, folder / "spectrograms.png")
     return samples
 
 
