@@ -41,7 +41,7 @@ sys.stdin.read()
 def tiny_pipeline():
     """The tests' pipeline of the embedded model's family."""
     sys.path.insert(0, str(TESTS))
-    from conftest import make_pipeline
+    from tiny_pipelines import make_pipeline
 
     return make_pipeline("embedded")
 

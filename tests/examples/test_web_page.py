@@ -20,10 +20,10 @@ import soundfile
 import torch
 from static_server import serve
 
-from conftest import make_pipeline
 from diffusers_soundctm import SoundCTMPipeline, audio
 from diffusers_soundctm.app.sound_files import read_settings
 from diffusers_soundctm.control import CircularTime, decode_loop
+from tiny_pipelines import make_pipeline
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "examples" / "web"

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import FIXTURES, make_pipeline
 from diffusers_soundctm import OnnxSoundCTMPipeline
 from diffusers_soundctm.audio import read_audio
 from diffusers_soundctm.cli import main
 from diffusers_soundctm.cli.made import read_settings
 from diffusers_soundctm.onnx import NoiseGenerator
+from tiny_pipelines import FIXTURES, make_pipeline
 
 FOLDER = FIXTURES / "tiny-onnx"
 PROMPTS = ["a dog barks", "quiet rain on a tin roof"]
