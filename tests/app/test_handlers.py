@@ -154,10 +154,10 @@ def test_export_gives_an_archive_and_names_what_is_missing(handlers, monkeypatch
 @pytest.mark.parametrize(
     ("answer", "arguments", "named"),
     [
-        ("draft", ("", *ADVANCED, 0.6, ""), "prompt is empty"),
-        ("draft", ("rain", *ADVANCED, 0.6, "$(reboot)"), "seed"),
-        ("draft", ("rain", "", 1e9, 1, 0, 0.6, ""), "omega"),
-        ("draft", ("rain", "wind", 3.5, 1, 0, 0.6, ""), "choose another strength"),
+        ("draft", ("", *ADVANCED, 0.6, "", ""), "prompt is empty"),
+        ("draft", ("rain", *ADVANCED, 0.6, "$(reboot)", ""), "seed"),
+        ("draft", ("rain", "", 1e9, 1, 0, 0.6, "", ""), "omega"),
+        ("draft", ("rain", "wind", 3.5, 1, 0, 0.6, "", ""), "choose another strength"),
         ("refine", (None, 4, *ADVANCED), "Pick a sound"),
         ("refine", ({"recipe": {"prompt": "rain"}}, 4, *ADVANCED), "seed"),
         ("vary", ({"digest": "0" * 16, "seconds": 1}, 0.3, *ADVANCED), "no noise"),

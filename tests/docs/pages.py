@@ -14,8 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Installation, tests and linters: CI runs these itself.
-CI_RUNS = ("python3 -m venv", "pip", "sudo", "git", "cd", "hf", "source", "pre-commit", "pytest", "pyright", "ruff")
+# Not parsed: installation, tests and linters, which CI runs itself, and calls of the app, which its own tests make.
+CI_RUNS = (
+    "python3 -m venv",
+    "pip",
+    "sudo",
+    "git",
+    "cd",
+    "curl",
+    "hf",
+    "source",
+    "pre-commit",
+    "pytest",
+    "pyright",
+    "ruff",
+)
 
 _COMMENT = re.compile(r"<!--\s*(?P<key>placeholders|slow|not run|settings)(?::\s*(?P<value>.*?))?\s*-->", re.DOTALL)
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^ *```", re.DOTALL | re.MULTILINE)
@@ -39,8 +52,10 @@ class Block:
             while words:
                 end = words.index("&&") if "&&" in words else len(words)
                 command, words = words[:end], words[end + 1 :]
-                while command and re.match(r"\w+=", command[0]):
+                while command and re.match(r"\w+=(?!\$\()", command[0]):
                     del command[0]
+                if command:  # name=$(command ...)
+                    command[0] = re.sub(r"^\w+=\$\(", "", command[0])
                 name = " ".join([Path(command[0]).name, *command[1:]]) if command else ""
                 if name and not name.startswith(CI_RUNS):
                     commands.append([Path(command[0]).name, *command[1:]])
