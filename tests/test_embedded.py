@@ -58,6 +58,7 @@ def test_more_steps_refine_the_same_sound(pipe, drafts):
     assert same < 0.7 * different
 
 
+@pytest.mark.slow
 def test_half_precision_makes_the_same_sound(pipe, drafts):
     half = SoundCTMPipeline.from_embedded(torch_dtype=torch.bfloat16)
     half.set_progress_bar_config(disable=True)

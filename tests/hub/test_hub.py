@@ -47,6 +47,7 @@ try_out(SoundCTMPipeline.from_pretrained(REPO))
     assert python(code, fake_hub, tmp_path / "stock").stdout.count("(1, 1, 20480)") == 2
 
 
+@pytest.mark.slow
 def test_a_second_push_keeps_an_edited_card(fake_hub, embedded_folder, tmp_path):
     code = f"""
 pipe = SoundCTMPipeline.from_pretrained({str(embedded_folder)!r})
