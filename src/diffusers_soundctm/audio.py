@@ -15,7 +15,7 @@ from diffusers.utils import logging
 from transformers.audio_utils import mel_filter_bank
 
 from .audio_files import LONGEST_WAV_TAG as LONGEST_WAV_TAG
-from .audio_files import check_format, write_samples
+from .audio_files import check_format, edge_fades, write_samples
 from .audio_files import read_tags as read_tags
 
 logger = logging.get_logger(__name__)
@@ -226,12 +226,8 @@ def fade_edges(waveform: torch.Tensor, sampling_rate: int, seconds: float = 0.00
     The fades are halves of a Hann window, and each lasts at most half of the waveform.
     """
     waveform = as_samples(waveform)
-    length = min(round(seconds * sampling_rate), waveform.shape[-1] // 2)
-    gain = torch.ones(waveform.shape[-1], device=waveform.device)
-    rise = torch.hann_window(2 * length, device=waveform.device)[:length]  # begins at 0
-    gain[:length] = rise
-    gain[len(gain) - length :] = rise.flip(0)
-    return waveform * gain
+    gain = edge_fades(waveform.shape[-1], sampling_rate, seconds)
+    return waveform * torch.from_numpy(gain).to(waveform.device)
 
 
 def excess_db(waveform: torch.Tensor, peak: float = 1.0) -> torch.Tensor:

@@ -74,6 +74,16 @@ def write_samples(
         ) from error
 
 
+def edge_fades(num_samples: int, sampling_rate: int, seconds: float = 0.005) -> np.ndarray:
+    """Return the gain (num_samples,), float32, that fades the first and the last `seconds` of a waveform in and out.
+
+    The fades are halves of a Hann window, and each lasts at most half of the waveform.
+    """
+    length = min(round(seconds * sampling_rate), num_samples // 2)
+    rise = 0.5 - 0.5 * np.cos(np.pi * np.arange(length, dtype=np.float32) / max(length, 1))  # begins at 0
+    return np.concatenate([rise, np.ones(num_samples - 2 * length), rise[::-1]]).astype(np.float32)
+
+
 def _cut_tag(name: str, text: str) -> str:
     encoded = text.encode()
     if len(encoded) <= LONGEST_WAV_TAG:

@@ -186,7 +186,7 @@ def test_what_it_knows(open_page, served_embedded, tmp_path):
     client = Client(served_embedded, verbose=False, download_files=tmp_path)
     assert client.predict(prompt="a lightsaber duel", seed=700, api_name="/draft")[2] == shown
     assert "ship horn" in client.predict(api_name="/known_kinds")
-    ask(page, PROMPT, 700)
+    draft(page, PROMPT, 710)
     warning.wait_for(state="detached")
 
 

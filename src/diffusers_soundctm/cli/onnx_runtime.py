@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..audio_files import write_samples
+from ..audio_files import edge_fades, write_samples
 from ..onnx.noise import NoiseGenerator
 from ..onnx.pipeline import OnnxSoundCTMPipeline
 from .rendering import file_tags, write_sound
@@ -75,5 +75,6 @@ def write(
         import torch
 
         return write_sound(path, torch.from_numpy(waveform), sampling_rate, settings, loudness)
-    write_samples(path, waveform, sampling_rate, file_tags(settings))
+    faded = waveform * edge_fades(waveform.shape[-1], sampling_rate)
+    write_samples(path, faded, sampling_rate, file_tags(settings))
     return f", turned down by {settings['turned_down_db']} dB" if "turned_down_db" in settings else ""
