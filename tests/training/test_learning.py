@@ -110,7 +110,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(recordings, models, tmp_path,
 
 @pytest.mark.slow
 def test_prior_preservation_keeps_other_sounds(recordings, models, tmp_path):
-    """With every batch row but one a sound of the model itself, the loss on these pulls the adapter back to nothing."""
+    """When all but one row preserve the prior, their loss pulls the adapter toward zero."""
     given = {"recordings": recordings, "model": models("audioldm")[1], "num_samples": 5120, "learning_rate": 0.01,
              "max_train_steps": 6, "consistency_weight": 0}  # fmt: skip
     losses = {}
