@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import AutoModel, DiffusionPipeline, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 
-from diffusers_soundctm import SoundCTMPipeline
+from diffusers_soundctm import CTMStableAudio3DiTModel, SoundCTMPipeline
 from one_step import encode, predict
 from tiny_teachers import FAMILIES, make_teacher
 
@@ -57,14 +57,17 @@ def latents(pipe, steps: int = 4):
 
 def test_every_component_loads_in_one_dtype(folder, tmp_path):
     half = SoundCTMPipeline.from_pretrained(folder, dtype=torch.bfloat16)
-    assert set(dtypes(half).values()) == {torch.bfloat16}
+    # bfloat16 is too coarse for Stable Audio 3, see `precision`.
+    kept = {"transformer": torch.float32} if isinstance(half.transformer, CTMStableAudio3DiTModel) else {}
+    assert {name: dtype for name, dtype in dtypes(half).items() if dtype != torch.bfloat16} == kept
     half.save_pretrained(tmp_path)
     assert set(dtypes(SoundCTMPipeline.from_pretrained(tmp_path)).values()) == {torch.float32}
     assert set(dtypes(SoundCTMPipeline.from_pretrained(tmp_path, torch_dtype=torch.float16)).values()) == {
         torch.float16
     }
     mixed = SoundCTMPipeline.from_pretrained(tmp_path, dtype={"vae": torch.float32, "default": torch.bfloat16})
-    assert {name: dtype for name, dtype in dtypes(mixed).items() if dtype != torch.bfloat16} == {"vae": torch.float32}
+    kept["vae"] = torch.float32
+    assert {name: dtype for name, dtype in dtypes(mixed).items() if dtype != torch.bfloat16} == kept
     samples = round(mixed.default_audio_length_in_s * mixed.sampling_rate)
     for pipe in (mixed, DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)):
         pipe.set_progress_bar_config(disable=True)
